@@ -1,0 +1,211 @@
+"""CIFAR-100, CIFAR-10 and scikit-learn's digits, held out and cut to a long tail as in the paper; whole-batch augmentation."""
+
+import io
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from runtime import Runtime
+
+NUM_CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
+HELD_OUT_PER_CLASS = 25                               # paper, section 4.1: images of each class for validation
+DIGITS_HELD_OUT, DIGITS_TEST = 20, 40                 # images of each class
+NORMALIZATION = {                                     # mean, std of R, G, B on a scale of 0 to 1
+    "train": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),                    # ImageNet's; released cifar_train.py
+    "released-test": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),      # CIFAR-10's; released cifar_test.py
+}
+EVALUATION_BATCH = 256
+PADDING = 4                                           # pixels of zeros on each side before the random crop
+FOLDERS = {"cifar100": "cifar-100-python", "cifar10": "cifar-10-batches-py"}
+TRAIN_FILES = {"cifar100": ["train"], "cifar10": [f"data_batch_{number}" for number in range(1, 6)]}
+TEST_FILES = {"cifar100": ["test"], "cifar10": ["test_batch"]}
+LABEL_KEYS = {"cifar100": b"fine_labels", "cifar10": b"labels"}
+META = {"cifar100": ("meta", b"fine_label_names"), "cifar10": ("batches.meta", b"label_names")}
+LARGEST_FILE = 1 << 29                                # bytes; CIFAR-100's training file has 155 million
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images (N, 3, H, W) uint8 and labels (N,) int64, on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: Tensor) -> "ImageSet":
+        return ImageSet(self.images[indices], self.labels[indices])
+
+    def to(self, device: torch.device) -> "ImageSet":
+        return ImageSet(self.images.to(device), self.labels.to(device))
+
+    def class_counts(self, num_classes: int) -> list[int]:
+        return self.labels.bincount(minlength=num_classes).tolist()
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Builds numpy arrays and plain values; a pickle that names anything else is refused before it can run."""
+
+    ALLOWED = {(module, name) for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+               for name in ("_reconstruct", "scalar")} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def read_pickle(path: Path) -> dict[bytes, object]:
+    """One file of the Python version of CIFAR; ValueError if it is damaged or asks for anything but data."""
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path} is no CIFAR file: {path.stat().st_size} bytes are too many")
+    try:
+        entry = PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
+            MemoryError, ImportError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged or not a CIFAR file: {error}; --download fetches it anew") from error
+    if not isinstance(entry, dict):
+        raise ValueError(f"{path} holds a {type(entry).__name__}, not CIFAR's dictionary")
+    return entry
+
+
+def read_images(path: Path, dataset: str) -> ImageSet:
+    """The images and labels of one file, checked."""
+    entry = read_pickle(path)
+    pixels, labels = entry.get(b"data"), entry.get(LABEL_KEYS[dataset])
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
+        raise ValueError(f"{path} has no (N, 3072) uint8 array under 'data'")
+    if not isinstance(labels, list) or len(labels) != len(pixels) or not all(type(label) is int for label in labels):
+        raise ValueError(f"{path} needs one whole number under '{LABEL_KEYS[dataset].decode()}' for each of its {len(pixels)} images")
+    if not labels or min(labels) < 0 or max(labels) >= NUM_CLASSES[dataset]:
+        raise ValueError(f"{path} has no image, or a label outside 0 to {NUM_CLASSES[dataset] - 1}")
+    return ImageSet(torch.from_numpy(pixels.copy()).view(-1, 3, 32, 32), torch.tensor(labels))
+
+
+def read_split(dataset: str, data_root: Path, split: str) -> ImageSet:
+    """'train' or 'test' of an official data set, or of digits, in file order."""
+    if dataset == "digits":
+        return read_digits(split)
+    files = TRAIN_FILES[dataset] if split == "train" else TEST_FILES[dataset]
+    parts = [read_images(data_root / FOLDERS[dataset] / name, dataset) for name in files]
+    return ImageSet(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+
+
+def read_digits(split: str) -> ImageSet:
+    """scikit-learn's 1,797 digits as 32x32 RGB; the last DIGITS_TEST images of each class are the test set."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
+    images = F.interpolate(grey, size=(32, 32), mode="bilinear").round().to(torch.uint8).expand(-1, 3, -1, -1)
+    everything = ImageSet(images.contiguous(), torch.from_numpy(digits.target).long())
+    rest, test = hold_out(everything, DIGITS_TEST)
+    return everything[test if split == "test" else rest]
+
+
+def class_names(dataset: str, data_root: Path) -> list[str]:
+    """The names of the classes in the order of their labels."""
+    if dataset == "digits":
+        return [str(digit) for digit in range(10)]
+    file, key = META[dataset]
+    path = data_root / FOLDERS[dataset] / file
+    names = read_pickle(path).get(key)
+    if not isinstance(names, list) or len(names) != NUM_CLASSES[dataset] or not all(isinstance(name, bytes) for name in names):
+        raise ValueError(f"{path} does not name {NUM_CLASSES[dataset]} classes under '{key.decode()}'")
+    return [name.decode("utf-8", "replace") for name in names]
+
+
+def check_present(dataset: str, data_root: Path, download: bool) -> None:
+    """FileNotFoundError that says what to get and where to put it; with `download`, torchvision gets and verifies it."""
+    if dataset == "digits":
+        return
+    names = [*TRAIN_FILES[dataset], *TEST_FILES[dataset], META[dataset][0]]
+    missing = [data_root / FOLDERS[dataset] / name for name in names if not (data_root / FOLDERS[dataset] / name).is_file()]
+    if missing and download:
+        fetch(dataset, data_root)
+    elif missing:
+        archive = FOLDERS[dataset].replace("-batches-py", "-python") + ".tar.gz"
+        raise FileNotFoundError(f"{missing[0]} not found: --download fetches it, or unpack {archive} of "
+                                f"https://www.cs.toronto.edu/~kriz/cifar.html in {data_root}; "
+                                "--dataset digits needs no download")
+
+
+def fetch(dataset: str, data_root: Path) -> None:
+    """Download through torchvision, which verifies the checksum."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    try:
+        (CIFAR100 if dataset == "cifar100" else CIFAR10)(str(data_root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"{dataset} could not be downloaded to {data_root}: {error}") from error
+
+
+def hold_out(images: ImageSet, per_class: int) -> tuple[Tensor, Tensor]:
+    """Indices of the rest and of the last `per_class` images of each class, both in file order."""
+    held = torch.cat([(images.labels == c).nonzero().flatten()[-per_class:] for c in images.labels.unique()])
+    mask = torch.zeros(len(images), dtype=torch.bool)
+    mask[held] = True
+    return (~mask).nonzero().flatten(), mask.nonzero().flatten()
+
+
+def long_tail_counts(largest: int, num_classes: int, imbalance: float) -> list[int]:
+    """Exponential profile from `largest` down to `largest / imbalance` images; paper, section 4.1."""
+    if not 1 <= imbalance <= largest:
+        raise ValueError(f"--imbalance must lie between 1 and {largest}, the images of the largest class, not {imbalance:g}")
+    return [int(largest * (1 / imbalance) ** (c / (num_classes - 1))) for c in range(num_classes)]
+
+
+def first_of_each_class(labels: Tensor, counts: list[int]) -> Tensor:
+    """Indices of the first counts[c] images of each class c, in file order."""
+    return torch.cat([(labels == c).nonzero().flatten()[:count] for c, count in enumerate(counts)]).sort().values
+
+
+def long_tailed(dataset: str, data_root: Path, imbalance: float) -> tuple[ImageSet, ImageSet]:
+    """The training set, long-tailed, and the balanced validation set that was held out before the cut."""
+    images = read_split(dataset, data_root, "train")
+    num_classes = NUM_CLASSES[dataset]
+    per_class = DIGITS_HELD_OUT if dataset == "digits" else HELD_OUT_PER_CLASS
+    if min(images.class_counts(num_classes)) <= per_class:
+        raise ValueError(f"{data_root}: a class of {dataset} has no more than the {per_class} images that validation needs")
+    rest, held = hold_out(images, per_class)
+    train = images[rest]
+    counts = long_tail_counts(min(train.class_counts(num_classes)), num_classes, imbalance)
+    return train[first_of_each_class(train.labels, counts)], images[held]
+
+
+def normalize(images: Tensor, constants: str = "train") -> Tensor:
+    """(N, 3, H, W) uint8 to float with zero mean and unit variance, channels last in memory."""
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in NORMALIZATION[constants])
+    return images.contiguous(memory_format=torch.channels_last).float().sub_(255 * mean).div_(255 * std)
+
+
+def evaluation_batches(images: ImageSet, constants: str, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images and their labels; of several processes, each gets its own images."""
+    for batch in torch.arange(runtime.rank, len(images), runtime.world_size, device=images.labels.device).split(EVALUATION_BATCH):
+        yield normalize(images.images[batch], constants), images.labels[batch]
+
+
+class Augmentation:
+    """Random crops of the zero-padded image and horizontal flips, drawn for `count` images at once.
+
+    The draws come from a CPU generator, so they are the same on every device and in every process.
+    """
+
+    def __init__(self, count: int, flip: bool, generator: torch.Generator, device: torch.device):
+        draws = torch.randint(2 * PADDING + 1, (2, count), generator=generator)
+        self.rows, self.columns = draws.to(device)
+        self.flipped = (torch.rand(count, generator=generator) < 0.5 * flip).to(device)
+
+    def __call__(self, images: Tensor, which: Tensor) -> Tensor:
+        """Transform (n, 3, H, W) uint8 images by the draws numbered `which`, shape (n,)."""
+        height, width = images.shape[2:]
+        windows = F.pad(images, [PADDING] * 4).unfold(2, height, 1).unfold(3, width, 1)   # (n, 3, 9, 9, H, W), a view
+        crops = windows[torch.arange(len(images), device=images.device), :, self.rows[which], self.columns[which]]
+        return torch.where(self.flipped[which].view(-1, 1, 1, 1), crops.flip(3), crops)

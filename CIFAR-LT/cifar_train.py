@@ -1,0 +1,171 @@
+"""Train ResNet-32 on a long-tailed CIFAR-100 (or CIFAR-10, or digits) with the CDB-CE loss or one of its rivals.
+
+one GPU, or the CPU of a machine without:
+    python cifar_train.py --class_num 100 --imbalance 200 --loss_type CDB-CE --tau 1.5 --n_gpus 1
+all of a machine's GPUs, one process each (on the CPU too):
+    torchrun --standalone --nproc-per-node 4 cifar_train.py --imbalance 200 --tau 1.5
+no data at hand, about a minute:
+    python cifar_train.py --dataset digits --imbalance 20 --save_model ./saved_model/digits
+
+Beside saved_model/best_cifar100_imbalance200.pth, the epoch with the best validation accuracy, stand last_... (for --resume),
+the log ...csv (`plot.py` draws it) and ...json with the arguments.
+"""
+
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baseline_losses import add_loss_arguments, build_loss
+from cifar_dataset import NUM_CLASSES, Augmentation, ImageSet, check_present, class_names, evaluation_batches, long_tailed, normalize
+from engine import Batches, Training, fit
+from records import Run
+from resnet32 import ResNet32
+from runtime import PRECISIONS, ArgumentParser, Runtime, epoch_seed, exit_code, positive_int, seed_number, start_runtime
+
+HERE = Path(__file__).resolve().parent
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a data set is trained with unless a flag says otherwise; `schedule` maps progress in 0..1 to a factor of lr."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    schedule: Callable[[float], float]
+    nesterov: bool = False
+    flip: bool = True
+
+
+def step_schedule(progress: float) -> float:
+    """The paper's: times 0.01 after 2/3 and again after 7/8 of training (epochs 160 and 210 of 240)."""
+    return 0.01 ** ((progress >= 2 / 3) + (progress >= 7 / 8))
+
+
+def one_cycle_schedule(progress: float) -> float:
+    """Cosine from 0.04 up to 1 over the first 30 %, then cosine down to 0; Smith and Topin, 2018, as PyTorch's OneCycleLR."""
+    if progress < 0.3:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / 0.3)) / 2
+    return (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
+
+
+PAPER = Recipe(epochs=240, batch_size=32, lr=0.1, schedule=step_schedule)
+DIGITS = Recipe(epochs=60, batch_size=32, lr=0.02, schedule=one_cycle_schedule, flip=False)   # a digit has a handedness
+
+
+def parse_arguments(argv: list[str] | None) -> Namespace:
+    """Flags as in the released script, and more; defaults are the paper's recipe."""
+    parser = ArgumentParser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--class_num", type=positive_int, help="100: CIFAR-100 (default), 10: CIFAR-10")
+    data.add_argument("--dataset", choices=NUM_CLASSES, help="instead of --class_num")
+    data.add_argument("--imbalance", type=float, default=200, help="largest class size / smallest; default: 200")
+    data.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
+    data.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
+    add_loss_arguments(parser)
+    training = parser.add_argument_group("training")
+    training.add_argument("--max_epochs", type=positive_int, help="default: 240 (digits: 60)")
+    training.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; default: 32")
+    training.add_argument("--lr", type=float, help="peak learning rate; default: 0.1 (digits: 0.02)")
+    training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
+    training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
+                          help="validation, and with it new CDB weights; the last epoch always; default: 1")
+    execution = parser.add_argument_group("execution")
+    execution.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
+    execution.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the hardware accelerates it")
+    execution.add_argument("--compile", action="store_true", help="torch.compile the model: a minute to start, then faster")
+    execution.add_argument("--save_model", type=Path, default=HERE / "saved_model", help="the run's folder; default: ./saved_model")
+    execution.add_argument("--resume", action="store_true", help="continue the run in --save_model; from epoch 1 if there is none")
+    execution.add_argument("--overwrite", action="store_true", help="replace the run in --save_model")
+    return complete(parser.parse_args(argv))
+
+
+def complete(args: Namespace) -> Namespace:
+    """Fill in what depends on the data set, and check it. ValueError for values that contradict each other."""
+    args.dataset = args.dataset or {10: "cifar10"}.get(args.class_num, "cifar100")
+    if args.class_num not in (None, NUM_CLASSES[args.dataset]):
+        raise ValueError(f"--class_num {args.class_num}: {args.dataset} has {NUM_CLASSES[args.dataset]} classes")
+    args.class_num = NUM_CLASSES[args.dataset]
+    args.recipe = DIGITS if args.dataset == "digits" else PAPER
+    args.max_epochs = args.max_epochs or args.recipe.epochs
+    args.batch_size = args.batch_size or args.recipe.batch_size
+    args.lr = args.recipe.lr if args.lr is None else args.lr
+    if not 0 < args.lr < math.inf:
+        raise ValueError(f"--lr must be above 0, not {args.lr}")
+    if not 1 <= args.imbalance < math.inf:
+        raise ValueError(f"--imbalance must be at least 1, not {args.imbalance:g}")
+    return args
+
+
+def training_batches(train: ImageSet, batch_size: int, flip: bool, seed: int, runtime: Runtime) -> Batches:
+    """This process's part of each batch, augmented and normalised, in an order that only `seed` decides."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(train), generator=generator).to(runtime.device)
+    augment = Augmentation(len(train), flip, generator, runtime.device)
+    for batch in order.split(batch_size):
+        which = runtime.share(batch)
+        if len(which):
+            yield normalize(augment(train.images[which], which)), train.labels[which]
+
+
+def build_optimizer(network: ResNet32, lr: float, nesterov: bool) -> torch.optim.SGD:
+    """SGD with weight decay on everything but the head's bias (released code)."""
+    biases = [p for name, p in network.named_parameters() if name == "linear.bias"]
+    rest = [p for name, p in network.named_parameters() if name != "linear.bias"]
+    groups = [{"params": rest, "weight_decay": WEIGHT_DECAY}, {"params": biases, "weight_decay": 0.0}]
+    groups = [{**group, "initial_lr": lr} for group in groups if group["params"]]
+    return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, nesterov=nesterov, fused=True)
+
+
+def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
+    """Data, model, loss and optimizer, at epoch 1; and what a checkpoint says of them."""
+    runtime.check_batch_size(args.batch_size)
+    runtime.broadcast(check_present(args.dataset, args.data_root, args.download) if runtime.is_main else None)
+    train_set, val_set = (part.to(runtime.device) for part in long_tailed(args.dataset, args.data_root, args.imbalance))
+    counts = train_set.class_counts(args.class_num)
+    torch.manual_seed(args.seed)
+    head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
+    network = ResNet32(args.class_num, head).to(runtime.device, memory_format=torch.channels_last)
+    model = runtime.parallelize(network)
+    training = Training(
+        network=network, model=torch.compile(model) if args.compile else model, criterion=build_loss(
+            args.loss_type, counts, tau=args.tau, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma,
+            eql_lambda=args.eql_lambda).to(runtime.device),
+        optimizer=build_optimizer(network, args.lr, args.recipe.nesterov), schedule=args.recipe.schedule,
+        train_batches=lambda epoch: training_batches(train_set, args.batch_size, args.recipe.flip, epoch_seed(args.seed, epoch), runtime),
+        val_batches=lambda: evaluation_batches(val_set, "train", runtime), batches_per_epoch=math.ceil(len(train_set) / args.batch_size),
+        images_per_epoch=len(train_set), num_classes=args.class_num, epochs=args.max_epochs, seed=args.seed,
+        validate_after_every=args.validate_after_every)
+    runtime.say(f"{args.dataset}, imbalance {args.imbalance:g}: {len(train_set)} training images of {args.class_num} classes "
+                f"({max(counts)} to {min(counts)} a class), {len(val_set)} for validation; {args.loss_type}; {runtime}")
+    return training, {"dataset": args.dataset, "class_names": class_names(args.dataset, args.data_root), "class_counts": counts,
+                      "head": head, "normalization": "train"}
+
+
+def train(args: Namespace) -> None:
+    """The whole run."""
+    arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}  # no places
+    with start_runtime(args.n_gpus, args.precision) as runtime:
+        training, description = prepare(args, runtime)
+        run = Run(args.save_model, f"{args.dataset}_imbalance{args.imbalance:g}")
+        state = runtime.broadcast(run.open(arguments, description, args.resume, args.overwrite) if runtime.is_main else None)
+        if state:
+            training.restore(state, run)
+        elif args.resume:
+            runtime.say(f"nothing to resume in {args.save_model}: starting from epoch 1")
+        fit(training, run, {"arguments": arguments, **description}, runtime)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: train(parse_arguments(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

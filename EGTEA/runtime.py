@@ -1,0 +1,228 @@
+"""Where a run executes: CPU, one GPU, several through DataParallel, or one process a GPU under torchrun; and in which precision.
+
+All of it is decided once, into a Runtime. A script keeps two views of its model: `network`, bare, for the optimizer and the
+checkpoint; and `model = runtime.parallelize(network)`, wrapped, only ever called.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+PRECISIONS = ("auto", "fp32", "bf16")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3   # glibc malloc.h
+LARGEST_BLOCK_KEPT = 1 << 28                  # bytes; above any activation of the recipes
+
+_stop_signal = 0
+
+
+class Stopped(Exception):
+    """SIGINT or SIGTERM arrived; the number is the signal's."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One process's place in the run: its device, its rank among world_size, the GPUs that it feeds, its precision."""
+
+    device: torch.device
+    gpus: int = 0
+    rank: int = 0
+    world_size: int = 1
+    bf16: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process prints and writes."""
+        return self.rank == 0
+
+    def __str__(self) -> str:
+        place = f"{self.gpus} GPUs" if self.gpus > 1 else "1 GPU" if self.gpus else f"CPU, {torch.get_num_threads()} threads"
+        processes = f", {self.world_size} processes" if self.world_size > 1 else ""
+        return f"{place}{processes}, {'bf16' if self.bf16 else 'fp32'}"
+
+    def parallelize(self, network: nn.Module) -> nn.Module:
+        """The view of `network` that is called. Batch statistics are per replica; `synchronize` evens out the running ones."""
+        if self.world_size > 1:
+            return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+        return nn.DataParallel(network, device_ids=list(range(self.gpus))) if self.gpus > 1 else network
+
+    def autocast(self) -> torch.autocast:
+        """The forward pass runs in bf16 inside; take the loss outside, on `.float()`."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """The batch is the whole batch: under torchrun every process takes an equal part of it."""
+        if batch_size % self.world_size:
+            raise ValueError(f"a batch of {batch_size} does not divide among {self.world_size} processes; "
+                             "--batch_size must be a multiple of their number")
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This process's part of a whole batch: as many of the first axis for every process; a smaller rest is left out."""
+        size = len(batch) // self.world_size
+        return batch[self.rank * size:(self.rank + 1) * size]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Summed over the processes, in place."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value, on every process."""
+        values = [value]
+        if self.world_size > 1:
+            torch.distributed.broadcast_object_list(values)
+        return values[0]
+
+    def synchronize(self, network: nn.Module) -> None:
+        """Give every process the main one's buffers (BatchNorm's running statistics), as DataParallel does."""
+        if self.world_size > 1:
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def say(self, *words: object) -> None:
+        """Print from the main process, at once."""
+        if self.is_main:
+            print(*words, flush=True)
+
+
+@contextlib.contextmanager
+def start_runtime(n_gpus: int = 1, precision: str = "auto") -> Iterator[Runtime]:
+    """Set up devices, processes, precision and signals; take them down at the end.
+
+    Raises ValueError if n_gpus is below 1 or more than this machine has, or if torchrun starts more processes than GPUs.
+    A machine without any GPU says so and computes on the CPU.
+    """
+    keep_large_blocks()
+    torch.backends.cudnn.deterministic = True
+    found = torch.cuda.device_count()
+    rank, local_rank, world_size = (int(os.environ.get(name, default)) for name, default in
+                                    (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
+    check_gpus(n_gpus, found, local_rank)
+    device = torch.device("cuda", local_rank) if found else torch.device("cpu")
+    if found:
+        torch.cuda.set_device(device)
+    gpus = 0 if not found else 1 if world_size > 1 else n_gpus
+    runtime = Runtime(device, gpus, rank, world_size, wants_bf16(precision, device))
+    with stop_signals():
+        if world_size > 1:
+            torch.distributed.init_process_group("nccl" if found else "gloo")
+        try:
+            if not found:
+                runtime.say("no GPU found: running on the CPU")
+            yield runtime
+        finally:
+            if world_size > 1:
+                torch.distributed.destroy_process_group()
+
+
+def check_gpus(n_gpus: int, found: int, local_rank: int = 0) -> None:
+    """DataParallel falls through silently without GPUs, so the number is checked here."""
+    if n_gpus < 1:
+        raise ValueError(f"--n_gpus must be at least 1, not {n_gpus} (a machine without a GPU uses its CPU all the same)")
+    if found and n_gpus > found:
+        raise ValueError(f"--n_gpus {n_gpus}: this machine has {found} GPU{'s' if found > 1 else ''}")
+    if found and local_rank >= found:
+        raise ValueError(f"torchrun started process {local_rank + 1} on a machine with {found} GPU{'s' if found > 1 else ''}; "
+                         f"--nproc-per-node must be at most {found}")
+
+
+def wants_bf16(precision: str, device: torch.device) -> bool:
+    """'auto' takes bf16 where the hardware accelerates it: AMX or AVX512-BF16 on a CPU, an Ampere or newer GPU."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def keep_large_blocks() -> None:
+    """Have glibc reuse large freed blocks: it would return each to the system and fault its pages in again, every batch."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK_KEPT)
+        libc.mallopt(M_TRIM_THRESHOLD, LARGEST_BLOCK_KEPT)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[None]:
+    """Within it, SIGINT and SIGTERM only set a flag, which `raise_if_stopped` reads once a batch; a second one ends at once."""
+
+    def remember(number: int, frame: object) -> None:
+        global _stop_signal
+        if _stop_signal:
+            os._exit(128 + number)
+        _stop_signal = number
+
+    global _stop_signal
+    _stop_signal = 0
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def raise_if_stopped() -> None:
+    """Raises Stopped if a stop signal has arrived."""
+    if _stop_signal:
+        raise Stopped(_stop_signal)
+
+
+def epoch_seed(seed: int, *parts: int) -> int:
+    """A 32-bit seed for one part of a run (its epoch, its rank, ...), so that a resumed run needs no generator's history."""
+    return int(np.random.SeedSequence([seed, *parts]).generate_state(1)[0])
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Errors in one line, exit code 2; the description keeps its line breaks."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help explains)\n")
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def seed_number(text: str) -> int:
+    """An argparse type: a whole number from 0 to 2**32 - 1."""
+    if not text.isdecimal() or int(text) >= 2 ** 32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2 ** 32 - 1}, not {text!r}")
+    return int(text)
+
+
+def exit_code(action: Callable[..., None], *arguments: object) -> int:
+    """Run a script's action: 0; a user's mistake or a failing disk, told in one line: 2; stopped by a signal: 128 + its number."""
+    program = os.path.basename(sys.argv[0])
+    try:
+        action(*arguments)
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+        print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 2
+    except (Stopped, RuntimeError) as error:
+        if not _stop_signal:      # a RuntimeError of a process whose partner was stopped is no news
+            raise
+        name = signal.Signals(_stop_signal).name
+        print(f"{program}: stopped by {name}; --resume continues after the last finished epoch", file=sys.stderr, flush=True)
+        if isinstance(error, RuntimeError):
+            os._exit(128 + _stop_signal)   # the process group is broken: nothing to take down
+        return 128 + _stop_signal
+    return 0

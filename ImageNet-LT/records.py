@@ -1,0 +1,210 @@
+"""What a run leaves behind: atomic checkpoints, exact resume, a log with one row an epoch.
+
+A run called X owns four files in one folder: its best checkpoint, `last_X.pth` (what --resume continues from), `X.csv` (the
+log) and `X.json` (arguments and versions). Only the main process touches them.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import pickle
+import platform
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SAME_EXPERIMENT = ("resume", "overwrite", "download", "n_gpus", "workers", "compile")   # settings that a resumed run may change
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Put `content` at `path` so that a crash at any instant leaves the old file or the new one, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written: {error.strerror or error}; what was there before is untouched") from error
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Serialise in memory, then write atomically. OSError names the path."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Tensors and plain values on the CPU; a file that holds anything else, or is damaged, is refused with ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        reason = "it is damaged" if not isinstance(error, pickle.UnpicklingError) else "it is damaged or holds more than plain values"
+        raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a checkpoint")
+    return state
+
+
+def load_weights(network: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Strict load of a state dict, whose keys may carry DataParallel's `module.`; ValueError names every key that differs."""
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    own = network.state_dict()
+    wrong = [f"{key} {shape_of(state.get(key))} instead of {shape_of(own.get(key))}"
+             for key in sorted(own.keys() | state.keys()) if shape_of(own.get(key)) != shape_of(state.get(key))]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(f"{path} does not fit this model: {'; '.join(wrong[:5])}{more}")
+    network.load_state_dict(state)
+
+
+def shape_of(value: object) -> str:
+    """'64x3x7x7' for a tensor, 'scalar' for one without axes, 'absent' for None."""
+    if not isinstance(value, torch.Tensor):
+        return "absent" if value is None else type(value).__name__
+    return "x".join(map(str, value.shape)) or "scalar"
+
+
+class Run:
+    """The files of one run; `open` first, then `finish_epoch` after each epoch."""
+
+    def __init__(self, folder: Path, name: str, best: str | None = None):
+        self.folder, self.name = folder, name
+        self.best = folder / (best or f"best_{name}.pth")
+        self.last, self.log, self.description = folder / f"last_{name}.pth", folder / f"{name}.csv", folder / f"{name}.json"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.best, self.last, self.log, self.description
+
+    def open(self, arguments: dict[str, Any], details: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
+        """The state to continue from, or None for a fresh start; in either case the files are then in order.
+
+        Raises FileExistsError if a run is here and neither flag is given; ValueError if the run to resume is another
+        experiment or its files are damaged; OSError if the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{self.folder} cannot hold the run: {error.strerror}; choose another --save_model") from error
+        present = [path for path in self.files if path.exists()]
+        if present and not (resume or overwrite):
+            raise FileExistsError(f"{present[0]} is a run's already: continue it with --resume, replace it with --overwrite, "
+                                  "or choose another --save_model")
+        for path in self.files:
+            path.with_name(path.name + ".partial").unlink(missing_ok=True)
+        state = load_checkpoint(self.last) if resume and self.last.exists() else None
+        if state:
+            self._check_same(state, arguments)
+            self._cut_log(state["epoch"])
+            return state
+        for path in self.files:
+            path.unlink(missing_ok=True)
+        description = {"arguments": arguments, **details, "command": " ".join(sys.argv), "versions": versions()}
+        write_atomically(self.description, (json.dumps(description, indent=1, default=str) + "\n").encode())
+        return None
+
+    def _check_same(self, state: dict[str, Any], arguments: dict[str, Any]) -> None:
+        before = state.get("arguments")
+        if not isinstance(before, dict) or not isinstance(state.get("epoch"), int):
+            raise ValueError(f"{self.last} does not hold a run's state; --overwrite starts anew")
+        for key, value in arguments.items():
+            if key not in SAME_EXPERIMENT and key in before and before[key] != value:
+                raise ValueError(f"{self.last} was trained with --{key} {before[key]}, not {value}: resume with the same settings, "
+                                 "or choose another --save_model")
+
+    def _cut_log(self, epoch: int) -> None:
+        """Drop rows that were written after the state that the run resumes from."""
+        columns, rows = read_log(self.log)
+        kept = [row for row in rows if int(row["epoch"]) <= epoch]
+        if [int(row["epoch"]) for row in kept] != list(range(1, epoch + 1)):
+            raise ValueError(f"{self.log} does not hold epochs 1 to {epoch} in order; --overwrite starts anew")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+        write_atomically(self.log, text.getvalue().encode())
+
+    def finish_epoch(self, row: dict[str, Any], state: dict[str, Any], is_best: bool) -> None:
+        """Append the log's row, then keep the best, then the last state: the epoch counts once `last` is in place."""
+        first = not self.log.exists()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(row), lineterminator="\n")
+        if first:
+            writer.writeheader()
+        writer.writerow({key: format_value(value) for key, value in row.items()})
+        try:
+            with open(self.log, "a", encoding="utf-8") as file:
+                file.write(text.getvalue())
+        except OSError as error:
+            raise OSError(f"{self.log} could not be written: {error.strerror}") from error
+        if is_best:
+            save_checkpoint(self.best, {key: value for key, value in state.items() if key != "optimizer"})
+        save_checkpoint(self.last, state)
+
+
+def format_value(value: object) -> object:
+    """Numbers with four significant digits; nothing for one that is unknown (nan)."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return value
+
+
+def log_row(measures: dict[str, Any], class_accuracy: Iterable[float], class_weight: Iterable[float]) -> dict[str, Any]:
+    """A row of the log: the measures, then `accuracy_c` and `weight_c` of every class c."""
+    return {**measures, **{f"accuracy_{c}": value for c, value in enumerate(class_accuracy)},
+            **{f"weight_{c}": value for c, value in enumerate(class_weight)}}
+
+
+def read_log(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a run's CSV; ValueError if it is damaged."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no log at {path}")
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+            columns = list(reader.fieldnames or [])
+        for row in rows:
+            if None in row or None in row.values() or int(row["epoch"]) < 1:
+                raise ValueError("a row does not fit the header")
+            any(float(value) for value in row.values() if value)
+    except (ValueError, KeyError, csv.Error) as error:
+        raise ValueError(f"{path} is not a run's log: {error}") from error
+    if not rows:
+        raise ValueError(f"{path} holds no finished epoch")
+    return columns, rows
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a run were computed with."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__,
+            "system": platform.platform(), "device": device, "threads": str(torch.get_num_threads())}
+
+
+def cpu_name() -> str:
+    """The processor as Linux names it, else its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,53 @@
+"""The three experiment folders on sys.path (the tests import from them), and what several test files share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"      # real data that a developer may have beside the repository
+for folder in ("EGTEA", "EGTEA/data", "ImageNet-LT", "CIFAR-LT"):
+    sys.path.insert(0, str(ROOT / folder))
+os.environ.setdefault("OMP_NUM_THREADS", "1")      # of every process here: tests may run beside other work
+
+import torch  # noqa: E402  (after the number of threads is set)
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the development data is not at {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def failing(capsys):
+    """Call main(argv) and get its one line on stderr; the exit code must be 2."""
+
+    def call(main, *argv: object) -> str:
+        try:
+            code = main([str(argument) for argument in argv])
+        except SystemExit as end:
+            code = end.code
+        error = capsys.readouterr().err
+        assert code == 2, error
+        assert error.count("\n") == 1 and "Traceback" not in error, error
+        return error
+
+    return call
+
+
+@pytest.fixture
+def shell():
+    """Run a script in a process of its own, as a user types it; CompletedProcess."""
+
+    def run(*command: object, cwd: Path | None = None, timeout: float = 200, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=timeout,
+                              env={**os.environ, **environment})
+
+    return run
