@@ -62,8 +62,9 @@ class Training:
         load_weights(self.network, state["state_dict"], run.last)
         try:
             self.criterion.load_state_dict(state["criterion"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(state["optimizer"])      # brings each group's initial_lr along
             self.first_epoch, self.best_accuracy = state["epoch"] + 1, float(state["best_accuracy"])
+            self.set_lr(self.first_epoch, 0)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise ValueError(f"{run.last} does not hold the state of this training: {error}; --overwrite starts anew") from error
 

@@ -13,6 +13,7 @@ import os
 import pickle
 import platform
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # torch comments on odd pickles; the verdict below says enough
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         reason = "it is damaged" if not isinstance(error, pickle.UnpicklingError) else "it is damaged or holds more than plain values"
         raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
@@ -184,10 +187,10 @@ def read_log(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             rows = list(reader)
             columns = list(reader.fieldnames or [])
         for row in rows:
-            if None in row or None in row.values() or int(row["epoch"]) < 1:
+            numbers = {key: float(value) for key, value in row.items() if value}
+            if None in row or None in row.values() or int(row["epoch"]) < 1 or not numbers:
                 raise ValueError("a row does not fit the header")
-            any(float(value) for value in row.values() if value)
-    except (ValueError, KeyError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} is not a run's log: {error}") from error
     if not rows:
         raise ValueError(f"{path} holds no finished epoch")

@@ -1,0 +1,154 @@
+"""Test a trained ResNet-32 on the balanced test set: top-1, many / medium / few shot, and the hardest classes.
+
+    python cifar_test.py --saved_model_path saved_model/best_cifar100_imbalance200.pth --class_num 100 --n_gpus 1
+
+The checkpoint says everything: data set, head, class counts, normalisation. One of the released code holds the weights alone:
+--class_num, --imbalance (else the file's name) and --normalization then say the rest. The last line printed has the form
+`Test Accuracy is 0.3740`.
+"""
+
+import json
+import math
+import re
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cifar_dataset import (
+    HELD_OUT_PER_CLASS,
+    NORMALIZATION,
+    NUM_CLASSES,
+    ImageSet,
+    check_present,
+    class_names,
+    evaluation_batches,
+    long_tail_counts,
+    read_split,
+)
+from engine import count_confusion, shot_accuracy
+from records import load_checkpoint, load_weights, write_atomically
+from resnet32 import HEADS, ResNet32
+from runtime import PRECISIONS, ArgumentParser, exit_code, positive_int, start_runtime
+
+HERE = Path(__file__).resolve().parent
+HARDEST = 10      # classes that the report names
+IMAGES_PER_CLASS = {"cifar100": 500, "cifar10": 5000}
+
+
+def parse_arguments(argv: list[str] | None) -> Namespace:
+    """The released flags, and what a checkpoint of the released code leaves unsaid."""
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--saved_model_path", type=Path, required=True, help="best_X.pth of a run, or a released checkpoint")
+    parser.add_argument("--class_num", type=positive_int, help="must be the checkpoint's; default: what the checkpoint has")
+    parser.add_argument("--dataset", choices=NUM_CLASSES, help="must be the checkpoint's; default: what the checkpoint has")
+    parser.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
+    parser.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
+    parser.add_argument("--imbalance", type=float, help="of a checkpoint without class counts; default: what its file name says")
+    parser.add_argument("--normalization", choices=NORMALIZATION,
+                        help="default: the checkpoint's; for one that does not say, 'train', the constants of the released training")
+    parser.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the hardware accelerates it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    return parser.parse_args(argv)
+
+
+def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """dataset, class_counts (None if unknown), head, normalization and state_dict of a checkpoint, ours or a released one.
+
+    ValueError where the flags contradict it.
+    """
+    path = args.saved_model_path
+    if "state_dict" in checkpoint:
+        missing = {"dataset", "class_counts", "head", "normalization"} - checkpoint.keys()
+        if missing or checkpoint["dataset"] not in NUM_CLASSES or checkpoint["normalization"] not in NORMALIZATION \
+                or checkpoint["head"] not in HEADS or not isinstance(checkpoint["state_dict"], dict):
+            raise ValueError(f"{path} does not describe a CIFAR-LT model; missing or unknown: {', '.join(sorted(missing)) or 'a value'}")
+        description = {key: checkpoint[key] for key in ("dataset", "class_counts", "head", "normalization", "state_dict")}
+    else:
+        description = describe_released(args, checkpoint)
+    classes = NUM_CLASSES[description["dataset"]]
+    if args.class_num not in (None, classes):
+        raise ValueError(f"--class_num {args.class_num}: {path} has {classes} classes")
+    if args.dataset not in (None, description["dataset"]):
+        raise ValueError(f"--dataset {args.dataset}: {path} was trained on {description['dataset']}")
+    description["normalization"] = args.normalization or description["normalization"]
+    return description
+
+
+def describe_released(args: Namespace, weights: dict[str, Any]) -> dict[str, Any]:
+    """The released code saved the bare weights, under DataParallel's `module.`."""
+    bias = next((value for key, value in weights.items() if key.removeprefix("module.") == "linear.bias"), None)
+    if not isinstance(bias, Tensor) or bias.ndim != 1:
+        raise ValueError(f"{args.saved_model_path} has no linear.bias: it is no ResNet-32 of this experiment")
+    dataset = args.dataset or {100: "cifar100", 10: "cifar10"}.get(len(bias))
+    if dataset is None or NUM_CLASSES[dataset] != len(bias):
+        raise ValueError(f"{args.saved_model_path} has {len(bias)} classes; no data set here has as many, or not the one of --dataset")
+    named = re.search(r"imbalance(\d+(?:\.\d+)?)", args.saved_model_path.stem)
+    imbalance = args.imbalance or (float(named[1]) if named else None)
+    counts = None
+    if imbalance and dataset in IMAGES_PER_CLASS:
+        counts = long_tail_counts(IMAGES_PER_CLASS[dataset] - HELD_OUT_PER_CLASS, len(bias), imbalance)
+    return {"dataset": dataset, "class_counts": counts, "head": "linear", "normalization": "train", "state_dict": weights}
+
+
+def report(confusion: Tensor, counts: list[int] | None, names: list[str]) -> dict[str, Any]:
+    """Every figure of the test, as plain values."""
+    correct, total = confusion.diagonal(), confusion.sum(1)
+    accuracy = (correct / total).tolist()
+    figures: dict[str, Any] = {"accuracy": (correct.sum() / total.sum()).item(), "images": int(total.sum())}
+    if counts:
+        shots = shot_accuracy(correct, total, counts)
+        figures["shots"] = {name: None if math.isnan(value) else value for name, value in shots.items()}
+    figures["classes"] = [{"name": name, "training_images": counts[c] if counts else None, "accuracy": accuracy[c],
+                           "correct": int(correct[c]), "images": int(total[c])} for c, name in enumerate(names)]
+    return figures
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print the report; the accuracy in its fixed form comes last."""
+    shots = figures.get("shots")
+    if shots:
+        known = [f"{name} {shots[name]:.4f}" for name in ("many", "medium", "few") if shots[name] is not None]
+        print("accuracy by training images (many > 100, medium 20-100, few < 20):  " + "  ".join(known))
+    else:
+        print("the checkpoint does not say what it was trained on: --imbalance gives accuracy by many / medium / few")
+    hardest = sorted(figures["classes"], key=lambda entry: entry["accuracy"])[:HARDEST]
+    print("hardest classes:")
+    for entry in hardest:
+        seen = "" if entry["training_images"] is None else f"{entry['training_images']:6d} training images"
+        print(f"  {entry['name']:<16}{entry['accuracy']:.3f}{seen}")
+    print(f"Test Accuracy is {figures['accuracy']:.4f}", flush=True)
+
+
+def test(args: Namespace) -> None:
+    """Load, count, report."""
+    if args.imbalance is not None and not 1 <= args.imbalance < math.inf:
+        raise ValueError(f"--imbalance must be at least 1, not {args.imbalance:g}")
+    with start_runtime(args.n_gpus, args.precision) as runtime:
+        model = describe(args, load_checkpoint(args.saved_model_path))
+        dataset, num_classes = model["dataset"], NUM_CLASSES[model["dataset"]]
+        runtime.broadcast(check_present(dataset, args.data_root, args.download) if runtime.is_main else None)
+        images: ImageSet = read_split(dataset, args.data_root, "test").to(runtime.device)
+        network = ResNet32(num_classes, model["head"])
+        load_weights(network, model["state_dict"], args.saved_model_path)
+        network.to(runtime.device, memory_format=torch.channels_last)
+        confusion = count_confusion(runtime.parallelize(network), evaluation_batches(images, model["normalization"], runtime),
+                                    num_classes, runtime)
+        if runtime.is_main:
+            figures = {"checkpoint": args.saved_model_path.name, "dataset": dataset, "normalization": model["normalization"],
+                       **report(confusion.cpu(), model["class_counts"], class_names(dataset, args.data_root))}
+            if args.json:
+                write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
+            show(figures)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: test(parse_arguments(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""A run's log as pictures.
+
+    python plot.py RUN [RUN ...] [--out DIR]
+
+RUN is a run's CSV file or the folder that holds it; the JSON beside it names the classes and counts their training images.
+Draws for each run  X_curves.png   loss, validation accuracy, tau and class weights by epoch
+                    X_weights.png  the weight of every class over the epochs, ordered by training images
+and for all of them classes.png    accuracy of the classes against their training images, so that runs compare
+"""
+
+import json
+import math
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from records import read_log
+from runtime import ArgumentParser, exit_code
+
+DPI = 130
+GROUPS = 10                  # of classes with a similar number of training images, for the line through the points
+COLORS = ("#777777", "#c0392b", "#2471a3", "#239b56", "#b7950b", "#7d3c98", "#d35400", "#17202a")
+
+
+@dataclass(frozen=True)
+class Log:
+    """One run: its measures by epoch, (E,); accuracy and weight by epoch and class, (E, C); training images of each class, (C,)."""
+
+    name: str
+    label: str
+    measures: dict[str, np.ndarray]
+    accuracy: np.ndarray
+    weight: np.ndarray
+    class_counts: np.ndarray
+
+    @property
+    def best(self) -> int:
+        """Row of the epoch with the best validation accuracy: the one whose checkpoint is kept."""
+        return int(np.nanargmax(self.measures["accuracy"]))
+
+
+def find_log(run: Path) -> Path:
+    """The CSV that RUN means; an error says what is wrong with it."""
+    if not run.is_dir():
+        return run
+    logs = sorted(path for path in run.glob("*.csv") if path.with_suffix(".json").exists())
+    if len(logs) != 1:
+        found = f"{len(logs)} runs ({', '.join(path.name for path in logs[:4])}): name one" if logs else "no run (X.csv beside X.json)"
+        raise FileNotFoundError(f"{run} holds {found}")
+    return logs[0]
+
+
+def load_log(run: Path) -> Log:
+    """Read a run; ValueError or FileNotFoundError names the file that is damaged or missing."""
+    path = find_log(run)
+    columns, rows = read_log(path)
+    try:
+        description = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        class_counts, arguments = np.array(description["class_counts"], dtype=float), description["arguments"]
+        label = f"{arguments['loss_type']}" + (f", tau {arguments['tau']}" if arguments["loss_type"].startswith("CDB") else "")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path.with_suffix('.json')} not found: it belongs beside {path.name}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path.with_suffix('.json')} is not a run's description: {error!r}") from error
+
+    def series(name: str) -> np.ndarray:
+        return np.array([float(row[name]) if row[name] else math.nan for row in rows])
+
+    classes = range(len(class_counts))
+    wanted = ["epoch", "lr", "loss", "accuracy", "tau", *(f"{kind}_{c}" for kind in ("accuracy", "weight") for c in classes)]
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise ValueError(f"{path} is not a run's log: no column {missing[0]}")
+    measures = {name: series(name) for name in ("epoch", "lr", "loss", "accuracy", "tau")}
+    if np.isnan(measures["accuracy"]).all():
+        raise ValueError(f"{path} holds no validated epoch yet")
+    accuracy, weight = (np.stack([series(f"{kind}_{c}") for c in classes], axis=1) for kind in ("accuracy", "weight"))
+    return Log(path.stem, label, measures, accuracy, weight, class_counts)
+
+
+def draw_curves(log: Log, path: Path) -> None:
+    """Loss and accuracy above, tau and the spread of the class weights below."""
+    import matplotlib.pyplot as plt
+
+    epochs, best = log.measures["epoch"], log.best
+    figure, ((loss, accuracy), (tau, weights)) = plt.subplots(2, 2, figsize=(10, 6.4), sharex=True, layout="constrained")
+    figure.suptitle(f"{log.name}: {log.label}")
+    loss.plot(epochs, log.measures["loss"], color=COLORS[1])
+    loss.set(title="training loss", ylim=(0, None))
+    valid = ~np.isnan(log.measures["accuracy"])
+    accuracy.plot(epochs[valid], log.measures["accuracy"][valid], color=COLORS[2], label="all classes")
+    order = np.argsort(-log.class_counts, kind="stable")
+    third = math.ceil(len(order) / 3)
+    for name, part, style in (("most frequent third", order[:third], ":"), ("rarest third", order[-third:], "--")):
+        accuracy.plot(epochs[valid], log.accuracy[valid][:, part].mean(1), style, color=COLORS[2], alpha=0.6, linewidth=1, label=name)
+    accuracy.plot(epochs[best], log.measures["accuracy"][best], "o", color=COLORS[1],
+                  label=f"kept: {log.measures['accuracy'][best]:.3f}, epoch {epochs[best]:.0f}")
+    accuracy.set(title="validation accuracy", ylim=(0, 1))
+    accuracy.legend(fontsize="small")
+    tau.plot(epochs, log.measures["tau"], color=COLORS[5])
+    tau.set(title="tau" if not np.isnan(log.measures["tau"]).all() else "tau (this loss has none)", xlabel="epoch", ylim=(0, None))
+    weights.fill_between(epochs, log.weight.min(1), log.weight.max(1), alpha=0.2, color=COLORS[3], label="smallest to largest")
+    weights.plot(epochs, np.median(log.weight, axis=1), color=COLORS[3], label="median")
+    weights.set(title="class weights", xlabel="epoch", ylim=(0, None))
+    weights.legend(fontsize="small")
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+
+
+def draw_weights(log: Log, path: Path) -> None:
+    """A heat map: one line a class, the most frequent on top; white is weight 1, red above, blue below."""
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import TwoSlopeNorm
+
+    order = np.argsort(-log.class_counts, kind="stable")
+    highest = max(1.01, float(np.nanmax(log.weight)))
+    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    edges = np.append(log.measures["epoch"], log.measures["epoch"][-1] + 1) - 0.5
+    picture = axes.pcolormesh(edges, np.arange(len(order) + 1), log.weight[:, order].T, cmap="RdBu_r",
+                              norm=TwoSlopeNorm(1, vmin=0, vmax=highest))
+    ticks = np.unique(np.linspace(0, len(order) - 1, min(len(order), 11)).round().astype(int))
+    axes.set(title=f"{log.name}: {log.label}\nclass weights", xlabel="epoch", ylabel="training images of the class",
+             yticks=ticks + 0.5, yticklabels=[f"{log.class_counts[order[tick]]:.0f}" for tick in ticks])
+    axes.invert_yaxis()
+    figure.colorbar(picture, label="weight")
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+
+
+def draw_classes(logs: list[Log], path: Path) -> None:
+    """Validation accuracy of each class at the kept epoch against its training images, with means of neighbouring classes."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
+    for number, log in enumerate(logs):
+        accuracy, color = log.accuracy[log.best], COLORS[number % len(COLORS)]
+        order = np.argsort(-log.class_counts, kind="stable")
+        groups = np.array_split(order, min(GROUPS, len(order)))
+        axes.plot(log.class_counts, accuracy, "o", color=color, markersize=3.5, alpha=0.35)
+        axes.plot([log.class_counts[group].mean() for group in groups], [accuracy[group].mean() for group in groups],
+                  color=color, linewidth=2, label=f"{log.label}: {log.measures['accuracy'][log.best]:.3f}")
+    axes.set(title=f"{' / '.join(dict.fromkeys(log.name for log in logs))}: accuracy of each class, at the kept epoch", xscale="log",
+             xlabel="training images of the class", ylabel="validation accuracy", ylim=(-0.03, 1.03))
+    axes.invert_xaxis()
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+    axes.legend(title="loss: accuracy of all classes")
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+
+
+def parse_arguments(argv: list[str] | None) -> Namespace:
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's CSV file or its folder")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go; default: the first run's folder")
+    return parser.parse_args(argv)
+
+
+def plot(args: Namespace) -> None:
+    """Read every log first, then draw: a damaged one leaves no half of the pictures."""
+    logs = [load_log(run) for run in args.runs]
+    import matplotlib
+
+    matplotlib.use("Agg")
+    out = args.out or find_log(args.runs[0]).parent
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for number, log in enumerate(logs, 1):
+        stem = log.name if len(logs) == 1 else f"{number}_{log.name}"
+        drawn += [out / f"{stem}_curves.png", out / f"{stem}_weights.png"]
+        draw_curves(log, drawn[-2])
+        draw_weights(log, drawn[-1])
+    drawn.append(out / "classes.png")
+    draw_classes(logs, drawn[-1])
+    for path in drawn:
+        print(path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: plot(parse_arguments(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Each rival loss against a value computed by hand or by an independent formula."""
+
+import math
+
+import pytest
+import torch
+from baseline_losses import (
+    LDAM_MAX_MARGIN,
+    LDAM_SCALE,
+    LOSS_TYPES,
+    BalancedSoftmaxLoss,
+    ClassBalancedLoss,
+    ClassLoss,
+    EqualizationLoss,
+    FocalLoss,
+    LDAMLoss,
+    LogitAdjustmentLoss,
+    build_loss,
+    effective_number_weights,
+)
+from cdb_loss import CDBLoss
+
+COUNTS = [100, 10, 1]
+LOGITS = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.2, 0.1]])
+LABELS = torch.tensor([0, 2])
+
+
+def softmax(row):
+    exponentials = [math.exp(value) for value in row]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+P = [softmax(row)[label] for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)]
+
+
+def test_cross_entropy():
+    assert ClassLoss(COUNTS)(LOGITS, LABELS).item() == pytest.approx(-(math.log(P[0]) + math.log(P[1])) / 2)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+def test_focal(gamma):
+    expected = sum(-(1 - p) ** gamma * math.log(p) for p in P) / 2
+    assert FocalLoss(COUNTS, gamma)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_equalization_leaves_rare_classes_out_of_the_denominator():
+    loss = EqualizationLoss(COUNTS, gamma=1.0, lambda_=0.05)            # shares .901 .090 .009: class 2 is rare
+    first = -math.log(math.e / (math.e + 1))                            # class 2 ignored, since it is not the label
+    second = -math.log(P[1])                                            # class 2 is the label, and stays
+    assert loss(LOGITS, LABELS).item() == pytest.approx((first + second) / 2)
+
+
+def test_equalization_draws_with_probability_gamma():
+    torch.manual_seed(0)
+    loss = EqualizationLoss([1000, 1], gamma=0.9, lambda_=0.005)
+    logits, labels = torch.zeros(20_000, 2), torch.zeros(20_000, dtype=torch.long)
+    assert loss(logits, labels).item() / math.log(2) == pytest.approx(0.1, abs=0.01)     # ignored: loss 0; else log 2
+    assert EqualizationLoss([1000, 1], gamma=0.0)(logits, labels).item() == pytest.approx(math.log(2))
+
+
+def test_effective_number_weights():
+    raw = [0.1 / (1 - 0.9 ** n) for n in COUNTS]
+    expected = [3 * value / sum(raw) for value in raw]
+    assert effective_number_weights(torch.tensor([100.0, 10.0, 1.0]), 0.9).tolist() == pytest.approx(expected)
+
+
+def test_class_balanced_softmax():
+    weight = effective_number_weights(torch.tensor([100.0, 10.0, 1.0]), 0.9).tolist()
+    expected = -(weight[0] * math.log(P[0]) + weight[2] * math.log(P[1])) / 2
+    assert ClassBalancedLoss(COUNTS, 0.9)(LOGITS, LABELS).item() == pytest.approx(expected)
+
+
+def test_class_balanced_focal_is_over_sigmoids():
+    weight = effective_number_weights(torch.tensor([100.0, 10.0, 1.0]), 0.9).tolist()
+    expected = 0.0
+    for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True):
+        for c, logit in enumerate(row):
+            p = 1 / (1 + math.exp(-logit if c == label else logit))
+            expected -= weight[label] * (1 - p) ** 2 * math.log(p) / 2
+    assert ClassBalancedLoss(COUNTS, 0.9, focal_gamma=2)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_ldam_margins_and_deferred_weights():
+    loss = LDAMLoss([16, 1], beta=0.9)                                  # n ** -1/4 = 1/2, 1: margins .25, .5
+    assert loss.margins.tolist() == pytest.approx([LDAM_MAX_MARGIN / 2, LDAM_MAX_MARGIN])
+    logits, labels = torch.tensor([[0.3, 0.1], [0.2, 0.4]]), torch.tensor([0, 1])
+
+    def margin_loss(own, other, margin):
+        return math.log(1 + math.exp(LDAM_SCALE * (other - own + margin)))
+
+    each = [margin_loss(0.3, 0.1, 0.25), margin_loss(0.4, 0.2, 0.5)]
+    assert loss(logits, labels).item() == pytest.approx(sum(each) / 2, rel=1e-5)
+    loss.progress = 0.66
+    assert loss.weight.tolist() == [1, 1]
+    loss.progress = 160 / 240
+    weights = [0.1 / (1 - 0.9 ** 16), 1.0]
+    expected = (weights[0] * each[0] + weights[1] * each[1]) / sum(weights)
+    assert loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_logit_adjustment():
+    prior = [100 / 111, 10 / 111, 1 / 111]
+    expected = -sum(math.log(softmax([z + math.log(q) for z, q in zip(row, prior, strict=True)])[label])
+                    for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)) / 2
+    assert LogitAdjustmentLoss(COUNTS)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_balanced_softmax():
+    expected = 0.0
+    for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True):
+        terms = [n * math.exp(z) for n, z in zip(COUNTS, row, strict=True)]
+        expected -= math.log(terms[label] / sum(terms)) / 2
+    assert BalancedSoftmaxLoss(COUNTS)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_every_loss_builds_runs_and_updates(loss_type):
+    loss = build_loss(loss_type, COUNTS)
+    logits = LOGITS.clone().requires_grad_()
+    loss(logits, LABELS).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad.abs().sum() > 0
+    loss.update(torch.tensor([5, 2, 0]), torch.tensor([5, 5, 5]))
+    assert loss.weight.sum().item() == pytest.approx(3)
+    assert isinstance(loss, CDBLoss) == loss_type.startswith("CDB")
+
+
+def test_build_loss_passes_the_settings_on():
+    assert build_loss("FL", COUNTS, gamma=3.0).gamma == 3
+    assert build_loss("CDB-FL", COUNTS, tau=1.5, gamma=3.0).focal_gamma == 3
+    assert build_loss("CDB-CE", COUNTS, tau=1.5, gamma=3.0).focal_gamma == 0
+    assert build_loss("EQL", COUNTS, eql_lambda=0.5).rare.tolist() == [False, True, True]
+    assert build_loss("CDB-CE", COUNTS, reduction="weighted_mean").reduction == "weighted_mean"
+    with pytest.raises(ValueError, match="'Focal'"):
+        build_loss("Focal", COUNTS)
+    with pytest.raises(ValueError, match=r"\[3, 0\]"):
+        build_loss("CE", [3, 0])

@@ -1,0 +1,211 @@
+"""The paper's CIFAR100-LT: counts, hold-out, file format, augmentation."""
+
+import io
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cifar_dataset import (
+    Augmentation,
+    ImageSet,
+    class_names,
+    evaluation_batches,
+    first_of_each_class,
+    hold_out,
+    long_tail_counts,
+    long_tailed,
+    normalize,
+    read_pickle,
+    read_split,
+)
+from runtime import Runtime
+
+
+class Python2Pickler(pickle._Pickler):
+    """Byte strings as Python 2 wrote them; numpy's old module path is put in by write_cifar."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_bytes(self, text):
+        short = len(text) < 256
+        self.write((pickle.SHORT_BINSTRING + bytes([len(text)]) if short else pickle.BINSTRING + struct.pack("<i", len(text))) + text)
+        self.memoize(text)
+
+    dispatch[bytes] = save_bytes
+
+
+def write_python2(path: Path, entry: dict) -> None:
+    buffer = io.BytesIO()
+    Python2Pickler(buffer, protocol=2).dump(entry)
+    path.write_bytes(buffer.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+
+
+def write_cifar(root: Path, dataset: str = "cifar100", per_class: int = 27, tests: int = 2) -> Path:
+    """A data set of noise in the official format; image i of the training set has the value i % 251 everywhere."""
+    classes, key = (100, b"fine_labels") if dataset == "cifar100" else (10, b"labels")
+    folder = root / ("cifar-100-python" if dataset == "cifar100" else "cifar-10-batches-py")
+    folder.mkdir(parents=True)
+    labels = np.tile(np.arange(classes), per_class)
+    images = (np.arange(len(labels)) % 251).astype(np.uint8)[:, None].repeat(3072, axis=1)
+    files = ["train"] if dataset == "cifar100" else [f"data_batch_{n}" for n in range(1, 6)]
+    for name, part, part_labels in zip(files, np.array_split(images, len(files)), np.array_split(labels, len(files)), strict=True):
+        write_python2(folder / name, {b"data": part, key: part_labels.tolist()})
+    test_labels = np.tile(np.arange(classes), tests)
+    noise = np.random.default_rng(0).integers(0, 256, (len(test_labels), 3072), dtype=np.uint8)
+    write_python2(folder / ("test" if dataset == "cifar100" else "test_batch"), {b"data": noise, key: test_labels.tolist()})
+    names = [f"class {c}".encode() for c in range(classes)]
+    meta, names_key = ("meta", b"fine_label_names") if dataset == "cifar100" else ("batches.meta", b"label_names")
+    write_python2(folder / meta, {names_key: names})
+    return root
+
+
+@pytest.mark.parametrize(("imbalance", "total"), [(200, 9_022), (100, 10_302), (50, 11_975), (20, 15_111), (10, 18_591), (1, 47_500)])
+def test_long_tail_totals_of_the_paper(imbalance, total):
+    counts = long_tail_counts(475, 100, imbalance)
+    assert sum(counts) == total
+    assert counts[0] == 475
+    assert counts[-1] == int(475 / imbalance + 1e-9)
+
+
+@pytest.mark.parametrize(("imbalance", "total"), [(200, 9_502), (100, 10_847), (50, 12_608), (20, 15_907), (10, 19_573), (1, 50_000)])
+def test_long_tail_totals_of_other_papers(imbalance, total):
+    assert sum(long_tail_counts(500, 100, imbalance)) == total
+
+
+@pytest.mark.parametrize("imbalance", [0, 0.5, -3, 476])
+def test_imbalance_out_of_range(imbalance):
+    with pytest.raises(ValueError, match=f"between 1 and 475.*not {imbalance:g}"):
+        long_tail_counts(475, 100, imbalance)
+    assert long_tail_counts(475, 100, 475)[-1] == 1
+
+
+def test_hold_out_takes_the_last_of_each_class_in_file_order():
+    images = ImageSet(torch.zeros(8, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 0, 1, 0, 1, 0, 1]))
+    rest, held = hold_out(images, 2)
+    assert rest.tolist() == [0, 1, 2, 3]
+    assert held.tolist() == [4, 5, 6, 7]
+    assert first_of_each_class(images.labels, [3, 1]).tolist() == [0, 1, 2, 4]
+
+
+def test_official_format_python_2_and_3(tmp_path):
+    write_cifar(tmp_path)
+    train = read_split("cifar100", tmp_path, "train")
+    assert train.images.shape == (2700, 3, 32, 32)
+    assert train.images.dtype == torch.uint8
+    assert train.images[260].unique().tolist() == [9]
+    assert train.labels[260] == 60
+    assert class_names("cifar100", tmp_path)[60] == "class 60"
+    entry = read_pickle(tmp_path / "cifar-100-python" / "train")
+    (tmp_path / "cifar-100-python" / "train").write_bytes(pickle.dumps(entry, protocol=4))
+    assert torch.equal(read_split("cifar100", tmp_path, "train").images, train.images)
+
+
+def test_long_tailed_parts_do_not_overlap(tmp_path):
+    write_cifar(tmp_path, "cifar10", per_class=35)
+    train, val = long_tailed("cifar10", tmp_path, 10)
+    assert train.class_counts(10) == long_tail_counts(10, 10, 10) == [10, 7, 5, 4, 3, 2, 2, 1, 1, 1]
+    assert val.class_counts(10) == [25] * 10
+    seen = train.images[:, 0, 0, 0].tolist()
+    assert sorted(seen)[:12] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]      # the first images of the file
+    assert val.images[:, 0, 0, 0].min() == 0 and val.images[0, 0, 0, 0] == 100    # images 100.. are held out; 251 wraps to 0
+
+
+def test_digits():
+    train, val = long_tailed("digits", Path("nowhere"), 20)
+    test = read_split("digits", Path("nowhere"), "test")
+    assert len(val) == 200
+    assert len(test) == 400
+    assert train.class_counts(10)[0] == 114                                  # the rarest digit, 8, has 174 images: 174 - 40 - 20
+    assert train.class_counts(10)[-1] == 5
+    assert train.images.shape[1:] == (3, 32, 32)
+    assert torch.equal(train.images[:, 0], train.images[:, 2])
+    assert train.images.max() > 200
+
+
+def test_real_cifar100(shared_data, tmp_path):
+    """All 100 classes as the paper cuts them, from the real images, where they are at hand."""
+    from PIL import Image
+
+    labels = np.load(shared_data / "cifar-100/labels.npz")["train"]
+    first = np.asarray(Image.open(shared_data / "cifar-100/train_000.webp").convert("RGB"))[:32, :32]
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    pixels = np.zeros((50_000, 3072), dtype=np.uint8)
+    pixels[0] = first.transpose(2, 0, 1).reshape(-1)
+    write_python2(folder / "train", {b"data": pixels, b"fine_labels": labels.tolist()})
+    train, val = long_tailed("cifar100", tmp_path, 200)
+    assert (len(train), len(val)) == (9_022, 2_500)
+    assert val.class_counts(100) == [25] * 100
+    assert torch.equal(read_split("cifar100", tmp_path, "train").images[0], torch.from_numpy(first.transpose(2, 0, 1).copy()))
+
+
+class Gadget:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "owned")
+
+
+def test_a_pickle_that_tries_to_run_code_is_refused(tmp_path):
+    target = tmp_path / "owned"
+    (tmp_path / "train").write_bytes(pickle.dumps({b"data": Gadget(target)}))
+    with pytest.raises(ValueError, match="train is damaged.*asks for"):
+        read_pickle(tmp_path / "train")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("entry", [
+    [1, 2], {}, {b"data": np.zeros((2, 3072), np.float32), b"fine_labels": [0, 1]}, {b"data": np.zeros((2, 3071), np.uint8)},
+    {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0]}, {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, 100]},
+    {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, -1]}, {b"data": np.zeros((0, 3072), np.uint8), b"fine_labels": []},
+    {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, "1"]}])
+def test_files_that_are_no_cifar(tmp_path, entry):
+    (tmp_path / "cifar-100-python").mkdir()
+    write_python2(tmp_path / "cifar-100-python" / "train", entry)
+    with pytest.raises(ValueError, match=r"cifar-100-python/train"):
+        read_split("cifar100", tmp_path, "train")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 8_000_000])
+def test_truncated_file(tmp_path, kept):
+    write_cifar(tmp_path)
+    path = tmp_path / "cifar-100-python" / "train"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="train is damaged"):
+        read_split("cifar100", tmp_path, "train")
+
+
+def test_normalize_matches_the_definition():
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    result = normalize(images)
+    assert result[1, 2, 3, 0].item() == pytest.approx((images[1, 2, 3, 0].item() / 255 - 0.406) / 0.225, abs=1e-5)
+    assert result[0, 0, 1, 1].item() == pytest.approx((images[0, 0, 1, 1].item() / 255 - 0.485) / 0.229, abs=1e-5)
+    released = normalize(images, "released-test")
+    assert released[0, 1, 1, 1].item() == pytest.approx((images[0, 1, 1, 1].item() / 255 - 0.4822) / 0.1994, abs=1e-5)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_augmentation_is_a_crop_of_the_padded_image_and_a_flip():
+    images = torch.randint(1, 256, (300, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    augment = Augmentation(300, True, torch.Generator().manual_seed(1), torch.device("cpu"))
+    result = augment(images, torch.arange(300))
+    for n in range(300):
+        padded = np.pad(images[n].numpy(), ((0, 0), (4, 4), (4, 4)))
+        row, column = int(augment.rows[n]), int(augment.columns[n])
+        crop = padded[:, row:row + 8, column:column + 8]
+        assert np.array_equal(result[n].numpy(), crop[:, :, ::-1] if augment.flipped[n] else crop)
+    assert set(augment.rows.tolist()) == set(augment.columns.tolist()) == set(range(9))
+    assert 100 < augment.flipped.sum() < 200
+    assert not Augmentation(300, False, torch.Generator().manual_seed(1), torch.device("cpu")).flipped.any()
+
+
+def test_each_evaluation_image_is_in_exactly_one_process():
+    images = ImageSet(torch.zeros(601, 3, 4, 4, dtype=torch.uint8), torch.arange(601))
+    for world_size in (1, 2, 3):
+        seen = [label for rank in range(world_size) for _, labels in
+                evaluation_batches(images, "train", Runtime(torch.device("cpu"), rank=rank, world_size=world_size)) for label in labels.tolist()]
+        assert sorted(seen) == list(range(601))

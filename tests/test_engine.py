@@ -1,0 +1,142 @@
+"""The loop: counts, schedule, weights of the next epoch, non-finite losses."""
+
+import math
+
+import pytest
+import torch
+from baseline_losses import build_loss
+from engine import Training, backward, count_confusion, fit, shot_accuracy
+from records import Run, load_checkpoint, read_log
+from runtime import Runtime
+from torch import nn
+
+CPU = Runtime(torch.device("cpu"))
+INPUTS = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(40) % 4
+
+
+def training(epochs=3, loss_type="CDB-CE", inputs=INPUTS, **settings) -> Training:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 4)
+    groups = [{"params": network.parameters(), "initial_lr": 0.5}]
+    return Training(network=network, model=network, criterion=build_loss(loss_type, [10] * 4, tau=1.0),
+                    optimizer=torch.optim.SGD(groups, lr=0.5), schedule=lambda progress: 1 - progress,
+                    train_batches=lambda epoch: zip(inputs.split(10), LABELS.split(10), strict=True),
+                    val_batches=lambda: zip(INPUTS.split(7), LABELS.split(7), strict=True), batches_per_epoch=4, images_per_epoch=40,
+                    num_classes=4, epochs=epochs, **settings)
+
+
+def open_run(tmp_path) -> Run:
+    run = Run(tmp_path, "x")
+    run.open({}, {}, resume=False, overwrite=False)
+    return run
+
+
+def test_confusion_counts_every_image_once():
+    model = nn.Identity()
+    logits = torch.eye(3)[[0, 1, 2, 2, 0]]
+    labels = torch.tensor([0, 1, 1, 2, 2])
+    confusion = count_confusion(model, zip(logits.split(2), labels.split(2), strict=True), 3, CPU)
+    assert confusion.tolist() == [[1, 0, 0], [0, 1, 1], [1, 0, 1]]
+
+
+def test_shots():
+    correct, total = torch.tensor([9, 8, 4, 2]), torch.tensor([10, 10, 10, 10])
+    assert shot_accuracy(correct, total, [101, 100, 20, 19]) == pytest.approx({"all": 0.575, "many": 0.9, "medium": 0.6, "few": 0.2})
+    assert math.isnan(shot_accuracy(correct, total, [500] * 4)["few"])
+
+
+def test_learning_rate_follows_the_schedule():
+    run = training(epochs=2)
+    run.set_lr(1, 0)
+    assert run.optimizer.param_groups[0]["lr"] == 0.5
+    run.set_lr(2, 2)                                        # 1 epoch and 2 of 4 batches of 2 epochs: 3/4 done
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.125)
+
+
+def test_accumulated_parts_have_the_gradient_of_the_whole_batch():
+    whole, parts = training(), training(accumulate=3)
+    for each in (whole, parts):
+        loss = backward(each, INPUTS[:10], LABELS[:10], CPU)
+    assert loss.item() == pytest.approx(nn.functional.cross_entropy(whole.network(INPUTS[:10]), LABELS[:10]).item())
+    assert torch.allclose(whole.network.weight.grad, parts.network.weight.grad, atol=1e-7)
+
+
+def test_weights_of_a_row_follow_from_its_accuracy(tmp_path):
+    run = open_run(tmp_path)
+    fit(training(), run, {}, CPU)
+    for row in read_log(run.log)[1]:
+        difficulty = [1 - float(row[f"accuracy_{c}"]) for c in range(4)]
+        weights = [float(row[f"weight_{c}"]) for c in range(4)]
+        assert weights == pytest.approx([4 * d / sum(difficulty) for d in difficulty], rel=1e-3)
+
+
+def test_validation_after_every_second_epoch_and_the_last(tmp_path):
+    run = open_run(tmp_path)
+    fit(training(epochs=5, validate_after_every=2), run, {}, CPU)
+    assert [bool(row["accuracy"]) for row in read_log(run.log)[1]] == [False, True, False, True, True]
+
+
+def test_resume_is_exact(tmp_path):
+    whole = training(epochs=4, loss_type="EQL")
+    fit(whole, open_run(tmp_path / "whole"), {}, CPU)
+    run = open_run(tmp_path / "parts")
+    first = training(epochs=4, loss_type="EQL")
+    batches = first.train_batches
+
+    def interrupted(epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return batches(epoch)
+
+    first.train_batches = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        fit(first, run, {}, CPU)
+    second = training(epochs=4, loss_type="EQL")
+    second.restore(load_checkpoint(run.last), run)
+    assert second.first_epoch == 3
+    fit(second, run, {}, CPU)
+    assert torch.equal(second.network.weight, whole.network.weight)
+    assert second.best_accuracy == whole.best_accuracy
+
+
+def test_restore_refuses_what_does_not_fit(tmp_path):
+    run = open_run(tmp_path)
+    fit(training(), run, {}, CPU)
+    state = load_checkpoint(run.last)
+    for key in ("criterion", "optimizer", "epoch"):
+        with pytest.raises(ValueError, match="last_x.pth does not hold"):
+            training().restore({k: v for k, v in state.items() if k != key}, run)
+    with pytest.raises(ValueError, match="last_x.pth does not fit"):
+        training().restore({**state, "state_dict": {}}, run)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
+def test_loss_or_gradient_that_is_not_finite_stops_at_its_batch(tmp_path, bad):
+    inputs = INPUTS.clone()
+    inputs[25] = bad
+    run = open_run(tmp_path)
+    fit(training(epochs=1), run, {}, CPU)
+    good = run.last.read_bytes()
+    poisoned = training(epochs=2, inputs=inputs)
+    poisoned.restore(load_checkpoint(run.last), run)
+    poisoned.first_epoch = 2
+    before = poisoned.network.weight.clone()
+    with pytest.raises(ValueError, match=r"epoch 2, batch 3: loss .*gradient norm.*last finite loss was [0-9.]+;"):
+        if bad == 1e30:                                   # a finite loss whose gradient overflows when squared
+            poisoned.criterion = build_loss("CE", [10] * 4)
+        fit(poisoned, run, {}, CPU)
+    assert torch.isfinite(poisoned.network.weight).all()
+    assert not torch.equal(before, poisoned.network.weight)
+    assert run.last.read_bytes() == good
+
+
+def test_solved_validation_keeps_training(tmp_path):
+    run = training(epochs=2)
+    run.val_batches = lambda: [(torch.eye(4)[:, :3] * 1e9, torch.tensor([0, 1, 2, 3]))]
+    run.network.weight.data = torch.eye(4)[:, :3] * 1e9
+    run.network.bias.data = torch.tensor([0.0, 0, 0, 1])
+    run.train_batches = lambda epoch: [(torch.zeros(4, 3), torch.arange(4))] * 4
+    fit(run, open_run(tmp_path), {}, CPU)
+    assert run.best_accuracy == 1
+    assert run.criterion.weight.tolist() == [1, 1, 1, 1]

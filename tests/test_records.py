@@ -1,0 +1,145 @@
+"""What a run leaves behind must survive a crash, a full disk and a hostile file."""
+
+import errno
+import math
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import records
+import torch
+from records import Run, load_checkpoint, load_weights, log_row, read_log, save_checkpoint, write_atomically
+from torch import nn
+
+ARGUMENTS = {"seed": 0, "lr": 0.1, "resume": False}
+
+
+def finish(run: Run, epoch: int, is_best: bool = False, **state) -> None:
+    row = log_row({"epoch": epoch, "loss": 1 / 3, "accuracy": math.nan}, [0.5, 1.0], [1.5, 0.5])
+    run.finish_epoch(row, {"epoch": epoch, "arguments": ARGUMENTS, "optimizer": {}, **state}, is_best)
+
+
+def test_checkpoint_round_trip(tmp_path):
+    state = {"weights": {"a": torch.arange(3)}, "epoch": 4, "names": ["x", "y"], "accuracy": 0.5}
+    save_checkpoint(tmp_path / "a.pth", state)
+    loaded = load_checkpoint(tmp_path / "a.pth")
+    assert torch.equal(loaded["weights"]["a"], torch.arange(3))
+    assert loaded["epoch"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_failing_write_keeps_the_old_file(tmp_path, monkeypatch, call):
+    path = tmp_path / "a.pth"
+    write_atomically(path, b"old")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if call == "write":
+        path.with_name("a.pth.partial").mkdir()          # the temporary file cannot be opened
+    else:
+        monkeypatch.setattr(records.os, call, full)
+    with pytest.raises(OSError, match="a.pth could not be written"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert not path.with_name("a.pth.partial").is_file()
+
+
+class Gadget:
+    def __reduce__(self):
+        return os.system, ("touch owned",)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"nonsense" * 100, pickle.dumps({"a": Gadget()}), pickle.dumps([1])])
+def test_damaged_or_hostile_checkpoints(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="a.pth"):
+        load_checkpoint(tmp_path / "a.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_hostile_torch_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Gadget()}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="more than plain values"):
+        load_checkpoint(tmp_path / "a.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_truncated_checkpoint_and_missing_one(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", {"weights": torch.zeros(1000)})
+    content = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "a.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="a.pth.*damaged"):
+        load_checkpoint(tmp_path / "a.pth")
+    with pytest.raises(FileNotFoundError, match=r"b\.pth"):
+        load_checkpoint(tmp_path / "b.pth")
+
+
+def test_load_weights_strips_module_and_names_what_differs():
+    network = nn.Linear(2, 3)
+    load_weights(network, {"module.weight": torch.ones(3, 2), "module.bias": torch.ones(3)}, Path("x.pth"))
+    assert network.weight.sum() == 6
+    with pytest.raises(ValueError, match=r"x\.pth.*bias 4 instead of 3; extra scalar instead of absent; weight absent instead of 3x2"):
+        load_weights(network, {"bias": torch.ones(4), "extra": torch.tensor(1)}, Path("x.pth"))
+
+
+def test_existing_run_is_never_touched(tmp_path):
+    run = Run(tmp_path, "x")
+    assert run.open(ARGUMENTS, {}, resume=False, overwrite=False) is None
+    finish(run, 1, is_best=True)
+    before = {path: path.read_bytes() for path in run.files}
+    with pytest.raises(FileExistsError, match="--resume.*--overwrite.*--save_model"):
+        run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    assert before == {path: path.read_bytes() for path in run.files}
+    assert run.open(ARGUMENTS, {}, resume=False, overwrite=True) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_resume_returns_the_last_state_and_cuts_the_log(tmp_path):
+    run = Run(tmp_path, "x")
+    assert run.open(ARGUMENTS, {}, resume=True, overwrite=False) is None         # nothing to resume
+    for epoch in (1, 2):
+        finish(run, epoch)
+    last = run.last.read_bytes()
+    finish(run, 3)
+    run.last.write_bytes(last)                                                   # as if killed before `last` was in place
+    (tmp_path / "last_x.pth.partial").write_bytes(b"half")
+    state = run.open({**ARGUMENTS, "resume": True}, {}, resume=True, overwrite=False)
+    assert state["epoch"] == 2
+    assert [row["epoch"] for row in read_log(run.log)[1]] == ["1", "2"]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_resume_refuses_another_experiment(tmp_path):
+    run = Run(tmp_path, "x")
+    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    finish(run, 1)
+    with pytest.raises(ValueError, match=r"--lr 0\.1, not 0\.2"):
+        run.open({**ARGUMENTS, "lr": 0.2}, {}, resume=True, overwrite=False)
+
+
+def test_log_row_and_format(tmp_path):
+    run = Run(tmp_path, "x")
+    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    finish(run, 1)
+    columns, rows = read_log(run.log)
+    assert columns == ["epoch", "loss", "accuracy", "accuracy_0", "accuracy_1", "weight_0", "weight_1"]
+    assert list(rows[0].values()) == ["1", "0.3333", "", "0.5", "1", "1.5", "0.5"]
+
+
+@pytest.mark.parametrize("text", ["", "epoch,loss\n", "epoch,loss\n1\n", "epoch,loss\n1,2,3\n", "epoch,loss\nx,1\n", "loss\n1\n",
+                                  "epoch,loss\n1,one\n", "epoch,loss\n0,1\n", "epoch\0,loss\n1,1\n", 'epoch,loss\n1,"2\n'])
+def test_damaged_logs(tmp_path, text):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"x\.csv"):
+        read_log(tmp_path / "x.csv")
+
+
+def test_log_that_is_not_text(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ValueError, match=r"x\.csv"):
+        read_log(tmp_path / "x.csv")
