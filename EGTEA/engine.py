@@ -91,12 +91,12 @@ def fit(training: Training, run: Run, description: dict[str, Any], runtime: Runt
         measures = {"epoch": epoch, "lr": training.optimizer.param_groups[0]["lr"], "loss": loss, "accuracy": accuracy,
                     "tau": float(getattr(training.criterion, "exponent", math.nan)), "seconds": time.perf_counter() - epoch_start,
                     "images_per_second": training.images_per_epoch / (trained - epoch_start)}
-        weight = training.criterion.weight
+        weight, tau = training.criterion.weight, "-" if math.isnan(measures["tau"]) else f"{measures['tau']:.3f}"
         if runtime.is_main:
             row = log_row(measures, class_accuracy.tolist(), weight.tolist())
             run.finish_epoch(row, {**training.state(), "epoch": epoch, "accuracy": accuracy, **description}, is_best)
         left = (time.perf_counter() - started) / (epoch - training.first_epoch + 1) * (training.epochs - epoch)
-        runtime.say(f"epoch {epoch}/{training.epochs}  loss {loss:.4f}  val accuracy {accuracy:.4f}  tau {measures['tau']:.3f}  "
+        runtime.say(f"epoch {epoch}/{training.epochs}  loss {loss:.4f}  val accuracy {accuracy:.4f}  tau {tau}  "
                     f"weights {weight.min():.3f}..{weight.max():.3f}  {measures['images_per_second']:.3g} images/s  "
                     f"{left / 60:.1f} min left")
     runtime.say(f"best validation accuracy {training.best_accuracy:.4f}: {run.best}")

@@ -12,7 +12,6 @@ import math
 import os
 import pickle
 import platform
-import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -121,7 +120,7 @@ class Run:
             return state
         for path in self.files:
             path.unlink(missing_ok=True)
-        description = {"arguments": arguments, **details, "command": " ".join(sys.argv), "versions": versions()}
+        description = {"arguments": arguments, **details, "versions": versions()}
         write_atomically(self.description, (json.dumps(description, indent=1, default=str) + "\n").encode())
         return None
 

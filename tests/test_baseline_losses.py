@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from baseline_losses import (
     LDAM_MAX_MARGIN,
     LDAM_SCALE,

@@ -4,13 +4,14 @@ import math
 import re
 import textwrap
 
-import cdb_loss
 import pytest
 import torch
-from cdb_loss import CDBLoss, dynamic_tau
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+
+import cdb_loss
+from cdb_loss import CDBLoss, dynamic_tau
 
 LOGITS = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
 LABELS = torch.tensor([0, 1, 2])
@@ -150,7 +151,8 @@ def test_state_resumes_and_is_a_buffer():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, 25), min_size=2, max_size=50), st.one_of(st.sampled_from(["dynamic", "dynamic-released"]), st.floats(0.1, 5)))
+@given(st.lists(st.integers(0, 25), min_size=2, max_size=50),
+       st.one_of(st.sampled_from(["dynamic", "dynamic-released"]), st.floats(0.1, 5)))
 def test_weights_always_sum_to_the_number_of_classes_and_fall_with_accuracy(correct, tau):
     loss = CDBLoss(len(correct), tau=tau)
     loss.update(torch.tensor(correct), torch.full((len(correct),), 25))

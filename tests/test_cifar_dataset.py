@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from cifar_dataset import (
     Augmentation,
     ImageSet,
@@ -206,6 +207,6 @@ def test_augmentation_is_a_crop_of_the_padded_image_and_a_flip():
 def test_each_evaluation_image_is_in_exactly_one_process():
     images = ImageSet(torch.zeros(601, 3, 4, 4, dtype=torch.uint8), torch.arange(601))
     for world_size in (1, 2, 3):
-        seen = [label for rank in range(world_size) for _, labels in
-                evaluation_batches(images, "train", Runtime(torch.device("cpu"), rank=rank, world_size=world_size)) for label in labels.tolist()]
+        places = [Runtime(torch.device("cpu"), rank=rank, world_size=world_size) for rank in range(world_size)]
+        seen = [label for place in places for _, labels in evaluation_batches(images, "train", place) for label in labels.tolist()]
         assert sorted(seen) == list(range(601))

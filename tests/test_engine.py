@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from baseline_losses import build_loss
 from engine import Training, backward, count_confusion, fit, shot_accuracy
 from records import Run, load_checkpoint, read_log
 from runtime import Runtime
-from torch import nn
 
 CPU = Runtime(torch.device("cpu"))
 INPUTS = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))

@@ -7,10 +7,11 @@ import pickle
 from pathlib import Path
 
 import pytest
-import records
 import torch
-from records import Run, load_checkpoint, load_weights, log_row, read_log, save_checkpoint, write_atomically
 from torch import nn
+
+import records
+from records import Run, load_checkpoint, load_weights, log_row, read_log, save_checkpoint, write_atomically
 
 ARGUMENTS = {"seed": 0, "lr": 0.1, "resume": False}
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from resnet32 import BasicBlock, ResNet32
 
 

@@ -4,10 +4,11 @@ import os
 import signal
 
 import pytest
-import runtime
 import torch
-from runtime import ArgumentParser, Runtime, Stopped, check_gpus, epoch_seed, exit_code, raise_if_stopped, start_runtime, wants_bf16
 from torch import nn
+
+import runtime
+from runtime import ArgumentParser, Runtime, Stopped, check_gpus, epoch_seed, exit_code, raise_if_stopped, start_runtime, wants_bf16
 
 CPU = torch.device("cpu")
 

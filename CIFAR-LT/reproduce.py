@@ -1,0 +1,209 @@
+"""Reproduce the paper's CIFAR100-LT table: every run, then the table and the pictures, from the logs alone.
+
+    python reproduce.py --list                        which runs there are, and which are finished
+    python reproduce.py --only imbalance=200          run those of one imbalance; again after an interruption: it resumes
+    python reproduce.py --table                       write results/ again without running anything
+
+Runs live in --runs DIR; each finished one leaves its log, its description and its test figures in results/NAME/, from where
+the table is made, in any clone. results/table.md and table.csv are written, and the table between the marks in ../README.md.
+"""
+
+import csv
+import io
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+from records import read_log, write_atomically
+from runtime import ArgumentParser, exit_code, positive_int
+
+HERE = Path(__file__).resolve().parent
+RESULTS, README = HERE / "results", HERE.parent / "README.md"
+MARKS = ("<!-- results: written by CIFAR-LT/reproduce.py -->", "<!-- end of results -->")
+SHOTS = ("many", "medium", "few")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table: its settings, and the accuracy in % that the paper gives (None: it gives none)."""
+
+    imbalance: int
+    loss_type: str
+    tau: str = ""
+    published: float | None = None
+    seeds: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"imbalance{self.imbalance}_{self.loss_type}" + (f"_tau-{self.tau}" if self.tau else "")
+
+    @property
+    def label(self) -> str:
+        return self.loss_type + (f", tau {self.tau}" if self.tau else "")
+
+    @property
+    def flags(self) -> list[str]:
+        tau = ["--tau", self.tau] if self.tau else []
+        return ["--class_num", "100", "--imbalance", str(self.imbalance), "--loss_type", self.loss_type, *tau]
+
+
+TABLE = (
+    Entry(200, "CE"),
+    Entry(200, "CDB-CE", "1.5", published=37.40),
+    Entry(100, "CE", published=38.21),
+    Entry(100, "CDB-CE", "dynamic", published=42.57),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of an entry, with one seed, and where it lives."""
+
+    entry: Entry
+    seed: int
+    runs: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.entry.name}_seed{self.seed}"
+
+    @property
+    def log(self) -> str:
+        return f"cifar100_imbalance{self.entry.imbalance}"
+
+    @property
+    def result(self) -> Path:
+        return RESULTS / self.name
+
+    @property
+    def state(self) -> str:
+        if (self.result / "test.json").exists():
+            return "finished"
+        log = self.runs / self.name / f"{self.log}.csv"
+        return f"epoch {len(read_log(log)[1])}" if log.exists() else "open"
+
+
+def select(entries: tuple[Entry, ...], only: str, seeds: int | None, runs: Path) -> list[Job]:
+    """The jobs of the entries that match `only` (key=value, of an entry's settings); ValueError if none does."""
+    jobs = [Job(entry, seed, runs) for entry in entries for seed in range(seeds or entry.seeds)]
+    for condition in filter(None, only.split(",")):
+        key, _, value = condition.partition("=")
+        if key not in ("imbalance", "loss_type", "tau") or not value:
+            raise ValueError(f"--only {only!r}: give imbalance=, loss_type= or tau=, with commas between several")
+        jobs = [job for job in jobs if str(getattr(job.entry, key)) == value]
+    if not jobs:
+        raise ValueError(f"--only {only!r} matches no run; --list shows them")
+    return jobs
+
+
+def execute(job: Job, data_root: Path) -> None:
+    """Train (or resume), test, and copy what the table needs. ValueError if a command fails."""
+    folder = job.runs / job.name
+    test = [f"--saved_model_path={folder / f'best_{job.log}.pth'}", f"--json={folder / 'test.json'}"]
+    for command in ([HERE / "cifar_train.py", *job.entry.flags, "--seed", job.seed, "--save_model", folder, "--resume"],
+                    [HERE / "cifar_test.py", *test]):
+        code = subprocess.run([sys.executable, *map(str, command), "--data_root", str(data_root)], check=False).returncode
+        if code:
+            raise ValueError(f"{Path(command[0]).name} ended with exit code {code} in {folder}; the same command continues there")
+    job.result.mkdir(parents=True, exist_ok=True)
+    for name in (f"{job.log}.csv", f"{job.log}.json", "test.json"):
+        shutil.copyfile(folder / name, job.result / f"{name}.partial")
+        (job.result / f"{name}.partial").replace(job.result / name)
+
+
+def table_rows(entries: tuple[Entry, ...]) -> list[dict[str, str]]:
+    """A row for each entry with finished seeds: mean and standard deviation in %, over the seeds."""
+    rows = []
+    for entry in entries:
+        jobs = [Job(entry, seed, RESULTS) for seed in range(100)]
+        jobs = [job for job in jobs if job.state == "finished"]
+        if not jobs:
+            continue
+        tests = [json.loads((job.result / "test.json").read_text()) for job in jobs]
+        logs = [read_log(job.result / f"{job.log}.csv")[1] for job in jobs]
+        best = [max((row for row in log if row["accuracy"]), key=lambda row: float(row["accuracy"])) for log in logs]
+        shots = {name: show([test["shots"][name] for test in tests]) for name in SHOTS}
+        rows.append({"imbalance": str(entry.imbalance), "loss": entry.label, "paper": f"{entry.published:.2f}" if entry.published else "-",
+                     "this repository": show([test["accuracy"] for test in tests]), "seeds": str(len(jobs)),
+                     "best epoch": ", ".join(f"{row['epoch']} of {len(log)}" for row, log in zip(best, logs, strict=True)),
+                     "validation": show([float(row["accuracy"]) for row in best]), **shots})
+    return rows
+
+
+def show(shares: list[float | None]) -> str:
+    """'38.92', or '38.92 ± 0.31' for several seeds, in %; '-' where there is nothing to measure."""
+    if None in shares:
+        return "-"
+    spread = f" ± {100 * statistics.stdev(shares):.2f}" if len(shares) > 1 else ""
+    return f"{100 * statistics.mean(shares):.2f}{spread}"
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    return "\n".join(lines + ["| " + " | ".join(row.values()) + " |" for row in rows]) + "\n"
+
+
+def write_tables(entries: tuple[Entry, ...]) -> None:
+    """results/table.md and .csv, the README's table, and the pictures of what is finished."""
+    rows = table_rows(entries)
+    if not rows:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(RESULTS / "table.md", markdown(rows).encode())
+    write_atomically(RESULTS / "table.csv", text.getvalue().encode())
+    before, mark, rest = README.read_text().partition(MARKS[0])
+    after = rest.partition(MARKS[1])
+    if mark and after[1]:
+        write_atomically(README, f"{before}{MARKS[0]}\n{markdown(rows)}{MARKS[1]}{after[2]}".encode())
+    print(markdown(rows), end="")
+
+
+def parse_arguments(argv: list[str] | None) -> Namespace:
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "reproduce", help="where runs live; default: ../runs/reproduce")
+    parser.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
+    parser.add_argument("--only", default="", metavar="KEY=VALUE[,...]", help="imbalance=, loss_type= or tau=")
+    parser.add_argument("--seeds", type=positive_int, help="seeds of each run: 0 to N - 1; default: as the table says")
+    parser.add_argument("--list", action="store_true", help="show the runs and their state, run nothing")
+    parser.add_argument("--table", action="store_true", help="write the table from what is finished, run nothing")
+    return parser.parse_args(argv)
+
+
+def reproduce(args: Namespace) -> None:
+    """Run what is not finished, in the table's order; then write the table."""
+    jobs = select(TABLE, args.only, args.seeds, args.runs.resolve())
+    if args.list:
+        for job in jobs:
+            print(f"{job.state:<12}{job.name}")
+        return
+    open_jobs = [] if args.table else [job for job in jobs if job.state != "finished"]
+    started = time.perf_counter()
+    for number, job in enumerate(open_jobs, 1):
+        each = (time.perf_counter() - started) / max(number - 1, 1) / 60
+        left = f", about {each * (len(open_jobs) - number + 1):.0f} min left" if number > 1 else ""
+        print(f"run {number} of {len(open_jobs)}: {job.name}{left}", flush=True)
+        execute(job, args.data_root)
+        write_tables(TABLE)
+    if not open_jobs:
+        write_tables(TABLE)
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        return exit_code(lambda: reproduce(parse_arguments(argv)))
+    except KeyboardInterrupt:
+        print("reproduce.py: stopped; the same command continues", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""The CIFAR command lines as a user types them: the runs, their kill and resume, torchrun, and every mistake."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import cifar_test
+import cifar_train
+from conftest import ROOT
+from records import load_checkpoint, read_log, save_checkpoint
+from test_cifar_dataset import Gadget, write_cifar, write_python2
+
+TRAIN, TEST = ROOT / "CIFAR-LT/cifar_train.py", ROOT / "CIFAR-LT/cifar_test.py"
+SHORT = ("--dataset", "digits", "--imbalance", 100, "--max_epochs", 3)
+NAME = "digits_imbalance100"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder with an uninterrupted run of three epochs."""
+    folder = tmp_path_factory.mktemp("finished")
+    command = [sys.executable, TRAIN, *SHORT, "--save_model", folder]
+    output = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, cwd="/").stdout.splitlines()
+    assert output[0] == "no GPU found: running on the CPU" or torch.cuda.is_available()
+    assert sum(line.startswith("epoch ") for line in output) == 3          # one plain line an epoch in a pipe
+    return folder
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    one, other = (load_checkpoint(folder / f"last_{NAME}.pth") for folder in (one, other))
+    return one["state_dict"].keys() == other["state_dict"].keys() and all(
+        torch.equal(one["state_dict"][key], other["state_dict"][key]) for key in one["state_dict"])
+
+
+def test_a_run_leaves_its_four_files(finished):
+    assert sorted(path.name for path in finished.iterdir()) == sorted(
+        [f"best_{NAME}.pth", f"last_{NAME}.pth", f"{NAME}.csv", f"{NAME}.json"])
+    columns, rows = read_log(finished / f"{NAME}.csv")
+    assert len(rows) == 3
+    assert {"accuracy_9", "weight_0", "tau", "loss"} <= set(columns)
+    description = json.loads((finished / f"{NAME}.json").read_text())
+    assert description["arguments"]["tau"] == "dynamic"
+    assert description["class_counts"][0] == 114
+    assert description["versions"]["torch"] == torch.__version__
+    best = load_checkpoint(finished / f"best_{NAME}.pth")
+    assert best["class_names"] == list("0123456789")
+    assert best["normalization"] == "train"
+    assert best["criterion"]["weight"].sum().item() == pytest.approx(10, rel=1e-4)
+    assert "optimizer" not in best
+    assert not any(key.startswith("module.") for key in best["state_dict"])
+
+
+def test_deterministic_for_a_seed(finished, tmp_path, capsys):
+    assert cifar_train.main([*map(str, SHORT), "--save_model", str(tmp_path)]) == 0
+    assert same_weights(finished, tmp_path)
+    assert cifar_train.main([*map(str, SHORT), "--seed", "1", "--save_model", str(tmp_path / "1")]) == 0
+    assert not same_weights(finished, tmp_path / "1")
+
+
+def wait_for(condition, process):
+    end = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "the run ended by itself"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("moment", ["before the first checkpoint", "after it", "while the next is written"])
+def test_killed_and_resumed_ends_bit_for_bit_like_uninterrupted(finished, tmp_path, moment):
+    command = [sys.executable, str(TRAIN), *map(str, SHORT), "--save_model", str(tmp_path), "--resume"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    if moment == "before the first checkpoint":
+        wait_for((tmp_path / f"{NAME}.json").exists, process)
+        time.sleep(0.3)
+    else:
+        wait_for((tmp_path / f"last_{NAME}.pth").exists, process)
+    if moment == "while the next is written":
+        wait_for((tmp_path / f"last_{NAME}.pth.partial").exists, process)
+    process.kill()
+    process.wait()
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert ("starting from epoch 1" in output) == (moment == "before the first checkpoint")
+    assert same_weights(finished, tmp_path)
+    rows, expected = (read_log(folder / f"{NAME}.csv")[1] for folder in (tmp_path, finished))
+    timing = ("seconds", "images_per_second")
+    assert [{k: v for k, v in row.items() if k not in timing} for row in rows] == \
+        [{k: v for k, v in row.items() if k not in timing} for row in expected]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_sigterm_stops_within_a_batch_and_a_finished_run_has_nothing_to_do(finished, tmp_path):
+    command = [sys.executable, str(TRAIN), *map(str, SHORT), "--save_model", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for((tmp_path / f"last_{NAME}.pth").exists, process)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert error.count("\n") == 1 and "SIGTERM; --resume continues" in error
+    assert cifar_train.main([*command[2:], "--resume"]) == 0
+    assert same_weights(finished, tmp_path)
+    before = (tmp_path / f"last_{NAME}.pth").read_bytes()
+    assert cifar_train.main([*command[2:], "--resume"]) == 0
+    assert before == (tmp_path / f"last_{NAME}.pth").read_bytes()
+
+
+def test_test_script_prints_and_writes_its_figures(finished, tmp_path, shell):
+    out = tmp_path / "figures.json"
+    run = shell(TEST, "--saved_model_path", finished / f"best_{NAME}.pth", "--class_num", 10, "--n_gpus", 1, "--json", out)
+    figures = json.loads(out.read_text())
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == f"Test Accuracy is {figures['accuracy']:.4f}"
+    assert figures["accuracy"] == pytest.approx(sum(entry["correct"] for entry in figures["classes"]) / 400)
+    few = [entry for entry in figures["classes"] if entry["training_images"] < 20]
+    assert figures["shots"]["few"] == pytest.approx(sum(e["correct"] for e in few) / sum(e["images"] for e in few))
+
+
+def test_one_two_and_three_processes_count_the_same(finished, tmp_path, shell):
+    counts = []
+    for processes in (1, 2, 3):
+        out = tmp_path / f"{processes}.json"
+        start = (*TORCHRUN, processes) if processes > 1 else ()
+        run = shell(*start, TEST, "--saved_model_path", finished / f"best_{NAME}.pth", "--precision", "fp32", "--json", out)
+        assert run.returncode == 0, run.stderr
+        counts.append([(entry["correct"], entry["images"]) for entry in json.loads(out.read_text())["classes"]])
+    assert counts[0] == counts[1] == counts[2]
+    assert sum(images for _, images in counts[0]) == 400
+
+
+def test_torchrun_trains_with_the_same_weights_on_every_rank(tmp_path, shell):
+    probe = tmp_path / "probe.py"
+    probe.write_text(f"""
+import json, sys
+sys.path.insert(0, {str(ROOT / 'CIFAR-LT')!r})
+import cifar_train, torch
+def fit(training, run, description, runtime, fit=cifar_train.fit):
+    fit(training, run, description, runtime)
+    state = [training.criterion.weight.tolist(), [p.double().sum().item() for p in training.network.state_dict().values()]]
+    open({str(tmp_path)!r} + f"/rank{{runtime.rank}}.json", "w").write(json.dumps(state))
+cifar_train.fit = fit
+sys.exit(cifar_train.main())
+""")
+    run = shell(*TORCHRUN, 2, probe, *SHORT[:-1], 2, "--batch_size", 32, "--save_model", tmp_path / "run")
+    assert run.returncode == 0, run.stderr
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert ranks[0] == ranks[1]
+    assert ranks[0][0] != [1.0] * 10
+    assert "2 processes" in run.stdout
+    assert run.stdout.count("epoch 2/2") == 1
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory) -> Path:
+    return write_cifar(tmp_path_factory.mktemp("cifar"), per_class=35)
+
+
+def test_cifar100_command_to_the_letter_and_a_released_checkpoint(cifar, tmp_path, capsys):
+    start = ["--data_root", str(cifar), "--class_num", "100", "--imbalance", "10", "--n_gpus", "1"]
+    assert cifar_train.main([*start, "--loss_type", "CDB-CE", "--tau", "1.5", "--max_epochs", "1", "--save_model", str(tmp_path)]) == 0
+    best = tmp_path / "best_cifar100_imbalance10.pth"
+    assert cifar_test.main(["--saved_model_path", str(best), "--data_root", str(cifar), "--class_num", "100", "--n_gpus", "1"]) == 0
+    ours = capsys.readouterr().out.splitlines()[-1]
+    released = tmp_path / "released" / best.name
+    released.parent.mkdir()
+    torch.save({f"module.{key}": value for key, value in load_checkpoint(best)["state_dict"].items()}, released)
+    assert cifar_test.main(["--saved_model_path", str(released), "--data_root", str(cifar)]) == 0
+    output = capsys.readouterr().out.splitlines()
+    assert output[-1] == ours
+    assert any("few" in line for line in output)                     # the file's name says imbalance 10
+    assert cifar_test.main(["--saved_model_path", str(released), "--data_root", str(cifar), "--normalization", "released-test"]) == 0
+
+
+@pytest.mark.parametrize("loss_type", ["FL", "EQL", "CB_Focal", "LDAM-DRW", "Logit_Adjustment"])
+def test_rival_losses_train_and_test(loss_type, tmp_path):
+    flags = ["--dataset", "digits", "--imbalance", "100", "--max_epochs", "1", "--loss_type", loss_type, "--save_model", str(tmp_path)]
+    assert cifar_train.main(flags) == 0
+    assert cifar_test.main(["--saved_model_path", str(tmp_path / f"best_{NAME}.pth")]) == 0
+
+
+DIGITS = ("--dataset", "digits")
+
+
+@pytest.mark.parametrize(("flags", "match"), [
+    (("--class_num", 50), "--class_num 50: cifar100 has 100 classes"), ((*DIGITS, "--class_num", 100), "digits has 10 classes"),
+    (("--dataset", "svhn"), "'svhn'"), ((*DIGITS, "--tau", -1), "--tau: must be a number above 0.*'-1'"),
+    ((*DIGITS, "--tau", "nan"), "'nan'"), ((*DIGITS, "--tau", "fast"), "'fast'"), ((*DIGITS, "--imbalance", 0), "--imbalance must be"),
+    ((*DIGITS, "--imbalance", 1000), "between 1 and 114.*not 1000"), ((*DIGITS, "--imbalance", "nan"), "nan"),
+    ((*DIGITS, "--n_gpus", 0), "--n_gpus must be at least 1, not 0"), ((*DIGITS, "--max_epochs", 0), "'0'"),
+    ((*DIGITS, "--batch_size", -4), "'-4'"), ((*DIGITS, "--lr", 0), "--lr must be above 0"), ((*DIGITS, "--lr", "inf"), "not inf"),
+    ((*DIGITS, "--loss_type", "GAN"), "'GAN'"), ((*DIGITS, "--beta", 1), "'1'"), ((*DIGITS, "--gamma", "x"), "'x'"),
+    ((*DIGITS, "--seed", -1), "'-1'"), ((*DIGITS, "--validate_after_every", 0), "'0'"), ((*DIGITS, "--epochs", 3), "--epochs")])
+def test_wrong_flags(failing, tmp_path, flags, match):
+    import re
+
+    error = failing(cifar_train.main, *flags, "--save_model", tmp_path / "run")
+    assert re.search(match, error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_gpus_than_there_are(failing, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert "--n_gpus 2: this machine has 1 GPU" in failing(cifar_train.main, *SHORT, "--n_gpus", 2, "--save_model", tmp_path)
+
+
+def test_missing_data_says_what_to_do(failing, tmp_path):
+    error = failing(cifar_train.main, "--data_root", tmp_path, "--save_model", tmp_path / "run")
+    for word in (str(tmp_path), "cifar-100-python.tar.gz", "--download", "--dataset digits"):
+        assert word in error
+
+
+@pytest.mark.parametrize("damage", ["truncated", "hostile", "too small"])
+def test_damaged_data(failing, cifar, tmp_path, damage):
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for path in (cifar / "cifar-100-python").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    if damage == "truncated":
+        (folder / "train").write_bytes((folder / "train").read_bytes()[:5000])
+    elif damage == "hostile":
+        import pickle
+        (folder / "train").write_bytes(pickle.dumps(Gadget(tmp_path / "owned")))
+    else:
+        import numpy as np
+        write_python2(folder / "train", {b"data": np.zeros((100, 3072), np.uint8), b"fine_labels": list(range(100))})
+    error = failing(cifar_train.main, "--data_root", tmp_path, "--save_model", tmp_path / "run")
+    assert str(tmp_path) in error
+    assert not (tmp_path / "owned").exists()
+
+
+def test_existing_run_is_left_alone(failing, finished):
+    before = {path: path.read_bytes() for path in finished.iterdir()}
+    error = failing(cifar_train.main, *SHORT, "--save_model", finished)
+    assert all(flag in error for flag in ("--resume", "--overwrite", "--save_model"))
+    assert "--seed 0, not 7" in failing(cifar_train.main, *SHORT, "--seed", 7, "--resume", "--save_model", finished)
+    assert before == {path: path.read_bytes() for path in finished.iterdir()}
+
+
+def test_damaged_run_is_not_resumed(failing, finished, tmp_path):
+    for path in finished.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / f"last_{NAME}.pth").write_bytes(b"PK\3\4 cut")
+    assert f"last_{NAME}.pth" in failing(cifar_train.main, *SHORT, "--resume", "--save_model", tmp_path)
+    (tmp_path / f"last_{NAME}.pth").write_bytes((finished / f"last_{NAME}.pth").read_bytes())
+    (tmp_path / f"{NAME}.csv").write_text("epoch,loss\n1\n")
+    assert f"{NAME}.csv" in failing(cifar_train.main, *SHORT, "--resume", "--save_model", tmp_path)
+
+
+def test_unwritable_place(failing, tmp_path):
+    (tmp_path / "file").write_text("")
+    error = failing(cifar_train.main, *SHORT, "--save_model", tmp_path / "file" / "run")
+    assert "file/run cannot hold the run" in error
+
+
+def test_full_disk_while_saving_keeps_the_last_checkpoint(failing, finished, tmp_path):
+    """The limit on a file's size lets the log through, not a checkpoint."""
+    for path in finished.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    state = load_checkpoint(tmp_path / f"last_{NAME}.pth")
+    save_checkpoint(tmp_path / f"last_{NAME}.pth", {**state, "epoch": 2})
+    before = (tmp_path / f"last_{NAME}.pth").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        error = failing(cifar_train.main, *SHORT, "--resume", "--save_model", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "could not be written" in error and "untouched" in error
+    assert before == (tmp_path / f"last_{NAME}.pth").read_bytes()
+    assert not list(tmp_path.glob("*.partial"))
+    assert cifar_train.main([*map(str, SHORT), "--resume", "--save_model", str(tmp_path)]) == 0
+
+
+def test_wrong_checkpoints(failing, finished, tmp_path):
+    best = finished / f"best_{NAME}.pth"
+    assert "--class_num 100" in failing(cifar_test.main, "--saved_model_path", best, "--class_num", 100)
+    assert "--dataset cifar10" in failing(cifar_test.main, "--saved_model_path", best, "--dataset", "cifar10")
+    assert "no checkpoint at" in failing(cifar_test.main, "--saved_model_path", tmp_path / "none.pth")
+    state = load_checkpoint(best)
+    del state["state_dict"]["conv1.weight"]
+    save_checkpoint(tmp_path / "cut.pth", state)
+    assert "conv1.weight absent instead of 16x3x3x3" in failing(cifar_test.main, "--saved_model_path", tmp_path / "cut.pth")
+    torch.save({"module.linear.bias": torch.zeros(37)}, tmp_path / "other.pth")
+    assert "37 classes" in failing(cifar_test.main, "--saved_model_path", tmp_path / "other.pth")
+    assert "--jsn x" in failing(cifar_test.main, "--saved_model_path", best, "--jsn", "x")
+
+
+def test_torchrun_needs_a_batch_that_divides(failing, tmp_path, monkeypatch):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert os.environ["WORLD_SIZE"] == "1"
+    from runtime import Runtime
+
+    args = cifar_train.parse_arguments([*map(str, SHORT), "--batch_size", "32"])
+    with pytest.raises(ValueError, match="batch of 32 does not divide among 3 processes"):
+        cifar_train.prepare(args, Runtime(torch.device("cpu"), world_size=3))

@@ -1,0 +1,61 @@
+"""The pictures of a run: which files, from which logs, and what a damaged log says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from plot import load_log, main
+from records import Run, log_row
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run of four epochs and three classes, the second epoch without validation, the third one best."""
+
+    def write(name: str, loss_type: str = "CDB-CE") -> Path:
+        run = Run(tmp_path / name, "toy_imbalance10")
+        run.open({"loss_type": loss_type, "tau": 1.5}, {"class_counts": [50, 500, 5], "class_names": list("abc")}, False, False)
+        for epoch, accuracy in enumerate((0.2, float("nan"), 0.8, 0.5), 1):
+            measures = {"epoch": epoch, "lr": 0.1, "loss": 2.0 / epoch, "accuracy": accuracy, "tau": 1.5, "seconds": 1.0}
+            run.finish_epoch(log_row(measures, [accuracy] * 3, [0.5, 1.0, 1.5]), {}, False)
+        return run.folder
+
+    return write
+
+
+def test_the_log_is_read_back(run_folder):
+    log = load_log(run_folder("a"))
+    assert log.best == 2
+    assert log.label == "CDB-CE, tau 1.5"
+    assert log.weight.shape == (4, 3)
+    assert log.class_counts.tolist() == [50, 500, 5]
+
+
+def test_pictures_of_one_run_and_of_two(run_folder, capsys):
+    one, two = run_folder("a"), run_folder("b", "CE")
+    assert main([str(one)]) == 0
+    drawn = [Path(line) for line in capsys.readouterr().out.split()]
+    assert [path.name for path in drawn] == ["toy_imbalance10_curves.png", "toy_imbalance10_weights.png", "classes.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") and path.parent == one for path in drawn)
+    assert main([str(one), str(two / "toy_imbalance10.csv"), "--out", str(one / "both")]) == 0
+    assert len(list((one / "both").glob("*.png"))) == 5
+
+
+def test_damaged_and_missing_logs(run_folder, failing, tmp_path):
+    folder = run_folder("a")
+    assert "no log at" in failing(main, tmp_path / "nothing.csv")
+    assert "no run" in failing(main, tmp_path)
+    description = folder / "toy_imbalance10.json"
+    text = description.read_text()
+    for bad in ("", "[]", "{}", json.dumps({"class_counts": "x", "arguments": {}})):
+        description.write_text(bad)
+        assert "toy_imbalance10.json is not a run's description" in failing(main, folder)
+    description.write_text(json.dumps({**json.loads(text), "class_counts": [1, 2, 3, 4]}))
+    assert "no column accuracy_3" in failing(main, folder)
+    description.unlink()
+    assert "toy_imbalance10.json not found" in failing(main, folder / "toy_imbalance10.csv")
+    description.write_text(text)
+    (folder / "toy_imbalance10.csv").write_text("epoch,loss\n1,x\n")
+    assert "toy_imbalance10.csv is not a run's log" in failing(main, folder)
+    assert not list(folder.glob("*.png"))
