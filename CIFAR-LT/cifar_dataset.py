@@ -1,6 +1,5 @@
 """CIFAR-100, CIFAR-10 and scikit-learn's digits, held out and cut to a long tail as in the paper; whole-batch augmentation."""
 
-import io
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,7 +66,8 @@ def read_pickle(path: Path) -> dict[bytes, object]:
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path} is no CIFAR file: {path.stat().st_size} bytes are too many")
     try:
-        entry = PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        with open(path, "rb") as file:
+            entry = PlainUnpickler(file, encoding="bytes").load()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
             MemoryError, ImportError, RecursionError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged or not a CIFAR file: {error}; --download fetches it anew") from error

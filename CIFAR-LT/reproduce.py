@@ -1,11 +1,11 @@
-"""Reproduce the paper's CIFAR100-LT table: every run, then the table and the pictures, from the logs alone.
+"""Reproduce the published tables: every run, then the tables, from the logs alone.
 
-    python reproduce.py --list                        which runs there are, and which are finished
-    python reproduce.py --only imbalance=200          run those of one imbalance; again after an interruption: it resumes
-    python reproduce.py --table                       write results/ again without running anything
+    python reproduce.py --list                                      which runs there are, and which are finished
+    python reproduce.py --only dataset=cifar100,imbalance=200       run some; again after an interruption: it resumes
+    python reproduce.py --table                                     write the tables again without running anything
 
 Runs live in --runs DIR; each finished one leaves its log, its description and its test figures in results/NAME/, from where
-the table is made, in any clone. results/table.md and table.csv are written, and the table between the marks in ../README.md.
+the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md.
 """
 
 import csv
@@ -25,40 +25,53 @@ from runtime import ArgumentParser, exit_code, positive_int
 
 HERE = Path(__file__).resolve().parent
 RESULTS, README = HERE / "results", HERE.parent / "README.md"
-MARKS = ("<!-- results: written by CIFAR-LT/reproduce.py -->", "<!-- end of results -->")
+FILTERS = ("dataset", "imbalance", "loss_type", "tau", "precision")
 SHOTS = ("many", "medium", "few")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table: its settings, and the accuracy in % that the paper gives (None: it gives none)."""
+    """One line of a table: its settings, and the accuracy in % that the paper gives (None: it gives none)."""
 
+    dataset: str
     imbalance: int
     loss_type: str
     tau: str = ""
+    precision: str = ""
     published: float | None = None
     seeds: int = 1
 
     @property
+    def settings(self) -> dict[str, str]:
+        """The flags that are set, without the two that every entry has."""
+        chosen = {"loss_type": self.loss_type, "tau": self.tau, "precision": self.precision}
+        return {key: value for key, value in chosen.items() if value}
+
+    @property
     def name(self) -> str:
-        return f"imbalance{self.imbalance}_{self.loss_type}" + (f"_tau-{self.tau}" if self.tau else "")
+        return "_".join([self.dataset, f"imbalance{self.imbalance}", *self.settings.values()])
 
     @property
     def label(self) -> str:
-        return self.loss_type + (f", tau {self.tau}" if self.tau else "")
+        extra = [f"{key} {value}" for key, value in self.settings.items() if key != "loss_type"]
+        return ", ".join([self.loss_type, *extra])
 
     @property
     def flags(self) -> list[str]:
-        tau = ["--tau", self.tau] if self.tau else []
-        return ["--class_num", "100", "--imbalance", str(self.imbalance), "--loss_type", self.loss_type, *tau]
+        pairs = {"dataset": self.dataset, "imbalance": str(self.imbalance), **self.settings}
+        return [word for key, value in pairs.items() for word in (f"--{key}", value)]
 
 
-TABLE = (
-    Entry(200, "CE"),
-    Entry(200, "CDB-CE", "1.5", published=37.40),
-    Entry(100, "CE", published=38.21),
-    Entry(100, "CDB-CE", "dynamic", published=42.57),
-)
+TABLES = {
+    "cifar100": (
+        Entry("cifar100", 200, "CE"),
+        Entry("cifar100", 200, "CDB-CE", "1.5", published=37.40),
+        Entry("cifar100", 100, "CE", published=38.21),
+        Entry("cifar100", 100, "CDB-CE", "dynamic", published=42.57),
+    ),
+    "digits": tuple(Entry("digits", 20, loss_type, precision=precision, seeds=3)
+                    for precision in ("bf16", "fp32") for loss_type in ("CE", "CDB-CE")),
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ class Job:
 
     @property
     def log(self) -> str:
-        return f"cifar100_imbalance{self.entry.imbalance}"
+        return f"{self.entry.dataset}_imbalance{self.entry.imbalance}"
 
     @property
     def result(self) -> Path:
@@ -89,13 +102,18 @@ class Job:
         return f"epoch {len(read_log(log)[1])}" if log.exists() else "open"
 
 
-def select(entries: tuple[Entry, ...], only: str, seeds: int | None, runs: Path) -> list[Job]:
-    """The jobs of the entries that match `only` (key=value, of an entry's settings); ValueError if none does."""
-    jobs = [Job(entry, seed, runs) for entry in entries for seed in range(seeds or entry.seeds)]
+def marks(table: str) -> tuple[str, str]:
+    """What stands in the README before and after a table."""
+    return f"<!-- {table}: written by CIFAR-LT/reproduce.py -->", f"<!-- end of {table} -->"
+
+
+def select(only: str, seeds: int | None, runs: Path) -> list[Job]:
+    """The jobs of the tables that match `only` (key=value, of an entry's settings); ValueError if none does."""
+    jobs = [Job(entry, seed, runs) for entries in TABLES.values() for entry in entries for seed in range(seeds or entry.seeds)]
     for condition in filter(None, only.split(",")):
         key, _, value = condition.partition("=")
-        if key not in ("imbalance", "loss_type", "tau") or not value:
-            raise ValueError(f"--only {only!r}: give imbalance=, loss_type= or tau=, with commas between several")
+        if key not in FILTERS or not value:
+            raise ValueError(f"--only {only!r}: give KEY=VALUE, with commas between several; KEY is one of {', '.join(FILTERS)}")
         jobs = [job for job in jobs if str(getattr(job.entry, key)) == value]
     if not jobs:
         raise ValueError(f"--only {only!r} matches no run; --list shows them")
@@ -149,29 +167,31 @@ def markdown(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row.values()) + " |" for row in rows]) + "\n"
 
 
-def write_tables(entries: tuple[Entry, ...]) -> None:
-    """results/table.md and .csv, the README's table, and the pictures of what is finished."""
-    rows = table_rows(entries)
-    if not rows:
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(RESULTS / "table.md", markdown(rows).encode())
-    write_atomically(RESULTS / "table.csv", text.getvalue().encode())
-    before, mark, rest = README.read_text().partition(MARKS[0])
-    after = rest.partition(MARKS[1])
-    if mark and after[1]:
-        write_atomically(README, f"{before}{MARKS[0]}\n{markdown(rows)}{MARKS[1]}{after[2]}".encode())
-    print(markdown(rows), end="")
+def write_tables() -> None:
+    """For each table with a finished run: results/TABLE.md and .csv, and what stands between its marks in the README."""
+    for table, entries in TABLES.items():
+        rows = table_rows(entries)
+        if not rows:
+            continue
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(RESULTS / f"{table}.md", markdown(rows).encode())
+        write_atomically(RESULTS / f"{table}.csv", text.getvalue().encode())
+        first, last = marks(table)
+        before, found, rest = (README.read_text() if README.exists() else "").partition(first)
+        _, end, after = rest.partition(last)
+        if found and end:
+            write_atomically(README, f"{before}{first}\n{markdown(rows)}{last}{after}".encode())
+        print(markdown(rows), end="")
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "reproduce", help="where runs live; default: ../runs/reproduce")
     parser.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
-    parser.add_argument("--only", default="", metavar="KEY=VALUE[,...]", help="imbalance=, loss_type= or tau=")
+    parser.add_argument("--only", default="", metavar="KEY=VALUE[,...]", help="of the settings: " + ", ".join(FILTERS))
     parser.add_argument("--seeds", type=positive_int, help="seeds of each run: 0 to N - 1; default: as the table says")
     parser.add_argument("--list", action="store_true", help="show the runs and their state, run nothing")
     parser.add_argument("--table", action="store_true", help="write the table from what is finished, run nothing")
@@ -180,7 +200,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 def reproduce(args: Namespace) -> None:
     """Run what is not finished, in the table's order; then write the table."""
-    jobs = select(TABLE, args.only, args.seeds, args.runs.resolve())
+    jobs = select(args.only, args.seeds, args.runs.resolve())
     if args.list:
         for job in jobs:
             print(f"{job.state:<12}{job.name}")
@@ -192,9 +212,9 @@ def reproduce(args: Namespace) -> None:
         left = f", about {each * (len(open_jobs) - number + 1):.0f} min left" if number > 1 else ""
         print(f"run {number} of {len(open_jobs)}: {job.name}{left}", flush=True)
         execute(job, args.data_root)
-        write_tables(TABLE)
+        write_tables()
     if not open_jobs:
-        write_tables(TABLE)
+        write_tables()
 
 
 def main(argv: list[str] | None = None) -> int:

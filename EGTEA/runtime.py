@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 PRECISIONS = ("auto", "fp32", "bf16")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3   # glibc malloc.h
-LARGEST_BLOCK_KEPT = 1 << 28                  # bytes; above any activation of the recipes
+LARGEST_BLOCK_KEPT = 1 << 25                  # bytes; the most that glibc accepts
+MEMORY_KEPT = 1 << 28                         # bytes at the top of the heap that are not returned to the system
 
 _stop_signal = 0
 
@@ -151,7 +152,7 @@ def keep_large_blocks() -> None:
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK_KEPT)
-        libc.mallopt(M_TRIM_THRESHOLD, LARGEST_BLOCK_KEPT)
+        libc.mallopt(M_TRIM_THRESHOLD, MEMORY_KEPT)
 
 
 @contextlib.contextmanager

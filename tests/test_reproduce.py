@@ -5,7 +5,9 @@ import json
 import pytest
 
 import reproduce
-from reproduce import MARKS, Entry, Job, main, select, table_rows
+from reproduce import Entry, Job, main, marks, select, table_rows
+
+MARKS = marks("cifar100")
 
 
 @pytest.fixture
@@ -25,11 +27,11 @@ def results(tmp_path, monkeypatch):
 
 
 def test_table_of_finished_runs(results, tmp_path, capsys):
-    entry = Entry(200, "CDB-CE", "1.5", published=37.40)
-    assert entry in reproduce.TABLE
+    entry = Entry("cifar100", 200, "CDB-CE", "1.5", published=37.40)
+    assert entry in reproduce.TABLES["cifar100"]
     for seed, accuracy in enumerate((0.38, 0.39, 0.37)):
         results(entry, seed, accuracy)
-    row = table_rows(reproduce.TABLE)[0]
+    row = table_rows(reproduce.TABLES["cifar100"])[0]
     assert row["paper"] == "37.40"
     assert row["this repository"] == "38.00 ± 1.00"
     assert row["seeds"] == "3"
@@ -44,15 +46,15 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert (tmp_path / "README.md").read_text() == first
     capsys.readouterr()
     assert main(["--list", "--only", "imbalance=200,loss_type=CDB-CE", "--runs", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.split() == ["finished", "imbalance200_CDB-CE_tau-1.5_seed0"]
+    assert capsys.readouterr().out.split() == ["finished", "cifar100_imbalance200_CDB-CE_1.5_seed0"]
 
 
 def test_selection(tmp_path):
-    assert [job.name for job in select(reproduce.TABLE, "imbalance=100,loss_type=CE", 2, tmp_path)] == [
-        "imbalance100_CE_seed0", "imbalance100_CE_seed1"]
+    assert [job.name for job in select("imbalance=100,loss_type=CE", 2, tmp_path)] == [
+        "cifar100_imbalance100_CE_seed0", "cifar100_imbalance100_CE_seed1"]
     for only in ("imbalance=7", "epochs=3", "imbalance"):
         with pytest.raises(ValueError, match=only):
-            select(reproduce.TABLE, only, None, tmp_path)
+            select(only, None, tmp_path)
 
 
 def test_wrong_selection_is_one_line(failing):
@@ -65,11 +67,11 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     from test_cifar_dataset import write_cifar
 
     write_cifar(tmp_path / "data", per_class=35)
-    entry = Entry(10, "CE")
-    monkeypatch.setattr(reproduce, "TABLE", (entry,))
-    monkeypatch.setattr(Entry, "flags", ["--class_num", "100", "--imbalance", "10", "--loss_type", "CE", "--max_epochs", "1"])
+    entry = Entry("cifar100", 10, "CE")
+    monkeypatch.setattr(reproduce, "TABLES", {"cifar100": (entry,)})
+    monkeypatch.setattr(Entry, "flags", [*entry.flags, "--max_epochs", "1"])
     assert main(["--runs", str(tmp_path / "runs"), "--data_root", str(tmp_path / "data")]) == 0
-    result = tmp_path / "results" / "imbalance10_CE_seed0"
+    result = tmp_path / "results" / "cifar100_imbalance10_CE_seed0"
     assert sorted(path.name for path in result.iterdir()) == ["cifar100_imbalance10.csv", "cifar100_imbalance10.json", "test.json"]
     assert "1 of 1" in (tmp_path / "README.md").read_text()
     assert str(tmp_path) not in (result / "cifar100_imbalance10.json").read_text()
