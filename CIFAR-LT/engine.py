@@ -77,29 +77,38 @@ def fit(training: Training, run: Run, description: dict[str, Any], runtime: Runt
         training.criterion.progress = (epoch - 1) / training.epochs
         torch.manual_seed(epoch_seed(training.seed, epoch, runtime.rank))      # for what a loss or a layer draws
         loss = train_epoch(training, epoch, runtime)
-        trained = time.perf_counter()
-        class_accuracy = torch.full((training.num_classes,), math.nan)
-        accuracy = math.nan
+        images_per_second = training.images_per_epoch / (time.perf_counter() - epoch_start)
+        class_accuracy, accuracy = torch.full((training.num_classes,), math.nan), math.nan
         if epoch % training.validate_after_every == 0 or epoch == training.epochs:
-            runtime.synchronize(training.network)
-            confusion = count_confusion(training.model, training.val_batches(), training.num_classes, runtime)
-            correct, total = confusion.diagonal(), confusion.sum(1)
-            training.criterion.update(correct, total)
-            class_accuracy, accuracy = correct / total, (correct.sum() / total.sum()).item()
+            class_accuracy, accuracy = validate(training, runtime)
         is_best = accuracy > training.best_accuracy
         training.best_accuracy = accuracy if is_best else training.best_accuracy
         measures = {"epoch": epoch, "lr": training.optimizer.param_groups[0]["lr"], "loss": loss, "accuracy": accuracy,
                     "tau": float(getattr(training.criterion, "exponent", math.nan)), "seconds": time.perf_counter() - epoch_start,
-                    "images_per_second": training.images_per_epoch / (trained - epoch_start)}
-        weight, tau = training.criterion.weight, "-" if math.isnan(measures["tau"]) else f"{measures['tau']:.3f}"
+                    "images_per_second": images_per_second}
         if runtime.is_main:
-            row = log_row(measures, class_accuracy.tolist(), weight.tolist())
+            row = log_row(measures, class_accuracy.tolist(), training.criterion.weight.tolist())
             run.finish_epoch(row, {**training.state(), "epoch": epoch, "accuracy": accuracy, **description}, is_best)
         left = (time.perf_counter() - started) / (epoch - training.first_epoch + 1) * (training.epochs - epoch)
-        runtime.say(f"epoch {epoch}/{training.epochs}  loss {loss:.4f}  val accuracy {accuracy:.4f}  tau {tau}  "
-                    f"weights {weight.min():.3f}..{weight.max():.3f}  {measures['images_per_second']:.3g} images/s  "
-                    f"{left / 60:.1f} min left")
+        runtime.say(progress_line(training, measures, left))
     runtime.say(f"best validation accuracy {training.best_accuracy:.4f}: {run.best}")
+
+
+def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
+    """Count, and let the difficulty set the next weights; accuracy of each class, (C,), and of all images."""
+    runtime.synchronize(training.network)
+    confusion = count_confusion(training.model, training.val_batches(), training.num_classes, runtime)
+    correct, total = confusion.diagonal(), confusion.sum(1)
+    training.criterion.update(correct, total)
+    return correct / total, (correct.sum() / total.sum()).item()
+
+
+def progress_line(training: Training, measures: dict[str, Any], seconds_left: float) -> str:
+    """The one line that an epoch prints."""
+    weight, tau = training.criterion.weight, "-" if math.isnan(measures["tau"]) else f"{measures['tau']:.3f}"
+    return (f"epoch {measures['epoch']}/{training.epochs}  loss {measures['loss']:.4f}  val accuracy {measures['accuracy']:.4f}  "
+            f"tau {tau}  weights {weight.min():.3f}..{weight.max():.3f}  {measures['images_per_second']:.3g} images/s  "
+            f"{seconds_left / 60:.1f} min left")
 
 
 def train_epoch(training: Training, epoch: int, runtime: Runtime) -> float:

@@ -108,6 +108,7 @@ def draw_curves(log: Log, path: Path) -> None:
     weights.legend(fontsize="small")
     for axes in figure.axes:
         axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
 
@@ -127,6 +128,7 @@ def draw_weights(log: Log, path: Path) -> None:
     axes.set(title=f"{log.name}: {log.label}\nclass weights", xlabel="epoch", ylabel="training images of the class",
              yticks=ticks + 0.5, yticklabels=[f"{log.class_counts[order[tick]]:.0f}" for tick in ticks])
     axes.invert_yaxis()
+    axes.xaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(picture, label="weight")
     figure.savefig(path, dpi=DPI)
     plt.close(figure)

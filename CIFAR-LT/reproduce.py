@@ -3,12 +3,14 @@
     python reproduce.py --list                                      which runs there are, and which are finished
     python reproduce.py --only dataset=cifar100,imbalance=200       run some; again after an interruption: it resumes
     python reproduce.py --table                                     write the tables again without running anything
+    python reproduce.py --publish --only imbalance=200,tau=1.5      put the trained weights into ../pretrained_weights
 
 Runs live in --runs DIR; each finished one leaves its log, its description and its test figures in results/NAME/, from where
 the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md.
 """
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -24,7 +26,7 @@ from records import read_log, write_atomically
 from runtime import ArgumentParser, exit_code, positive_int
 
 HERE = Path(__file__).resolve().parent
-RESULTS, README = HERE / "results", HERE.parent / "README.md"
+RESULTS, README, WEIGHTS = HERE / "results", HERE.parent / "README.md", HERE.parent / "pretrained_weights"
 FILTERS = ("dataset", "imbalance", "loss_type", "tau", "precision")
 SHOTS = ("many", "medium", "few")
 
@@ -69,8 +71,11 @@ TABLES = {
         Entry("cifar100", 100, "CE", published=38.21),
         Entry("cifar100", 100, "CDB-CE", "dynamic", published=42.57),
     ),
-    "digits": tuple(Entry("digits", 20, loss_type, precision=precision, seeds=3)
-                    for precision in ("bf16", "fp32") for loss_type in ("CE", "CDB-CE")),
+    "digits": (
+        Entry("digits", 20, "CE", seeds=3),
+        Entry("digits", 20, "CDB-CE", seeds=3),
+        Entry("digits", 20, "CDB-CE", precision="fp32", seeds=3),
+    ),
 }
 
 
@@ -187,6 +192,29 @@ def write_tables() -> None:
         print(markdown(rows), end="")
 
 
+def publish(jobs: list[Job]) -> None:
+    """Copy the best checkpoints of finished jobs to pretrained_weights/, and write its README for all that are there."""
+    for job in jobs:
+        if job.state != "finished":
+            raise ValueError(f"{job.name} is not finished ({job.state}): run it first")
+        write_atomically(WEIGHTS / f"{job.name}.pth", (job.runs / job.name / f"best_{job.log}.pth").read_bytes())
+    every = [Job(entry, seed, WEIGHTS) for entries in TABLES.values() for entry in entries for seed in range(100)]
+    sections = []
+    for job in every:
+        path = WEIGHTS / f"{job.name}.pth"
+        if path.exists():
+            test = json.loads((job.result / "test.json").read_text())
+            sections.append(f"## {path.name}\n\n- command: `python cifar_train.py {' '.join(job.entry.flags)} --seed {job.seed}`\n"
+                            f"- test accuracy: {test['accuracy']:.4f}, by\n"
+                            f"  `python cifar_test.py --saved_model_path ../pretrained_weights/{path.name}`\n"
+                            f"- log: [CIFAR-LT/results/{job.name}](../CIFAR-LT/results/{job.name})\n"
+                            f"- sha256: `{hashlib.sha256(path.read_bytes()).hexdigest()}`\n")
+    intro = ("# Trained weights\n\nThe epoch with the best validation accuracy; `cifar_test.py` reads all else from the file. The figures\n"
+             "may differ in the last digit between bf16 and fp32, and between processors. `resnext-101-kinetics.pth`, which EGTEA starts\n"
+             "from, goes here too; it is not part of this repository. Written by `CIFAR-LT/reproduce.py --publish`.\n")
+    write_atomically(WEIGHTS / "README.md", "\n".join([intro, *sections]).encode())
+
+
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "reproduce", help="where runs live; default: ../runs/reproduce")
@@ -195,6 +223,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--seeds", type=positive_int, help="seeds of each run: 0 to N - 1; default: as the table says")
     parser.add_argument("--list", action="store_true", help="show the runs and their state, run nothing")
     parser.add_argument("--table", action="store_true", help="write the table from what is finished, run nothing")
+    parser.add_argument("--publish", action="store_true", help="put the weights of finished runs into ../pretrained_weights")
     return parser.parse_args(argv)
 
 
@@ -204,6 +233,9 @@ def reproduce(args: Namespace) -> None:
     if args.list:
         for job in jobs:
             print(f"{job.state:<12}{job.name}")
+        return
+    if args.publish:
+        publish(jobs)
         return
     open_jobs = [] if args.table else [job for job in jobs if job.state != "finished"]
     started = time.perf_counter()

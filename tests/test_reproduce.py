@@ -1,5 +1,6 @@
 """The table comes from logs alone: states, selection, means and spreads, and a README that changes only between its marks."""
 
+import hashlib
 import json
 
 import pytest
@@ -57,7 +58,8 @@ def test_selection(tmp_path):
             select(only, None, tmp_path)
 
 
-def test_wrong_selection_is_one_line(failing):
+def test_wrong_selection_is_one_line(failing, results, tmp_path):
+    assert "is not finished (open)" in failing(main, "--publish", "--only", "imbalance=100,loss_type=CE", "--runs", tmp_path)
     assert "matches no run" in failing(main, "--only", "imbalance=3", "--list")
     assert "--seeds" in failing(main, "--seeds", 0)
 
@@ -74,4 +76,10 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     result = tmp_path / "results" / "cifar100_imbalance10_CE_seed0"
     assert sorted(path.name for path in result.iterdir()) == ["cifar100_imbalance10.csv", "cifar100_imbalance10.json", "test.json"]
     assert "1 of 1" in (tmp_path / "README.md").read_text()
+    monkeypatch.setattr(reproduce, "WEIGHTS", tmp_path / "weights")
+    (tmp_path / "weights").mkdir()
+    assert main(["--runs", str(tmp_path / "runs"), "--publish"]) == 0
+    published = (tmp_path / "weights" / "cifar100_imbalance10_CE_seed0.pth").read_bytes()
+    assert hashlib.sha256(published).hexdigest() in (tmp_path / "weights" / "README.md").read_text()
+    assert str(tmp_path).encode() not in published
     assert str(tmp_path) not in (result / "cifar100_imbalance10.json").read_text()
