@@ -1,0 +1,133 @@
+"""ResNet-10 and its classifiers; He et al., CVPR 2016, one basic block a stage, as Liu et al., CVPR 2019, use it for ImageNet-LT.
+
+5,418,792 parameters at 1000 classes. Attribute names are the checkpoint's keys, those of torchvision's ResNet.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from records import load_weights
+
+FEATURES = 512
+PARTS = ("feat_model", "classifier")     # of a network, and of a checkpoint
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity, or a 1x1 convolution where the shape changes."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = nn.Identity() if in_channels == channels else nn.Sequential(
+            nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(y)) + self.downsample(x), inplace=True)
+
+
+class ResNet10(nn.Module):
+    """(N, 3, H, W) images to (N, 512) features."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = nn.Sequential(BasicBlock(64, 64, stride=1))
+        self.layer2 = nn.Sequential(BasicBlock(64, 128, stride=2))
+        self.layer3 = nn.Sequential(BasicBlock(128, 256, stride=2))
+        self.layer4 = nn.Sequential(BasicBlock(256, FEATURES, stride=2))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        x = self.layer1(x)           # (N, 64, H/4, W/4)
+        x = self.layer2(x)           # (N, 128, H/8, W/8)
+        x = self.layer3(x)           # (N, 256, H/16, W/16)
+        x = self.layer4(x)           # (N, 512, H/32, W/32)
+        return x.mean(dim=(2, 3))
+
+
+class LinearClassifier(nn.Module):
+    """One fully connected layer."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.fc = nn.Linear(FEATURES, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.fc(features)
+
+
+class ScaledClassifier(LinearClassifier):
+    """Learnable weight scaling (LWS): w_c becomes f_c * w_c, and only f is learned; Kang et al., ICLR 2020, section 4.2."""
+
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes)
+        self.fc.requires_grad_(False)
+        self.scales = nn.Parameter(torch.ones(num_classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.scales[:, None] * self.fc.weight, self.fc.bias)
+
+
+class ImageNetModel(nn.Module):
+    """Backbone and classifier. Second stages ("crt", "lws") leave the backbone as it is, its batch statistics too."""
+
+    def __init__(self, num_classes: int, stage: str = "features"):
+        super().__init__()
+        self.feat_model = ResNet10()
+        self.classifier = (ScaledClassifier if stage == "lws" else LinearClassifier)(num_classes)
+        self.frozen = stage != "features"
+        self.feat_model.requires_grad_(not self.frozen)
+
+    def train(self, mode: bool = True) -> "ImageNetModel":
+        super().train(mode)
+        self.feat_model.train(mode and not self.frozen)
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.feat_model(images))
+
+
+def split_state(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """A network's state dict as the two that a checkpoint holds."""
+    return {part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")} for part in PARTS}
+
+
+def join_state(checkpoint: dict[str, Any], path: object) -> dict[str, Tensor]:
+    """A network's state dict from a checkpoint, ours or the released {state_dict_best: {feat_model, classifier}}."""
+    parts = checkpoint.get("state_dict_best", checkpoint)
+    if not isinstance(parts, dict) or not all(isinstance(parts.get(part), dict) for part in PARTS):
+        raise ValueError(f"{path} is no model of this experiment: it holds no feat_model and classifier")
+    return {f"{part}.{key.removeprefix('module.')}": value for part in PARTS for key, value in parts[part].items()}
+
+
+def load_network(checkpoint: dict[str, Any], path: object, num_classes: int) -> ImageNetModel:
+    """The network of a checkpoint; ValueError names what does not fit."""
+    state = join_state(checkpoint, path)
+    network = ImageNetModel(num_classes, "lws" if "classifier.scales" in state else "features")
+    network.requires_grad_(True)
+    load_weights(network, state, path)
+    return network
+
+
+def start_second_stage(network: ImageNetModel, first: ImageNetModel) -> None:
+    """Take over the first stage's backbone, and for LWS its classifier, which cRT learns anew."""
+    network.feat_model.load_state_dict(first.feat_model.state_dict())
+    if isinstance(network.classifier, ScaledClassifier):
+        network.classifier.fc.load_state_dict(first.classifier.fc.state_dict())
+
+
+def tau_normalized(weight: Tensor, exponent: float) -> Tensor:
+    """w_c / ||w_c|| ** exponent for weights (C, F); Kang et al., equation 5. Its bias is left out, as there."""
+    return weight / weight.norm(dim=1, keepdim=True) ** exponent

@@ -1,0 +1,149 @@
+"""Lists, and the order of an epoch: probabilities by hand, frequencies by counting."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagenet_dataset import blob_id, check_classes, class_probabilities, draw_epoch, locate, parse_line, read_list
+
+SPLITS = ("train", "val", "test")
+
+
+def jpeg(color: tuple[int, ...] = (200, 100, 50), size: tuple[int, int] = (40, 36), mode: str = "RGB", **settings) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size, color).save(file, "JPEG", **settings)
+    return file.getvalue()
+
+
+def make_folder(root: Path, counts: dict[str, list[int]], prefix: str = "Small", flat_test: bool = False) -> Path:
+    """Small images of one colour a class below `root`, and lists of counts[split][c] images of class c, as ImageNet-LT has them."""
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    colors = rng.integers(0, 256, (len(counts["train"]), 3))
+    for split in SPLITS:
+        lines = []
+        for c, count in enumerate(counts[split]):
+            folder = f"{'val' if split == 'test' else 'train'}/n{c:08d}"
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                name = f"ILSVRC2012_val_{c:04d}{number:04d}.JPEG" if split == "test" else f"n{c:08d}_{split}{number}.JPEG"
+                place = root / "val" if split == "test" and flat_test else root / folder
+                shade = (colors[c] + rng.integers(-20, 20, 3)).clip(0, 255)
+                (place / name).write_bytes(jpeg(tuple(map(int, shade))))
+                lines.append(f"{folder}/{name} {c}\n")
+        (root / f"{prefix}_{split}.txt").write_text("".join(lines))
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return make_folder(tmp_path / "data", {"train": [4, 2, 1], "val": [2, 2, 2], "test": [1, 1, 1]})
+
+
+def lists(root: Path):
+    return [read_list(root / f"Small_{split}.txt", root, 3) for split in SPLITS]
+
+
+def test_a_list_is_read_in_order(folder):
+    train = lists(folder)[0]
+    assert train.paths[4] == "train/n00000001/n00000001_train0.JPEG"
+    assert train.labels.tolist() == [0, 0, 0, 0, 1, 1, 2]
+    assert train.class_counts(3) == [4, 2, 1]
+    assert train.class_names(3) == ["n00000000", "n00000001", "n00000002"]
+
+
+def test_blob_id_is_gits():
+    assert blob_id(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"          # git hash-object of an empty file
+    assert blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+@pytest.mark.parametrize(("line", "match"), [
+    ("train/a.JPEG", "is not `path label`"), ("train/a.JPEG x", "is not `path label`"), ("train/a.JPEG -1", "is not `path label`"),
+    ("train/a.JPEG 1.0", "is not `path label`"), ("", "is not `path label`"), (" 1", "is not `path label`"),
+    ("train/a.JPEG 3", r"label 3 must lie between 0 and 2 \(num_classes 3\)"), ("/etc/a.JPEG 0", "leaves data_root"),
+    ("train/../../a.JPEG 0", "leaves data_root"), ("~/a.JPEG 0", "leaves data_root"), ("train/a.JPEG ²", "is not `path label`")])
+def test_bad_lines(line, match):
+    with pytest.raises(ValueError, match=match):
+        parse_line(line, 3)
+
+
+def test_a_path_may_hold_spaces_and_dots():
+    assert parse_line("train/a b/..c.JPEG 2\n", 3) == ("train/a b/..c.JPEG", 2)
+
+
+def test_a_bad_list_names_file_and_line(folder):
+    file = folder / "bad.txt"
+    for content, match in ((b"a 0\nb 1\na 2\n", "bad.txt, line 3: a stands in line 1 already"), (b"a 0\nb 9\n", "bad.txt, line 2: label 9"),
+                           (b"\xff\xfe 1\n", "bad.txt is not text"), (b"", "bad.txt lists no image")):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=match):
+            read_list(file, folder, 3)
+    with pytest.raises(FileNotFoundError, match=r"none.txt not found: data/ImageNet_LT/fetch_lists.py downloads"):
+        read_list(folder / "none.txt", folder, 3)
+
+
+def test_every_class_needs_an_image(folder):
+    (folder / "gap.txt").write_text("a 0\nb 2\n")
+    with pytest.raises(ValueError, match="gap.txt has no image of class 1; labels must run from 0 to num_classes - 1 = 2"):
+        check_classes(read_list(folder / "gap.txt", folder, 3), 3)
+
+
+def test_all_there(folder):
+    assert locate(*lists(folder))[0].paths == lists(folder)[0].paths
+
+
+def test_flat_validation_images_are_found(tmp_path):
+    root = make_folder(tmp_path, {"train": [1, 1, 1], "val": [1, 1, 1], "test": [2, 2, 2]}, flat_test=True)
+    test = locate(*lists(root))[2]
+    assert test.paths[2] == "val/ILSVRC2012_val_00010000.JPEG"
+    assert all((root / path).is_file() for path in test.paths)
+
+
+def test_missing_images_are_counted_and_five_named(folder):
+    for path in lists(folder)[0].paths[1:]:
+        (folder / path).unlink()
+    with pytest.raises(FileNotFoundError, match=r"^6 of 16 listed images are not below data_root .*data: train/n00000000/n00000000_train1"
+                                                r"\.JPEG, (\S+, ){4}\.\.\. \(listed in .*Small_train.txt\)$"):
+        locate(*lists(folder))
+    with pytest.raises(FileNotFoundError, match=r"data_root .*nowhere not found: name the folder that holds train/ with --data_root"):
+        locate(*(dataclasses.replace(images, root=folder / "nowhere") for images in lists(folder)))
+
+
+def test_probabilities_by_hand():
+    counts, weight = torch.tensor([90, 9, 1]), torch.tensor([0.3, 1.2, 1.5])
+    assert class_probabilities("uniform", counts, 0.5, weight) is None
+    expected = {"balanced": [1 / 3, 1 / 3, 1 / 3],
+                "square_root": [9.48683 / 13.48683, 3 / 13.48683, 1 / 13.48683],
+                "progressive": [0.75 * 0.9 + 0.25 / 3, 0.75 * 0.09 + 0.25 / 3, 0.75 * 0.01 + 0.25 / 3],    # a quarter done
+                "difficulty": [0.1, 0.4, 0.5]}
+    for sampling, values in expected.items():
+        assert class_probabilities(sampling, counts, 0.25, weight).tolist() == pytest.approx(values, rel=1e-5)
+
+
+def test_uniform_uses_every_image_once():
+    order = draw_epoch(torch.tensor([0, 1, 0, 2]), None, torch.Generator().manual_seed(0))
+    assert sorted(order.tolist()) == [0, 1, 2, 3]
+
+
+def test_drawn_frequencies():
+    labels = torch.tensor([0] * 30000 + [1] * 9000 + [2] * 999 + [3])[torch.randperm(40000, generator=torch.Generator().manual_seed(1))]
+    order = draw_epoch(labels, torch.tensor([0.1, 0.2, 0.0, 0.7], dtype=torch.double), torch.Generator().manual_seed(0))
+    drawn = labels[order].bincount(minlength=4).tolist()
+    assert len(order) == 40000
+    assert drawn[2] == 0 and drawn[0] == pytest.approx(4000, abs=300) and drawn[3] == pytest.approx(28000, abs=450)   # 5 sigma
+    images_of_1 = order[labels[order] == 1].bincount(minlength=40000)[labels == 1]
+    assert images_of_1.float().mean().item() == pytest.approx(8000 / 9000, abs=0.05)
+    assert images_of_1.float().var().item() == pytest.approx(8000 / 9000, abs=0.1)           # uniform within the class: Poisson
+
+
+def test_published_lists_are_accepted(shared_data):
+    for split, blob in (("val", "3ed3188b2f44829ce2dec1cc27040d8d40984088"), ("test", "76a2fb9749d6cd29e765cc4f8c270f2504131e2f")):
+        images = read_list(shared_data / "imagenet_lt" / f"ImageNet_LT_{split}.txt", shared_data, 1000)
+        assert images.blob == blob
+        assert set(images.class_counts(1000)) == {20 if split == "val" else 50}
+        assert images.class_names(1000)[0] == "n01440764"

@@ -1,0 +1,233 @@
+"""Views of an image against Pillow and torchvision, odd and damaged files, and workers that change nothing."""
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import ROOT
+from imagenet_dataset import locate, read_list
+from imagenet_loader import ImageLoader, count_workers
+from imagenet_transforms import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+    decode,
+    evaluation_view,
+    jpeg_shape,
+    normalize,
+    random_crop,
+    reduction_for,
+    training_view,
+)
+from runtime import Runtime
+from test_imagenet_dataset import jpeg, make_folder
+
+CPU = Runtime(torch.device("cpu"))
+
+
+def picture(width=500, height=375, mode="RGB") -> Image.Image:
+    """Smooth, with every color."""
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([127 + 100 * np.sin(x / 31), 127 + 100 * np.cos(y / 23), 127 + 100 * np.sin((x + y) / 41)], 2)
+    return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+
+
+def encoded(image: Image.Image, kind="JPEG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_decoding_is_pillows(mode):
+    content = encoded(picture(mode=mode))
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    image = decode(content).permute(1, 2, 0).numpy()
+    assert jpeg_shape(content) == (375, 500, {"RGB": 3, "L": 1, "CMYK": 4}[mode])
+    assert np.abs(image - expected).max() <= 2
+
+
+def test_a_png_named_jpeg_is_read():
+    content = encoded(picture(), "PNG")
+    assert jpeg_shape(content) is None
+    assert np.array_equal(decode(content).permute(1, 2, 0).numpy(), np.asarray(picture()))
+    assert training_view(content, 32, 0).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00", b"GIF89a", b"\xff\xd8" + b"\xff" * 20])
+def test_a_header_that_is_none(content):
+    assert jpeg_shape(content) is None
+
+
+@pytest.mark.parametrize(("height", "width", "size", "reduction"), [(447, 900, 224, 1), (448, 448, 224, 2), (900, 3000, 224, 4),
+                                                                    (1792, 1792, 224, 8), (9000, 9000, 224, 8), (100, 100, 224, 1)])
+def test_reductions(height, width, size, reduction):
+    assert reduction_for(height, width, size) == reduction
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_reduced_decoding_costs_no_quality(factor):
+    content = encoded(picture(1000, 800))
+    full, reduced = decode(content), decode(content, factor)
+    assert reduced.shape == (3, 800 // factor, 1000 // factor)
+    small = full.float().unfold(1, factor, factor).unfold(2, factor, factor).mean((3, 4))
+    assert (small - reduced).abs().mean() < 1.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_reduced_training_view_is_the_full_one(seed, monkeypatch):
+    content = encoded(picture(200, 160).resize((1600, 1280), Image.BICUBIC))
+    monkeypatch.setattr("imagenet_transforms.AREA", (0.5, 1.0))
+    reduced = training_view(content, 64, seed).astype(int)
+    monkeypatch.setattr("imagenet_transforms.reduction_for", lambda *_: 1)
+    assert np.abs(reduced - training_view(content, 64, seed)).mean() < 4
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (300, 256), (256, 256), (1111, 70), (90, 90)])
+def test_evaluation_view_is_torchvisions(width, height):
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    content = encoded(picture(width, height))
+    image = Image.open(io.BytesIO(content))
+    expected = np.asarray(functional.center_crop(functional.resize(image, 256), 224)).astype(int)
+    view = evaluation_view(content, 224, 256)
+    assert view.shape == (224, 224, 3)
+    assert np.abs(view - expected).mean() < 1.0
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(adjust_brightness, "adjust_brightness"), (adjust_contrast, "adjust_contrast"),
+                                              (adjust_saturation, "adjust_saturation")])
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.4])
+def test_jitter_is_torchvisions(ours, theirs, factor):
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    image = picture(64, 48)
+    expected = np.asarray(getattr(functional, theirs)(image, factor)).astype(int)
+    assert np.abs(ours(np.asarray(image), factor).astype(int) - expected).max() <= 2
+
+
+def test_crops_have_the_area_and_shape_of_the_recipe():
+    rng = random.Random(0)
+    crops = [random_crop(400, 400, rng) for _ in range(4000)]
+    areas = np.array([height * width / 160000 for _, _, height, width in crops])
+    ratios = np.array([width / height for _, _, height, width in crops])
+    assert 0.075 < areas.min() < 0.09 and 0.9 < areas.max() <= 1 and ratios.min() > 0.74 and ratios.max() < 1.35
+    assert np.median(ratios) == pytest.approx(1, abs=0.03)                       # uniform in its logarithm
+    assert all(0 <= top <= 400 - height and 0 <= left <= 400 - width for top, left, height, width in crops)
+    assert random_crop(10, 1000, rng) == (0, 493, 10, 13)                        # nothing of that shape fits: the middle, 4:3
+
+
+def test_half_of_the_views_are_mirrored():
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, 32:] = 255
+    content = encoded(Image.fromarray(image))
+    right = [(view := training_view(content, 32, seed).astype(int))[:, -1].mean() - view[:, 0].mean() for seed in range(400)]
+    clear = [difference for difference in right if abs(difference) > 100]
+    assert len(clear) > 150 and 0.4 < np.mean(np.array(clear) > 0) < 0.6
+
+
+def test_normalisation():
+    images = torch.tensor([[0, 255, 124], [10, 20, 30]], dtype=torch.uint8).view(1, 1, 2, 3).permute(0, 3, 1, 2)
+    assert normalize(images)[0, :, 0, 0].tolist() == pytest.approx([-0.485 / 0.229, (1 - 0.456) / 0.224, (124 / 255 - 0.406) / 0.225])
+    assert normalize(images)[0, 1, 0, 1].item() == pytest.approx((20 / 255 - 0.456) / 0.224)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = make_folder(tmp_path_factory.mktemp("images"), {"train": [60, 30, 10], "val": [1, 1, 1], "test": [1, 1, 1]})
+    return locate(read_list(root / "Small_train.txt", root, 3))[0]
+
+
+def epoch(images, workers=0, runtime=CPU, seed=5):
+    return list(ImageLoader(images, 32, 36, workers, runtime).training_batches(None, 70, seed))
+
+
+def test_workers_change_nothing(images):
+    alone, helped = epoch(images), epoch(images, workers=2)
+    assert [len(labels) for _, labels in alone] == [70, 30]
+    for (pixels, labels), (others, other_labels) in zip(alone, helped, strict=True):
+        assert torch.equal(pixels, others) and torch.equal(labels, other_labels)
+    assert not torch.equal(alone[0][0], epoch(images, seed=6)[0][0])
+
+
+def test_processes_share_the_same_batches(images):
+    whole = epoch(images)
+    parts = [epoch(images, runtime=Runtime(CPU.device, rank=rank, world_size=2)) for rank in range(2)]
+    for (pixels, labels), *shares in zip(whole, *parts, strict=True):
+        assert torch.equal(pixels, torch.cat([share for share, _ in shares]))
+        assert torch.equal(labels, torch.cat([share for _, share in shares]))
+
+
+def test_processes_divide_evaluation(images):
+    parts = [list(ImageLoader(images, 32, 36, 0, Runtime(CPU.device, rank=rank, world_size=3)).evaluation_batches()) for rank in range(3)]
+    labels = torch.cat([labels for part in parts for _, labels in part])
+    assert Counter(labels.tolist()) == {0: 60, 1: 30, 2: 10}
+    few = locate(read_list(images.root / "Small_val.txt", images.root, 3))[0]
+    assert list(ImageLoader(few, 32, 36, 2, Runtime(CPU.device, rank=3, world_size=4)).evaluation_batches()) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("damage", "match"), [(lambda content: content[:len(content) // 2], "is no image that can be decoded: "),
+                                               (lambda content: b"", "is no image that can be decoded: "),
+                                               (lambda content: content[:30] + b"\0" * 600, "is no image that can be decoded: "),
+                                               (None, "cannot be read: No such file or directory")])
+def test_a_damaged_image_is_named(tmp_path, workers, damage, match):
+    root = make_folder(tmp_path, {"train": [2, 2, 2], "val": [1, 1, 1], "test": [1, 1, 1]})
+    images = read_list(root / "Small_train.txt", root, 3)
+    bad = root / images.paths[3]
+    rng = np.random.default_rng(0)
+    content = encoded(Image.fromarray(rng.integers(0, 256, (90, 90, 3)).astype(np.uint8)))
+    bad.unlink()
+    if damage:
+        bad.write_bytes(damage(content))
+    try:
+        epoch(images, workers)
+    except ValueError as error:
+        message = str(error)                # and no more: a kept traceback would keep the workers, too
+    assert message.startswith(f"{bad} {match}") and "\n" not in message
+
+
+def test_number_of_workers(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert count_workers(3) == 3 and count_workers(0) == 0 and count_workers(None) == 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert count_workers(None) == 8
+
+
+def test_workers_die_with_their_parent(images):
+    code = ("import sys, time, torch, multiprocessing; from pathlib import Path; from imagenet_dataset import read_list\n"
+            "from imagenet_loader import ImageLoader; from runtime import Runtime\n"
+            "root = Path(sys.argv[1]); images = read_list(root / 'Small_train.txt', root, 3)\n"
+            "batches = ImageLoader(images, 32, 36, 2, Runtime(torch.device('cpu'))).training_batches(None, 2, 0); next(batches)\n"
+            "print(*[child.pid for child in multiprocessing.active_children()], flush=True); time.sleep(60)")
+    command = [sys.executable, "-c", code, str(images.root)]
+    with subprocess.Popen(command, cwd=ROOT / "ImageNet-LT", stdout=subprocess.PIPE, text=True) as parent:
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.send_signal(signal.SIGKILL)
+    assert len(workers) == 2
+    end = time.monotonic() + 20
+    while any(running(pid) for pid in workers):
+        assert time.monotonic() < end, "a worker outlives its parent"
+        time.sleep(0.05)
+
+
+def running(pid: int) -> bool:
+    """Neither gone nor waiting to be reaped."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_one_color_stays_one_color():
+    view = training_view(jpeg((128, 128, 128)), 32, 1)
+    assert np.ptp(view) <= 2
