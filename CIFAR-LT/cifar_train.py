@@ -57,7 +57,9 @@ def one_cycle_schedule(progress: float) -> float:
 
 
 PAPER = Recipe(epochs=240, batch_size=32, lr=0.1, schedule=step_schedule)
-DIGITS = Recipe(epochs=60, batch_size=32, lr=0.02, schedule=one_cycle_schedule, flip=False)   # a digit has a handedness
+# Of so small a set the weights swing, the more the higher the peak: with seeds 10 and 11, CDB-CE reached validation accuracies of
+# 0.88 and 0.87 at peak 0.01, 0.95 and 0.92 at 0.005. No flip: a digit has a handedness.
+DIGITS = Recipe(epochs=60, batch_size=32, lr=0.005, schedule=one_cycle_schedule, flip=False)
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -73,7 +75,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     training = parser.add_argument_group("training")
     training.add_argument("--max_epochs", type=positive_int, help="default: 240 (digits: 60)")
     training.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; default: 32")
-    training.add_argument("--lr", type=float, help="peak learning rate; default: 0.1 (digits: 0.02)")
+    training.add_argument("--lr", type=float, help="peak learning rate; default: 0.1 (digits: 0.005)")
     training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
     training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
                           help="validation, and with it new CDB weights; the last epoch always; default: 1")

@@ -47,7 +47,9 @@ class Runtime:
         return self.rank == 0
 
     def __str__(self) -> str:
-        place = f"{self.gpus} GPUs" if self.gpus > 1 else "1 GPU" if self.gpus else f"CPU, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+        place = f"{self.gpus} GPUs" if self.gpus > 1 else "1 GPU" if self.gpus else cpu
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         return f"{place}{processes}, {'bf16' if self.bf16 else 'fp32'}"
 
