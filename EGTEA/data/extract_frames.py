@@ -1,0 +1,207 @@
+"""Extract the frames of EGTEA's action clips as numbered JPEGs: OUT/VIDEO/CLIP/000000.jpg, 000001.jpg, ...
+
+    python data/extract_frames.py --videos cropped_clips --out extracted_frames
+
+VIDEO is the clip's name up to its third dash. A clip's folder appears when it is complete: after an interruption the same
+command continues. A video that cannot be read does not stop the others; it is named at the end, with exit code 1.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+from argparse import Namespace
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NoReturn
+
+HERE = Path(__file__).resolve().parents[1]
+SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+JPEG_QUALITY = 90          # frames are used at about half their size
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Errors in one line, exit code 2; the description keeps its line breaks."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help explains)\n")
+
+
+def exit_code(action: Callable[[], int]) -> int:
+    """What the action returns; 2 after a user's mistake or a failing disk, told in one line."""
+    try:
+        return action()
+    except (ValueError, OSError) as error:
+        say_error(f"error: {' '.join(str(error).split())}")
+        return 2
+
+
+def say_error(message: str) -> None:
+    """One line on stderr, in the program's name."""
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def parse_arguments(argv: list[str] | None) -> Namespace:
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--videos", type=Path, default=HERE / "cropped_clips",
+                        help="folder that holds the clips, at any depth; default: EGTEA/cropped_clips")
+    parser.add_argument("--out", type=Path, default=HERE / "extracted_frames", help="default: EGTEA/extracted_frames")
+    parser.add_argument("--every", type=positive_int, default=1, metavar="N", help="keep every N-th frame; default: 1")
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes; default: one a core")
+    return parser.parse_args(argv)
+
+
+def find_videos(root: Path) -> list[Path]:
+    """All videos below `root`. ValueError for a name that is no clip's, or that two of them have."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"--videos {root} is no folder; it should hold EGTEA's cropped clips")
+    videos = {}
+    for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES):
+        if path.stem.count("-") < 3:
+            raise ValueError(f"{path} is not named as a clip, VIDEO-START-END..., where VIDEO has three parts: OP01-R01-PastaSalad")
+        if path.stem in videos:
+            raise ValueError(f"{path} has the name of {videos[path.stem]}: which one is the clip?")
+        videos[path.stem] = path
+    if not videos:
+        raise ValueError(f"--videos {root} holds no video ({', '.join(SUFFIXES)})")
+    return list(videos.values())
+
+
+def clip_folder(video: Path, out: Path) -> Path:
+    """Where a video's frames go."""
+    return out / "-".join(video.stem.split("-")[:3]) / video.stem
+
+
+def prepare_out(out: Path, every: int) -> None:
+    """The folder, with a note of --every: frames of two choices must not mix. ValueError if an earlier choice differs."""
+    note = out / "extraction.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        before = json.loads(note.read_text())["every"] if note.exists() else every
+        if before != every:
+            raise ValueError(f"{out} was extracted with --every {before}, not {every}: choose another --out")
+        partial = note.with_suffix(".partial")
+        partial.write_text(json.dumps({"every": every}) + "\n")
+        os.replace(partial, note)
+    except OSError as error:
+        raise OSError(f"--out {out} cannot be written: {error.strerror}") from error
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{note} is damaged; delete it if you know that {out} was extracted with --every {every}") from error
+
+
+def start_worker() -> None:
+    """End with the parent, leave Ctrl-C to it, stay on one core, and keep FFmpeg's own messages back."""
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    os.environ.update(OPENCV_LOG_LEVEL="SILENT", OPENCV_FFMPEG_LOGLEVEL="-8", OPENCV_FFMPEG_CAPTURE_OPTIONS="threads;1")
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
+def extract(video: Path, out: Path, every: int) -> str | None:
+    """One clip's folder, complete or not at all; what is wrong with the video, if anything. OSError if it cannot be written."""
+    folder = clip_folder(video, out)
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)       # of a killed extraction
+        partial.mkdir(parents=True)
+        trouble = write_frames(video, partial, every)
+        if trouble:
+            shutil.rmtree(partial)
+        else:
+            os.rename(partial, folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(f"{folder} could not be written: {error.strerror or error}; the same command continues here") from error
+    return trouble
+
+
+def write_frames(video: Path, folder: Path, every: int) -> str | None:
+    """Every `every`-th frame as a numbered JPEG; what is wrong with the video, if anything."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(video))
+    if not capture.isOpened():
+        return "cannot be opened as a video"
+    count = 0
+    while capture.grab():
+        if count % every == 0:
+            decoded, frame = capture.retrieve()
+            if not decoded:
+                break
+            jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+            (folder / f"{count // every:06d}.jpg").write_bytes(jpeg)
+        count += 1
+    promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    if not count:
+        return "holds no frame that can be decoded"
+    return f"breaks off after {count} of {promised} frames" if 2 * count < promised else None
+
+
+def run(args: Namespace) -> int:
+    """Extract what is missing; 1 if some videos could not be read."""
+    videos = find_videos(args.videos)
+    prepare_out(args.out, args.every)
+    missing = [video for video in videos if not clip_folder(video, args.out).is_dir()]
+    print(f"{len(videos)} videos, {len(videos) - len(missing)} of them extracted before", flush=True)
+    troubles = extract_all(missing, args) if missing else {}
+    print(f"{len(videos) - len(troubles)} clips of {len(videos)} are in {args.out}", flush=True)
+    for video, trouble in sorted(troubles.items()):
+        print(f"{video} {trouble}", file=sys.stderr)
+    return 1 if troubles else 0
+
+
+def extract_all(videos: list[Path], args: Namespace) -> dict[Path, str]:
+    """In several processes; the videos that could not be read, and why."""
+    from tqdm import tqdm
+
+    troubles = {}
+    with ProcessPoolExecutor(min(args.workers, len(videos)), multiprocessing.get_context("spawn"), start_worker) as pool:
+        tasks = {pool.submit(extract, video, args.out, args.every): video for video in videos}
+        try:
+            for task in tqdm(as_completed(tasks), "extracting", len(tasks), unit="clip", disable=None):
+                if trouble := task.result():
+                    troubles[tasks[task]] = trouble
+        except BrokenProcessPool as error:
+            raise OSError("a worker was killed, for want of memory perhaps; the same command with fewer --workers continues") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return troubles
+
+
+def main(argv: list[str] | None = None) -> int:
+    def stop(number: int, frame: object) -> NoReturn:
+        say_error(f"stopped by {signal.Signals(number).name}; the same command continues")
+        os._exit(128 + number)        # the workers end with this process
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return exit_code(lambda: run(parse_arguments(argv)))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
