@@ -1,0 +1,186 @@
+"""A run's settings: the YAML file that a user edits, checked and turned into one frozen object.
+
+Relative paths in the file start at this folder, ImageNet-LT/; `~` is the home directory; `{data_root}` in the path of a list is
+the data root. Whatever the file does not say has the default below.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Collection
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from baseline_losses import LOSS_TYPES
+from cdb_loss import DYNAMIC_TAU, REDUCTIONS
+from runtime import PRECISIONS
+
+HERE = Path(__file__).resolve().parent
+SAMPLINGS = ("uniform", "balanced", "square_root", "progressive", "difficulty")
+STAGES = ("features", "crt", "lws")
+PATHS = ("data_root", "train_list", "val_list", "test_list", "model_dir", "first_stage")
+
+
+class Unfit(Exception):
+    """A value that a key does not take."""
+
+
+def setting(allowed: str, check: Callable[[Any], Any], default: Any = MISSING) -> Any:
+    """A field of Config: `check` turns the file's value into the setting or raises Unfit; `allowed` says what it takes."""
+    return dataclasses.field(default=default, metadata={"allowed": allowed, "check": check})
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise Unfit
+    return value
+
+
+def number(value: Any) -> float:
+    """YAML 1.1 reads 2e-4, without a point, as text."""
+    try:
+        if isinstance(value, bool) or not math.isfinite(float(value)):
+            raise Unfit
+        return float(value)
+    except (TypeError, ValueError):
+        raise Unfit from None
+
+
+def within(low: float, high: float = math.inf, include_low: bool = True) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if not (low <= number(value) < high and (include_low or number(value) > low)):
+            raise Unfit
+        return number(value)
+    return check
+
+
+def whole(low: int, high: int = 2 ** 32 - 1) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise Unfit
+        return value
+    return check
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise Unfit
+        return value
+    return check
+
+
+def choice(choices: tuple[str, ...], default: str) -> Any:
+    return setting(", ".join(choices[:-1]) + f" or {choices[-1]}", one_of(*choices), default)
+
+
+def count(default: Any = MISSING) -> Any:
+    return setting("a whole number of at least 1", whole(1), default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One field a key; a field without default must be in the file."""
+
+    data_root: str = setting("the folder that holds the images", text)
+    train_list: str = setting("a list file", text)
+    val_list: str = setting("a list file", text)
+    test_list: str = setting("a list file", text)
+    num_classes: int = setting("a whole number of at least 2", whole(2))
+    image_size: int = count(224)
+    test_resize: int = count(256)
+    model_dir: str = setting("the folder for the run", text)
+    stage: str = choice(STAGES, "features")
+    first_stage: str | None = setting("the model_dir of a finished first stage", text, None)
+    loss_type: str = choice(tuple(name for name in LOSS_TYPES if name != "LDAM-DRW"), "CE")
+    tau: float | str = setting(f"a number above 0, {' or '.join(DYNAMIC_TAU)}",
+                               lambda value: value if value in DYNAMIC_TAU else within(0, include_low=False)(value), "dynamic")
+    reduction: str = choice(REDUCTIONS, "mean")
+    gamma: float = setting("a number of at least 0", within(0), 1.0)
+    sampling: str = choice(SAMPLINGS, "uniform")
+    num_epochs: int = count()
+    batch_size: int = count()
+    lr: float = setting("a number above 0", within(0, include_low=False))
+    momentum: float = setting("a number from 0 to below 1", within(0, 1), 0.9)
+    weight_decay: float = setting("a number of at least 0", within(0), 2e-4)
+    seed: int = setting("a whole number from 0 to 4294967295", whole(0), 0)
+    n_gpus: int = count(1)
+    workers: int | None = setting("a whole number of at least 0", whole(0), None)
+    precision: str = choice(PRECISIONS, "auto")
+
+    def path(self, key: str) -> Path:
+        """A path setting as a path."""
+        value = getattr(self, key)
+        if key.endswith("_list"):
+            value = value.replace("{data_root}", str(self.path("data_root")))
+        return HERE / Path(value).expanduser()
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the result, without places."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in PATHS}
+
+    def dump(self) -> str:
+        """The file that gives this configuration."""
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True, width=1000)
+
+
+def read_config(file: Path, **overrides: Any) -> Config:
+    """The configuration in `file`, where `overrides` that are not None replace its values. ValueError or OSError names the file."""
+    try:
+        content = file.read_text(encoding="utf-8")
+        node = yaml.compose(content, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(content)
+    except OSError as error:
+        raise OSError(f"{file} cannot be read: {error.strerror}; --cfg takes a YAML file such as those in {HERE / 'config'}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds no settings: each line must have the form `key: value`")
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    check_keys(file, [(str(key.value), key.start_mark.line + 1) for key, _ in node.value], given=overrides)
+    values |= overrides
+    config = Config(**{field.name: check_value(file, field, values[field.name]) for field in fields(Config) if field.name in values})
+    check_combination(file, config)
+    return config
+
+
+def check_keys(file: Path, keys: list[tuple[str, int]], given: Collection[str]) -> None:
+    """ValueError for a key that is unknown (the nearest known one is named), doubled, or missing though not `given` elsewhere."""
+    known = [field.name for field in fields(Config)]
+    seen: dict[str, int] = {}
+    for key, line in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ValueError(f"{file}, line {line}: unknown key {key}; "
+                             + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"))
+        if key in seen:
+            raise ValueError(f"{file}, line {line}: {key} stands in line {seen[key]} already; remove one of the two")
+        seen[key] = line
+    missing = [field for field in fields(Config) if field.default is MISSING and field.name not in {*seen, *given}]
+    if missing:
+        raise ValueError(f"{file}: no {missing[0].name}; add the line `{missing[0].name}: ` and {missing[0].metadata['allowed']}")
+
+
+def check_value(file: Path, field: dataclasses.Field, value: Any) -> Any:
+    """The setting that a value means; ValueError if the key does not take it."""
+    if value is None and field.default is None:
+        return None
+    try:
+        return field.metadata["check"](value)
+    except (Unfit, TypeError):
+        raise ValueError(f"{file}: {field.name} must be {field.metadata['allowed']}, not {value!r}") from None
+
+
+def check_combination(file: Path, config: Config) -> None:
+    """ValueError for settings that contradict each other."""
+    if config.test_resize < config.image_size:
+        raise ValueError(f"{file}: test_resize {config.test_resize} must be at least image_size {config.image_size}, which is cut from it")
+    if config.stage != "features" and not config.first_stage:
+        raise ValueError(f"{file}: stage {config.stage} needs first_stage, the model_dir of a finished first stage")
+    if config.stage == "features" and config.first_stage:
+        raise ValueError(f"{file}: first_stage {config.first_stage} is for stage crt or lws, not {config.stage}")
+    if config.sampling == "difficulty" and config.loss_type != "CE":
+        raise ValueError(f"{file}: sampling difficulty replaces the weights in the loss: loss_type must be CE, not {config.loss_type}")

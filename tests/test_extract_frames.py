@@ -1,0 +1,165 @@
+"""Extraction: numbered frames, continuing after a kill, and videos that cannot be read."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import extract_frames
+from conftest import ROOT
+
+SCRIPT = ROOT / "EGTEA/data/extract_frames.py"
+
+
+def write_video(path: Path, levels: list[int], height: int = 48, width: int = 64) -> Path:
+    """An mp4 of flat frames with the given grey levels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 12, (width, height))
+    assert writer.isOpened()
+    for level in levels:
+        writer.write(np.full((height, width, 3), level, np.uint8))
+    writer.release()
+    return path
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Twelve clips of two videos, 40 frames each, each frame's level its number times 6."""
+    root = tmp_path_factory.mktemp("videos")
+    for number in range(12):
+        video = f"P0{number % 2}-R01-Tea"
+        write_video(root / video / f"{video}-{number}-F{number:06d}.mp4", [6 * frame for frame in range(40)])
+    return root
+
+
+@pytest.fixture(scope="module")
+def extracted(videos, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("extracted")
+    assert extract_frames.main(["--videos", str(videos), "--out", str(out), "--workers", "2"]) == 0
+    return out
+
+
+def test_frames_are_numbered_in_order(extracted):
+    folder = extracted / "P01-R01-Tea/P01-R01-Tea-3-F000003"
+    assert [path.name for path in sorted(folder.iterdir())] == [f"{number:06d}.jpg" for number in range(40)]
+    levels = [cv2.imread(str(path)).mean() / 6 for path in sorted(folder.iterdir())]
+    assert np.abs(np.array(levels) - np.arange(40)).max() < 0.8
+    assert len(list(extracted.glob("*/*"))) == 12
+    assert not list(extracted.glob("*/.*"))
+
+
+def test_every_nth_frame(videos, tmp_path, failing):
+    few = tmp_path / "videos"
+    few.mkdir()
+    source = videos / "P00-R01-Tea/P00-R01-Tea-0-F000000.mp4"
+    (few / source.name).write_bytes(source.read_bytes())
+    arguments = ["--videos", str(few), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert extract_frames.main([*arguments, "--every", "15"]) == 0
+    frames = sorted((tmp_path / "out/P00-R01-Tea/P00-R01-Tea-0-F000000").iterdir())
+    assert [path.name for path in frames] == ["000000.jpg", "000001.jpg", "000002.jpg"]
+    assert [round(cv2.imread(str(path)).mean() / 6) for path in frames] == [0, 15, 30]
+    assert "--every 15, not 1" in failing(extract_frames.main, *arguments)
+
+
+def children(process: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == process and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_killed_extraction_leaves_no_process_and_continues_to_the_same_frames(videos, extracted, tmp_path):
+    command = [sys.executable, str(SCRIPT), "--videos", str(videos), "--out", str(tmp_path), "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("*/*.jpg")) and not list(tmp_path.glob("*/P*")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    workers = children(process.pid)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}/stat").exists() and "extract" in Path(f"/proc/{worker}/cmdline").read_text() for worker in workers):
+        assert time.monotonic() < end, "a worker outlived its parent"
+        time.sleep(0.05)
+    half = tmp_path / "P00-R01-Tea/.P00-R01-Tea-10-F000010.partial"
+    half.mkdir(exist_ok=True)
+    (half / "000099.jpg").write_bytes(b"half a frame")
+    assert extract_frames.main(command[2:]) == 0
+    assert tree(tmp_path) == tree(extracted)
+
+
+def test_ctrl_c_ends_in_one_line(videos, tmp_path):
+    command = [sys.executable, str(SCRIPT), "--videos", str(videos), "--out", str(tmp_path), "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert "12 videos" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert error.splitlines()[-1] == "extract_frames.py: stopped by SIGTERM; the same command continues"
+    assert "Traceback" not in error
+
+
+def test_unreadable_videos_are_named_and_do_not_stop_the_others(tmp_path, capfd):
+    root = tmp_path / "videos"
+    good = write_video(root / "P01-R01-Tea-1-F1.mp4", [10, 20, 30])
+    write_video(root / "P01-R01-Tea-2-F2.mp4", [])
+    (root / "P01-R01-Tea-3-F3.mp4").write_bytes(b"this is no video")
+    (root / "P01-R01-Tea-4-F4.mp4").write_bytes(good.read_bytes()[:300])
+    (root / "P01-R01-Tea-5-F5.mp4").write_bytes(b"")
+    arguments = ["--videos", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert extract_frames.main(arguments) == 1
+    output, error = capfd.readouterr()
+    assert "1 clips of 5" in output
+    named = [line.split()[0] for line in error.splitlines() if line.startswith(str(root))]
+    assert [Path(name).name[:14] for name in named] == [f"P01-R01-Tea-{number}-" for number in (2, 3, 4, 5)]
+    assert [path.name for path in (tmp_path / "out/P01-R01-Tea").iterdir()] == ["P01-R01-Tea-1-F1"]
+    (root / "P01-R01-Tea-2-F2.mp4").unlink()
+    for number in (3, 4, 5):
+        (root / f"P01-R01-Tea-{number}-F{number}.mp4").write_bytes(good.read_bytes())
+    assert extract_frames.main(arguments) == 0
+    assert len(list((tmp_path / "out").glob("*/*/*.jpg"))) == 12
+
+
+def test_nothing_to_extract(failing, tmp_path):
+    out = tmp_path / "out"
+    assert "none is no folder" in failing(extract_frames.main, "--videos", tmp_path / "none", "--out", out)
+    (tmp_path / "empty").mkdir()
+    assert "holds no video" in failing(extract_frames.main, "--videos", tmp_path / "empty", "--out", out)
+    (tmp_path / "empty/movie.mp4").write_bytes(b"")
+    assert "movie.mp4 is not named as a clip" in failing(extract_frames.main, "--videos", tmp_path / "empty", "--out", out)
+    (tmp_path / "empty/movie.mp4").unlink()
+    for folder in ("a", "b"):
+        write_video(tmp_path / "empty" / folder / "P01-R01-Tea-1.mp4", [1])
+    assert "which one is the clip?" in failing(extract_frames.main, "--videos", tmp_path / "empty", "--out", out)
+    assert not out.exists()
+
+
+def test_wrong_flags_and_places(failing, videos, tmp_path):
+    assert "'0'" in failing(extract_frames.main, "--every", 0)
+    assert "--frames 3" in failing(extract_frames.main, "--frames", 3)
+    (tmp_path / "file").write_text("")
+    assert "--out" in failing(extract_frames.main, "--videos", videos, "--out", tmp_path / "file/out")
+    (tmp_path / "extraction.json").write_text(json.dumps([1]))
+    assert "extraction.json is damaged" in failing(extract_frames.main, "--videos", videos, "--out", tmp_path)
+
+
+def test_an_unwritable_folder_ends_in_one_line(failing, videos, tmp_path):
+    (tmp_path / "P00-R01-Tea").write_text("a file where a folder should be")
+    error = failing(extract_frames.main, "--videos", videos, "--out", tmp_path, "--workers", 1)
+    assert "P00-R01-Tea" in error and "could not be written" in error
