@@ -1,0 +1,167 @@
+"""Test a trained 3D-ResNeXt-101 on EGTEA's test clips: top-1, precision and recall of all, majority and minority classes.
+
+    python EGTEA_test.py --data_root ~/datasets/EGTEA/extracted_frames --trained_model ./models/best_model.pth --n_gpus 2
+
+The checkpoint says everything: classes, class counts, frames per clip, frame size. One of the released code holds the weights
+alone: --train_file then gives the counts, and the paper's recipe the rest. The confusion matrix is drawn beside the checkpoint.
+"""
+
+import json
+import math
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from egtea_dataset import ClipSet, check_labels, count_labels, evaluation_batches, memory_format, read_class_names, read_split
+from engine import count_confusion
+from records import load_checkpoint, load_weights, write_atomically
+from resnext3d import HEADS, ResNeXt3D, clip_precision
+from runtime import PRECISIONS, ArgumentParser, exit_code, positive_int, seed_number, start_runtime
+
+HERE = Path(__file__).resolve().parent
+MAJORITY_ABOVE = 600       # training clips; the paper's four largest verbs
+FRAMES_PER_CLIP, SAMPLE_SIZE = 10, 224     # of a released checkpoint
+DESCRIPTION = {"class_names": list, "class_counts": list, "frames_per_clip": int, "sample_size": int, "head": str}
+
+
+def parse_arguments(argv: list[str] | None) -> Namespace:
+    """The released flags, and what a checkpoint of the released code leaves unsaid."""
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--trained_model", type=Path, default=HERE / "models/best_model.pth", help="default: ./models/best_model.pth")
+    parser.add_argument("--data_root", type=Path, default=HERE / "extracted_frames", help="default: ./extracted_frames")
+    parser.add_argument("--test_file", type=Path, default=HERE / "data/test_split.txt", help="default: ./data/test_split.txt")
+    parser.add_argument("--train_file", type=Path, default=HERE / "data/train_split.txt",
+                        help="gives the class counts of a checkpoint without; default: ./data/train_split.txt")
+    parser.add_argument("--frames_per_clip", type=positive_int, help="default: the checkpoint's")
+    parser.add_argument("--sample_size", type=positive_int, help="side of the network's input, in pixels; default: the checkpoint's")
+    parser.add_argument("--majority_above", type=positive_int, default=MAJORITY_ABOVE, metavar="CLIPS",
+                        help="a class with more training clips is a majority class; default: 600")
+    parser.add_argument("--batch_size", type=positive_int, default=8, help="clips at a time; default: 8")
+    parser.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on GPUs that accelerate it, fp32 on a CPU")
+    parser.add_argument("--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="the confusion matrix; default: confusion_matrix.png by the checkpoint")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    args = parser.parse_args(argv)
+    args.figure = args.figure or args.trained_model.with_name("confusion_matrix.png")
+    for flag, path in (("--figure", args.figure), ("--json", args.json)):
+        if path and not path.parent.is_dir():
+            raise FileNotFoundError(f"{flag} {path}: there is no folder {path.parent}")
+    return args
+
+
+def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What DESCRIPTION names, and state_dict, of a checkpoint, ours or a released one; flags come first."""
+    path = args.trained_model
+    weights = checkpoint.get("state_dict", checkpoint)
+    bias = next((value for key, value in weights.items() if key.removeprefix("module.") in ("fc.bias", "fc.weight")), None) \
+        if isinstance(weights, dict) else None
+    if not isinstance(bias, Tensor) or bias.ndim not in (1, 2):
+        raise ValueError(f"{path} has no head (fc): it is no trained model of this experiment")
+    if "class_counts" in checkpoint:
+        wrong = [key for key, kind in DESCRIPTION.items() if not isinstance(checkpoint.get(key), kind)]
+        if wrong or checkpoint["head"] not in HEADS or not len(bias) == len(checkpoint["class_names"]) == len(checkpoint["class_counts"]):
+            raise ValueError(f"{path} does not describe an EGTEA model; missing or wrong: {', '.join(wrong) or 'a value'}")
+        description = {key: checkpoint[key] for key in DESCRIPTION}
+    else:
+        clips = read_split(args.train_file)
+        check_labels(args.train_file, clips, len(bias))
+        description = {"class_names": read_class_names(args.train_file.with_name("verbs.txt"), len(bias)), "head": "linear",
+                       "class_counts": count_labels(clips, len(bias)), "frames_per_clip": FRAMES_PER_CLIP, "sample_size": SAMPLE_SIZE}
+    given = {key: value for key in ("frames_per_clip", "sample_size") if (value := getattr(args, key))}
+    return {**description, **given, "state_dict": weights}
+
+
+def precision_and_recall(confusion: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each class, (C,): a class that is never predicted has precision 0; the recall of one without clips is nan."""
+    correct = confusion.diagonal().double()
+    return correct / confusion.sum(0).clamp_min(1), correct / confusion.sum(1)
+
+
+def report(confusion: Tensor, counts: list[int], names: list[str], majority_above: int) -> dict[str, Any]:
+    """Every figure of the test, as plain values; means are over the classes that have test clips."""
+    correct, total = confusion.diagonal(), confusion.sum(1)
+    precision, recall = precision_and_recall(confusion)
+    majority = torch.tensor(counts) > majority_above
+    figures: dict[str, Any] = {"clips": int(total.sum()), "majority_above": majority_above}
+    for name, group in (("all", majority | ~majority), ("majority", majority), ("minority", ~majority)):
+        tested = group & (total > 0)
+        if tested.any():
+            figures[name] = {"classes": int(group.sum()), "top1": (correct[tested].sum() / total[tested].sum()).item(),
+                             "precision": precision[tested].mean().item(), "recall": recall[tested].mean().item()}
+    figures["verbs"] = [{"name": name, "training_clips": counts[c], "clips": int(total[c]), "correct": int(correct[c]),
+                         "precision": precision[c].item(), "recall": None if math.isnan(recall[c]) else recall[c].item()}
+                        for c, name in enumerate(names)]
+    return figures
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print the report."""
+    width = max(len(entry["name"]) for entry in figures["verbs"]) + 2
+    print(f"{'verb':<{width}}  train   test  precision  recall")
+    for entry in figures["verbs"]:
+        recall = "-" if entry["recall"] is None else f"{entry['recall']:.4f}"
+        print(f"{entry['name']:<{width}}{entry['training_clips']:7d}{entry['clips']:7d}{entry['precision']:11.4f}{recall:>8}")
+    print(f"majority: more than {figures['majority_above']} training clips")
+    for name in ("all", "majority", "minority"):
+        if name in figures:
+            group = figures[name]
+            print(f"{name:<9}{group['classes']:3d} classes  top-1 {group['top1']:.4f}  mean precision {group['precision']:.4f}  "
+                  f"mean recall {group['recall']:.4f}")
+    print(f"Test Accuracy is {figures['all']['top1']:.4f}", flush=True)
+
+
+def draw(confusion: Tensor, names: list[str], path: Path) -> None:
+    """The confusion matrix as a picture: colours are shares of a true class's clips, numbers are clips."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    size = 2.5 + 0.45 * len(names)
+    figure, axes = pyplot.subplots(figsize=(size + 1, size), layout="constrained")
+    shares = (confusion / confusion.sum(1, keepdim=True).clamp_min(1)).numpy()
+    display = ConfusionMatrixDisplay(shares, display_labels=names).plot(
+        ax=axes, cmap="Blues", xticks_rotation="vertical", include_values=False, im_kw={"vmin": 0, "vmax": 1})
+    for true, predicted in confusion.nonzero().tolist():
+        axes.text(predicted, true, int(confusion[true, predicted]), ha="center", va="center", fontsize=8,
+                  color="white" if shares[true, predicted] > 0.5 else "black")
+    axes.set(xlabel="predicted verb", ylabel="true verb")
+    display.im_.colorbar.set_label("share of the true verb's clips")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def test(args: Namespace) -> None:
+    """Load, count, report."""
+    with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:
+        model = describe(args, load_checkpoint(args.trained_model))
+        names, counts = model["class_names"], model["class_counts"]
+        network = ResNeXt3D(len(names), model["head"])
+        load_weights(network, model["state_dict"], args.trained_model)
+        clips = read_split(args.test_file)
+        check_labels(args.test_file, clips, len(names))
+        test_set = ClipSet(args.data_root, clips, model["frames_per_clip"], model["sample_size"])
+        network.to(runtime.device, memory_format=memory_format(runtime.device))
+        confusion = count_confusion(runtime.parallelize(network), evaluation_batches(test_set, args.batch_size, args.workers, runtime),
+                                    len(names), runtime).cpu()
+        if runtime.is_main:
+            figures = {"checkpoint": args.trained_model.name, **report(confusion, counts, names, args.majority_above),
+                       "confusion": confusion.tolist()}
+            if args.json:
+                write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
+            draw(confusion, names, args.figure)
+            show(figures)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: test(parse_arguments(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Train a 3D-ResNeXt-101 on the verbs of EGTEA Gaze+ with the CDB-CE loss or one of its rivals.
+
+two GPUs of one machine; a machine without any uses its CPU:
+    python EGTEA_train.py --data_root ~/datasets/EGTEA/extracted_frames --loss_type CDB-CE --tau 1.5 --n_gpus 2
+one process a GPU:
+    torchrun --standalone --nproc-per-node 4 EGTEA_train.py --data_root ~/datasets/EGTEA/extracted_frames --tau 1.5
+less memory, the same batch of 8 clips to the loss, in 4 parts:
+    python EGTEA_train.py --data_root ~/datasets/EGTEA/extracted_frames --accumulate 4
+
+Before it: data/extract_frames.py, data/make_splits.py, and the Kinetics weights (README). Beside models/best_model.pth, the epoch
+with the best validation accuracy, stand last_model.pth (for --resume), the log model.csv (`plot.py` draws it) and model.json.
+"""
+
+import math
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baseline_losses import add_loss_arguments, build_loss, number_in
+from egtea_dataset import (
+    ClipSet,
+    check_labels,
+    count_labels,
+    evaluation_batches,
+    memory_format,
+    read_class_names,
+    read_split,
+    training_batches,
+)
+from engine import Training, fit
+from records import Run
+from resnext3d import ResNeXt3D, clip_precision, load_pretrained
+from runtime import PRECISIONS, ArgumentParser, Runtime, exit_code, positive_int, seed_number, start_runtime
+
+HERE = Path(__file__).resolve().parent
+WEIGHT_DECAY = 5e-4
+KINETICS = "resnext-101-kinetics.pth"
+KINETICS_SOURCE = "github.com/kenshohara/3D-ResNets-PyTorch"
+
+
+def step_schedule(progress: float) -> float:
+    """The paper's: times 0.1 after 60 % of training."""
+    return 0.1 if progress >= 0.6 else 1.0
+
+
+def default_pretrained() -> Path:
+    """In this folder's pretrained_weights/ where there is one, else in the top folder's."""
+    inside = HERE / "pretrained_weights"
+    return (inside if inside.is_dir() else HERE.parent / "pretrained_weights") / KINETICS
+
+
+def parse_arguments(argv: list[str] | None) -> Namespace:
+    """Flags as in the released script, and more; defaults are the paper's recipe."""
+    parser = ArgumentParser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_root", type=Path, default=HERE / "extracted_frames", help="default: ./extracted_frames")
+    data.add_argument("--train_file", type=Path, default=HERE / "data/train_split.txt", help="default: ./data/train_split.txt")
+    data.add_argument("--val_file", type=Path, default=HERE / "data/val_split.txt", help="default: ./data/val_split.txt")
+    data.add_argument("--class_names", type=Path, metavar="FILE", help="lines `1 take`; default: verbs.txt beside --train_file, if there")
+    data.add_argument("--frames_per_clip", type=positive_int, default=10, help="default: 10")
+    data.add_argument("--sample_size", type=positive_int, default=224, help="side of the network's input, in pixels; default: 224")
+    add_loss_arguments(parser)
+    training = parser.add_argument_group("training")
+    training.add_argument("--pretrained_model", type=Path, default=default_pretrained(),
+                          help=f"checkpoint whose weights, all but the head, training starts from, or 'none'; default: {KINETICS} in "
+                               "./pretrained_weights if there is such a folder, else in ../pretrained_weights")
+    training.add_argument("--max_epochs", type=positive_int, default=100, help="default: 100")
+    training.add_argument("--batch_size", type=positive_int, default=8, help="the whole batch, however many GPUs share it; default: 8")
+    training.add_argument("--accumulate", type=positive_int, default=1, help="parts of a batch, one after the other; default: 1")
+    training.add_argument("--lr", type=number_in(0, math.inf, include_low=False), default=0.001, help="default: 0.001")
+    training.add_argument("--momentum", type=number_in(0, 1), default=0.0, help="default: 0")
+    training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
+    training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
+                          help="validation, and with it new CDB weights; the last epoch always; default: 1")
+    execution = parser.add_argument_group("execution")
+    execution.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
+    execution.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on GPUs that accelerate it, fp32 on a CPU")
+    execution.add_argument("--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4")
+    execution.add_argument("--save_model", type=Path, default=HERE / "models", help="the run's folder; default: ./models")
+    execution.add_argument("--resume", action="store_true", help="continue the run in --save_model; from epoch 1 if there is none")
+    execution.add_argument("--overwrite", action="store_true", help="replace the run in --save_model")
+    args = parser.parse_args(argv)
+    if args.accumulate > args.batch_size:
+        raise ValueError(f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips has not as many parts")
+    args.class_names = args.class_names or args.train_file.with_name("verbs.txt")
+    return args
+
+
+def read_data(args: Namespace) -> tuple[ClipSet, ClipSet, list[int]]:
+    """Training and validation clips, and the training clips of each class. ValueError for a class that one of them lacks."""
+    train, val = read_split(args.train_file), read_split(args.val_file)
+    num_classes = 1 + max(label for _, label in train)
+    counts = count_labels(train, num_classes)
+    absent = [str(c + 1) for c, count in enumerate(counts) if not count]
+    if absent:
+        raise ValueError(f"{args.train_file} has no clip of verb {', '.join(absent)}; verbs are numbered from 1 without gaps")
+    check_labels(args.val_file, val, num_classes)
+    absent = [str(c + 1) for c, count in enumerate(count_labels(val, num_classes)) if not count]
+    if absent and args.loss_type.startswith("CDB"):
+        raise ValueError(f"{args.val_file} has no clip of verb {', '.join(absent)}: {args.loss_type} cannot measure its difficulty")
+    train_set, val_set = (ClipSet(args.data_root, clips, args.frames_per_clip, args.sample_size) for clips in (train, val))
+    return train_set, val_set, counts
+
+
+def start_weights(network: ResNeXt3D, path: Path, runtime: Runtime) -> None:
+    """The pretrained weights, unless 'none'."""
+    if str(path) == "none":
+        runtime.say("training from random weights")
+    elif not path.is_file():
+        raise FileNotFoundError(f"no pretrained weights at {path}: get {KINETICS} from {KINETICS_SOURCE} (README, EGTEA), pass "
+                                "--pretrained_model FILE, or train from random weights with --pretrained_model none")
+    else:
+        runtime.say(f"{path}: {load_pretrained(network, path)} tensors taken, everything but the head (fc), which starts at random")
+
+
+def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
+    """Data, model, loss and optimizer, at epoch 1; and what a checkpoint says of them."""
+    runtime.check_batch_size(args.batch_size)
+    train_set, val_set, counts = read_data(args)
+    names = read_class_names(args.class_names, len(counts))
+    torch.manual_seed(args.seed)
+    head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
+    network = ResNeXt3D(len(counts), head)
+    if not resuming:
+        start_weights(network, args.pretrained_model, runtime)
+    network.to(runtime.device, memory_format=memory_format(runtime.device))
+    optimizer = torch.optim.SGD([{"params": list(network.parameters()), "initial_lr": args.lr}], lr=args.lr, momentum=args.momentum,
+                                weight_decay=WEIGHT_DECAY, fused=True)
+    training = Training(
+        network=network, model=runtime.parallelize(network), criterion=build_loss(
+            args.loss_type, counts, tau=args.tau, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma,
+            eql_lambda=args.eql_lambda).to(runtime.device), optimizer=optimizer, schedule=step_schedule,
+        train_batches=lambda epoch: training_batches(train_set, args.batch_size, args.seed, epoch, args.workers, runtime),
+        val_batches=lambda: evaluation_batches(val_set, args.batch_size, args.workers, runtime),
+        batches_per_epoch=math.ceil(len(train_set) / args.batch_size), images_per_epoch=len(train_set), num_classes=len(counts),
+        epochs=args.max_epochs, seed=args.seed, validate_after_every=args.validate_after_every, accumulate=args.accumulate)
+    runtime.say(f"{len(train_set)} training clips of {len(counts)} classes ({max(counts)} to {min(counts)} a class), {len(val_set)} for "
+                f"validation; {args.frames_per_clip} frames of {args.sample_size} pixels; {args.loss_type}; {runtime}")
+    return training, {"class_names": names, "class_counts": counts, "frames_per_clip": args.frames_per_clip,
+                      "sample_size": args.sample_size, "head": head, "normalization": "kinetics-mean"}
+
+
+def train(args: Namespace) -> None:
+    """The whole run."""
+    arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}  # no places
+    arguments["pretrained_model"] = args.pretrained_model.name
+    with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:
+        run = Run(args.save_model, "model")
+        training, description = prepare(args, runtime.broadcast(args.resume and run.last.exists()), runtime)
+        state = runtime.broadcast(run.open(arguments, description, args.resume, args.overwrite) if runtime.is_main else None)
+        if state:
+            training.restore(state, run)
+        elif args.resume:
+            runtime.say(f"nothing to resume in {args.save_model}: starting from epoch 1")
+        fit(training, run, {"arguments": arguments, **description}, runtime)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: train(parse_arguments(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

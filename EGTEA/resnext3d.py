@@ -1,0 +1,109 @@
+"""3D-ResNeXt-101 for video clips; Hara, Kataoka, Satoh, CVPR 2018: 3-4-23-3 blocks, cardinality 32, shortcuts of type B.
+
+47,560,147 parameters at 19 classes. Attribute names are the keys of the published Kinetics checkpoint.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from records import load_checkpoint, load_weights
+
+CARDINALITY, EXPANSION = 32, 2
+FEATURES = 2048
+HEADS = ("linear", "cosine")
+
+
+class Bottleneck(nn.Module):
+    """1x1x1, grouped 3x3x3 and 1x1x1 convolutions beside the identity, or a 1x1x1 convolution where the shape changes."""
+
+    def __init__(self, in_channels: int, width: int, stride: int):
+        super().__init__()
+        channels = width * EXPANSION
+        self.conv1 = nn.Conv3d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm3d(width)
+        self.conv2 = nn.Conv3d(width, width, 3, stride, padding=1, groups=CARDINALITY, bias=False)
+        self.bn2 = nn.BatchNorm3d(width)
+        self.conv3 = nn.Conv3d(width, channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm3d(channels)
+        self.downsample = nn.Identity() if (in_channels, stride) == (channels, 1) else nn.Sequential(
+            nn.Conv3d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm3d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x), inplace=True)
+
+
+class CosineHead(nn.Module):
+    """Cosine of the angle between feature and class vector, no bias; what LDAM's margins are defined on."""
+
+    def __init__(self, in_features: int, num_classes: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, in_features))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+class ResNeXt3D(nn.Module):
+    """(N, 3, T, H, W) clips of any length and frame size to (N, num_classes) logits."""
+
+    def __init__(self, num_classes: int, head: str = "linear"):
+        super().__init__()
+        if head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, not {head!r}")
+        self.conv1 = nn.Conv3d(3, 64, 7, stride=(1, 2, 2), padding=3, bias=False)
+        self.bn1 = nn.BatchNorm3d(64)
+        self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
+        self.layer1 = self._make_layer(64, 128, blocks=3, stride=1)
+        self.layer2 = self._make_layer(256, 256, blocks=4, stride=2)
+        self.layer3 = self._make_layer(512, 512, blocks=23, stride=2)
+        self.layer4 = self._make_layer(1024, 1024, blocks=3, stride=2)
+        self.fc = nn.Linear(FEATURES, num_classes) if head == "linear" else CosineHead(FEATURES, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _make_layer(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+        rest = (Bottleneck(width * EXPANSION, width, 1) for _ in range(blocks - 1))
+        return nn.Sequential(Bottleneck(in_channels, width, stride), *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) == 1 and x.shape[2] <= 16 and max(x.shape[3:]) <= 32:
+            raise ValueError(f"one clip of {x.shape[2]} frames of {x.shape[3]}x{x.shape[4]} leaves layer4 a single value a channel, and "
+                             "BatchNorm needs two: a larger --sample_size, or a --batch_size and --accumulate that leave no clip alone")
+        with torch.autocast("cpu", enabled=False):      # its weight gradient in bf16 writes past its buffer in PyTorch 2.14
+            x = self.conv1(x)
+        x = self.maxpool(F.relu(self.bn1(x), inplace=True))
+        x = self.layer1(x)           # (N, 256, T/2, H/4, W/4)
+        x = self.layer2(x)           # (N, 512, T/4, H/8, W/8)
+        x = self.layer3(x)           # (N, 1024, T/8, H/16, W/16)
+        x = self.layer4(x)           # (N, 2048, T/16, H/32, W/32)
+        return self.fc(x.mean(dim=(2, 3, 4)))
+
+
+def clip_precision(precision: str) -> str:
+    """What --precision means here: 'auto' is fp32 on a CPU: kernels of 3D convolution in bf16 err there (pytorch issue 169688)."""
+    return "fp32" if precision == "auto" and not torch.cuda.is_available() else precision
+
+
+def load_pretrained(network: ResNeXt3D, path: Path) -> int:
+    """Take everything but the head from a checkpoint, the Kinetics file say; the number of tensors taken.
+
+    What its PyTorch did not yet count (num_batches_tracked) may be missing. ValueError names every other key that differs.
+    """
+    checkpoint = load_checkpoint(path)
+    weights = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path} holds no weights: its state_dict is a {type(weights).__name__}")
+    taken = {name: value for key, value in weights.items() if not (name := key.removeprefix("module.")).startswith("fc.")}
+    own = network.state_dict()
+    may_be_absent = [key for key in own if key.startswith("fc.") or key.endswith("num_batches_tracked")]
+    load_weights(network, {**{key: own[key] for key in may_be_absent}, **taken}, path)
+    return len(taken)

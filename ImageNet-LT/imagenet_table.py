@@ -1,0 +1,81 @@
+"""Results of several runs as a Markdown table, from the test*.json files that main.py leaves in each run's folder.
+
+    python imagenet_table.py logs/TinyImageNet_LT/models/*/test*.json [--out FILE]
+"""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from imagenet_test import SHOTS
+from records import write_atomically
+from runtime import ArgumentParser, exit_code
+
+STAGES = {"crt": "cRT", "lws": "LWS"}
+METHODS = {"tau_norm": "tau-normalised", "ncm": "nearest class mean"}
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """One result; ValueError if the file is none."""
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        {name: figures[name] for name in ("run", "method", "exponent", "arguments", "first_stage", "epoch", "f1", "test_list", "images")}
+        {name: figures["shots"][name] for name in SHOTS}
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no result of main.py: {error!r}") from None
+    return figures
+
+
+def name_of(figures: dict[str, Any]) -> str:
+    """What was trained and how it was tested."""
+    arguments = figures["arguments"]
+    loss, sampling, stage = (arguments.get(key, "") for key in ("loss_type", "sampling", "stage"))
+    if stage in STAGES:
+        return f"{STAGES[stage]} on {figures['first_stage']}"
+    name = loss
+    if loss.startswith("CDB"):
+        name += f", tau {arguments['tau']}"
+    elif sampling == "difficulty":
+        name += f", difficulty-driven sampling, tau {arguments['tau']}"
+    elif sampling not in ("", "uniform"):
+        name += f", {sampling.replace('_', '-')} sampling"
+    if figures["method"] in METHODS:
+        name += f", {METHODS[figures['method']]}"
+    return name + ("" if figures["exponent"] is None else f" (exponent {figures['exponent']:g})")
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """A row a result: top-1 in % over the images of each group of classes, F1 averaged over classes."""
+    lines = ["| method | " + " | ".join(SHOTS) + " | F1 | epochs | kept | seed | run |", "|---|" + "--:|" * 8 + "---|"]
+    for figures in results:
+        shots = ["-" if figures["shots"][name] is None else f"{100 * figures['shots'][name]:.2f}" for name in SHOTS]
+        arguments = figures["arguments"]
+        lines.append("| " + " | ".join([name_of(figures), *shots, f"{figures['f1']:.4f}", str(arguments.get("num_epochs", "")),
+                                        str(figures["epoch"]), str(arguments.get("seed", "")), figures["run"]]) + " |")
+    tests = sorted({f"{figures['test_list'].split()[0]}, {figures['images']} images" for figures in results})
+    return "\n".join([*lines, "", f"Top-1 in % on {'; '.join(tests)}; many > 100 training images, medium 20-100, few < 20.", ""])
+
+
+def write(args: Namespace) -> None:
+    text = table([read_result(path) for path in args.results])
+    if args.out:
+        write_atomically(args.out, text.encode())
+    print(text, end="")
+
+
+def main(argv: list[str] | None = None) -> int:
+    def act() -> None:
+        parser = ArgumentParser(__doc__)
+        parser.add_argument("results", type=Path, nargs="+", metavar="JSON")
+        parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there too")
+        write(parser.parse_args(argv))
+
+    return exit_code(act)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""What a trained model is worth: top-1, many / medium / few shot, F1; also with classifiers that need no training.
+
+tau-normalisation and nearest class mean are those of Kang et al., "Decoupling Representation and Classifier for Long-Tailed
+Recognition", ICLR 2020: both are a new weight matrix on the features of a trained backbone.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine import Batches, count_confusion, shot_accuracy
+from imagenet_config import Config
+from imagenet_dataset import ImageList, check_classes, locate, read_list
+from imagenet_loader import ImageLoader
+from records import load_checkpoint, write_atomically
+from resnet10 import FEATURES, ScaledClassifier, load_network, tau_normalized
+from runtime import Runtime, raise_if_stopped
+
+BEST = "final_model_checkpoint.pth"
+EXPONENTS = [step / 10 for step in range(11)]      # of tau-normalisation, tried on the validation list
+RESULTS = {"classifier": "test.json", "tau_norm": "test_tau_norm.json", "ncm": "test_ncm.json"}     # by method, in a run's folder
+SHOTS = ("all", "many", "medium", "few")
+
+
+class Weights(nn.Module):
+    """A classifier without bias, (C, F)."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.weight)
+
+
+@torch.no_grad()
+def extract(model: nn.Module, batches: Batches, runtime: Runtime) -> list[tuple[Tensor, Tensor]]:
+    """Features and labels of this process's batches."""
+    model.eval()
+    parts = []
+    for images, labels in batches:
+        raise_if_stopped()
+        with runtime.autocast():
+            features = model(images)
+        parts.append((features.float(), labels.to(runtime.device)))
+    return parts
+
+
+def class_means(parts: list[tuple[Tensor, Tensor]], num_classes: int, runtime: Runtime) -> Tensor:
+    """Unit vectors along each class's mean feature, (C, F): the largest product is the nearest mean by cosine."""
+    sums = torch.zeros(num_classes, FEATURES, device=runtime.device)
+    for features, labels in parts:
+        sums.index_add_(0, labels, features)
+    return F.normalize(runtime.sum(sums))
+
+
+def choose_exponent(weight: Tensor, parts: list[tuple[Tensor, Tensor]], runtime: Runtime) -> float:
+    """The exponent of EXPONENTS with the most validation images right; the smaller of two that are even."""
+    hits = [int(count_confusion(Weights(tau_normalized(weight, exponent)), parts, len(weight), runtime).trace())
+            for exponent in EXPONENTS]
+    return EXPONENTS[hits.index(max(hits))]
+
+
+def macro_f1(confusion: Tensor) -> float:
+    """F1 averaged over the classes that occur, as labels or as predictions."""
+    either = confusion.sum(0) + confusion.sum(1)
+    return (2 * confusion.diagonal().double() / either)[either > 0].mean().item()
+
+
+def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, ImageList]:
+    """The lists that a method needs, checked: val for tau_norm, train for ncm or where the class counts are not known."""
+    splits = ["test", *(["val"] if method == "tau_norm" else []), *(["train"] if method == "ncm" or with_train else [])]
+    lists = {split: read_list(config.path(f"{split}_list"), config.path("data_root"), config.num_classes) for split in splits}
+    if "train" in lists:
+        check_classes(lists["train"], config.num_classes)
+    needed = [split for split in splits if split != "train" or method == "ncm"]
+    return lists | dict(zip(needed, locate(*(lists[split] for split in needed)), strict=True))
+
+
+def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> None:
+    """Test the best checkpoint in `model_dir`; print a table, and write its RESULTS file beside it."""
+    path = model_dir / BEST
+    checkpoint = runtime.broadcast(load_checkpoint(path) if runtime.is_main else None)
+    counts = checkpoint.get("class_counts")
+    lists = runtime.broadcast(read_for_test(config, method, with_train=not counts) if runtime.is_main else None)
+    counts = counts or lists["train"].class_counts(config.num_classes)
+    network = load_network(checkpoint, path, config.num_classes).to(runtime.device, memory_format=torch.channels_last)
+    if method == "tau_norm" and isinstance(network.classifier, ScaledClassifier):
+        raise ValueError(f"--tau_norm: {path} is of stage lws, whose classifier is rescaled already; name a first stage")
+    backbone = runtime.parallelize(network.feat_model)
+    features = {split: extract(backbone, ImageLoader(lists[split], config.image_size, config.test_resize, config.workers,
+                                                     runtime).evaluation_batches(), runtime)
+                for split in lists if split != "train" or method == "ncm"}
+    classifier, exponent = network.classifier, None
+    if method == "tau_norm":
+        exponent = choose_exponent(classifier.fc.weight.detach(), features["val"], runtime)
+        classifier = Weights(tau_normalized(classifier.fc.weight.detach(), exponent))
+    elif method == "ncm":
+        classifier = Weights(class_means(features["train"], config.num_classes, runtime))
+    confusion = count_confusion(classifier, features["test"], config.num_classes, runtime).cpu()
+    if runtime.is_main:
+        figures = {"run": model_dir.name, "method": method, "exponent": exponent, "arguments": checkpoint.get("arguments", {}),
+                   "first_stage": checkpoint.get("first_stage"), "epoch": checkpoint.get("epoch"),
+                   "val_accuracy": checkpoint.get("accuracy"), "test_list": f"{lists['test'].file.name} {lists['test'].blob}",
+                   **report(confusion, counts, checkpoint.get("class_names"))}
+        show(figures)
+        write_atomically(model_dir / RESULTS[method], (json.dumps(figures, indent=1) + "\n").encode())
+
+
+def report(confusion: Tensor, counts: list[int], names: list[str] | None) -> dict[str, Any]:
+    """Every figure of the test, as plain values; None for a group of classes without images."""
+    correct, total = confusion.diagonal(), confusion.sum(1)
+    shots = {name: None if math.isnan(value) else value for name, value in shot_accuracy(correct, total, counts).items()}
+    classes = [{"name": names[c] if names else str(c), "training_images": counts[c], "correct": int(correct[c]), "images": int(total[c])}
+               for c in range(len(counts))]
+    return {"images": int(total.sum()), "accuracy": shots["all"], "shots": shots, "f1": macro_f1(confusion), "classes": classes}
+
+
+def show(figures: dict[str, Any]) -> None:
+    """The report as a table."""
+    values = [*(figures["shots"][name] for name in SHOTS), figures["f1"]]
+    chosen = "" if figures["exponent"] is None else f", exponent {figures['exponent']:g} (chosen on validation)"
+    print(f"test of {figures['run']}, {figures['method']}{chosen}: {figures['images']} images; "
+          "many > 100 training images, medium 20-100, few < 20")
+    print("".join(f"{name:>9}" for name in (*SHOTS, "F1")))
+    print("".join(f"{'-':>9}" if value is None else f"{value:9.4f}" for value in values), flush=True)

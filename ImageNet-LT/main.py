@@ -1,0 +1,222 @@
+"""Train and test ResNet-10 on ImageNet-LT, or on any three lists of images, as a YAML file says.
+
+one GPU, or the CPU of a machine without:
+    python main.py --cfg ./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml
+    python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform_cdbce
+all of a machine's GPUs, one process each:
+    torchrun --standalone --nproc-per-node 4 main.py --cfg ./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml
+second stages (Kang et al., ICLR 2020) on a finished first one; the last two need no training:
+    python main.py --cfg ./config/ImageNet_LT/cls_crt.yaml
+    python main.py --cfg ./config/ImageNet_LT/cls_lws.yaml
+    python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform --tau_norm
+    python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform --ncm
+
+A run's folder (model_dir) holds final_model_checkpoint.pth, the epoch with the best validation accuracy; last_NAME.pth (for
+--resume); NAME.csv, the log (`plot.py` draws it), and NAME.json; config.yaml, which reproduces the run; and test*.json.
+"""
+
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baseline_losses import build_loss
+from cdb_loss import CDBLoss
+from engine import Training, fit
+from imagenet_config import Config, read_config
+from imagenet_dataset import ImageList, check_classes, class_probabilities, locate, read_list
+from imagenet_loader import ImageLoader
+from imagenet_test import BEST, RESULTS, evaluate
+from imagenet_transforms import MEAN, STD
+from records import Run, load_checkpoint, write_atomically
+from resnet10 import ImageNetModel, join_state, load_network, split_state, start_second_stage
+from runtime import ArgumentParser, Runtime, epoch_seed, exit_code, positive_int, seed_number, start_runtime
+
+CONFIG = "config.yaml"
+
+
+def parse_arguments(argv: list[str] | None) -> Namespace:
+    """Flags; what the YAML says too, a flag overrides."""
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--cfg", type=Path, metavar="FILE", help="the run's settings; config/ has examples")
+    parser.add_argument("--test", action="store_true", help="test the model in --model_dir; its own config.yaml is there, else --cfg")
+    parser.add_argument("--model_dir", "--save_model", type=Path, metavar="DIR", help="the run's folder; default: the YAML's model_dir")
+    parser.add_argument("--data_root", type=Path, metavar="DIR", help="the folder that holds the images; default: the YAML's")
+    parser.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; default: the YAML's")
+    parser.add_argument("--seed", type=seed_number, help="default: the YAML's, else 0")
+    parser.add_argument("--n_gpus", type=int, help="GPUs for DataParallel; default: the YAML's, else 1")
+    parser.add_argument("--workers", type=int, help="processes that read images (0: none); default: the YAML's, else one a core")
+    parser.add_argument("--resume", action="store_true", help="continue the run in its folder; from epoch 1 if there is none")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in its folder")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--tau_norm", action="store_true", help="with --test: normalised class weights, exponent chosen on validation")
+    kind.add_argument("--ncm", action="store_true", help="with --test: nearest class mean of the training features")
+    args = parser.parse_args(argv)
+    if not args.cfg and not (args.test and args.model_dir):
+        parser.error("--cfg FILE is needed, or --test --model_dir DIR")
+    if (args.tau_norm or args.ncm) and not args.test:
+        parser.error("--tau_norm and --ncm belong to --test")
+    if args.test and (args.resume or args.overwrite):
+        parser.error("--resume and --overwrite belong to training, not to --test")
+    return args
+
+
+def resolve(args: Namespace) -> Config:
+    """The configuration with the flags in it; a path on the command line starts at the working directory."""
+    file = args.cfg or args.model_dir / CONFIG
+    if not args.cfg and not file.is_file():
+        raise FileNotFoundError(f"{file} not found: --model_dir must be the folder of a run; for a checkpoint without, name its --cfg too")
+    places = {key: str(path.expanduser().resolve()) for key in ("model_dir", "data_root") if (path := getattr(args, key))}
+    if args.n_gpus is not None and args.n_gpus < 1:
+        raise ValueError(f"--n_gpus must be at least 1, not {args.n_gpus}")
+    if args.workers is not None and args.workers < 0:
+        raise ValueError(f"--workers must be at least 0, not {args.workers}")
+    return read_config(file, **places, batch_size=args.batch_size, seed=args.seed, n_gpus=args.n_gpus, workers=args.workers)
+
+
+class DifficultySampling(nn.Module):
+    """Plain cross-entropy; the weights of a CDB loss are for the sampler, which draws classes by them."""
+
+    def __init__(self, num_classes: int, tau: float | str):
+        super().__init__()
+        self.difficulty = CDBLoss(num_classes, tau)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.difficulty.weight
+
+    @property
+    def exponent(self) -> Tensor:
+        return self.difficulty.exponent
+
+    def update(self, correct: Tensor, total: Tensor) -> None:
+        self.difficulty.update(correct, total)
+
+
+class TwoPartTraining(Training):
+    """Checkpoints hold feat_model and classifier instead of one state_dict."""
+
+    def state(self) -> dict[str, Any]:
+        state = super().state()
+        return {**split_state(state.pop("state_dict")), **state}
+
+    def restore(self, state: dict[str, Any], run: Run) -> None:
+        super().restore({**state, "state_dict": join_state(state, run.last)}, run)
+
+
+def cosine_schedule(epochs: int) -> Callable[[float], float]:
+    """From 1 towards 0, stepped after each epoch: the last one still learns."""
+    return lambda progress: (1 + math.cos(math.pi * math.floor(progress * epochs + 1e-6) / epochs)) / 2
+
+
+def read_lists(config: Config) -> tuple[ImageList, ...]:
+    """train, val and test: every line checked, every image found."""
+    lists = [read_list(config.path(f"{split}_list"), config.path("data_root"), config.num_classes) for split in ("train", "val", "test")]
+    check_classes(lists[0], config.num_classes)
+    if config.loss_type.startswith("CDB") or config.sampling == "difficulty":
+        check_classes(lists[1], config.num_classes)
+    return locate(*lists)
+
+
+def build_network(config: Config, runtime: Runtime) -> ImageNetModel:
+    """The network at epoch 1; a second stage starts from the first one's best checkpoint."""
+    torch.manual_seed(config.seed)
+    network = ImageNetModel(config.num_classes, config.stage)
+    if config.stage != "features":
+        path = config.path("first_stage") / BEST
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} not found: stage {config.stage} starts from the run that first_stage names; train that first")
+        start_second_stage(network, load_network(load_checkpoint(path), path, config.num_classes))
+    return network.to(runtime.device, memory_format=torch.channels_last)
+
+
+def build_optimizer(network: nn.Module, config: Config) -> torch.optim.SGD:
+    """SGD on whatever this stage trains."""
+    groups = [{"params": [p for p in network.parameters() if p.requires_grad], "initial_lr": config.lr}]
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+
+
+def prepare(config: Config, runtime: Runtime) -> tuple[Training, dict[str, Any], dict[str, Any]]:
+    """Data, model, loss and optimizer, at epoch 1; the settings that decide the result; and what a checkpoint says of the data."""
+    runtime.check_batch_size(config.batch_size)
+    lists = runtime.broadcast(read_lists(config) if runtime.is_main else None)
+    train_set, val_set, _ = lists
+    counts = train_set.class_counts(config.num_classes)
+    network = build_network(config, runtime)
+    criterion = DifficultySampling(config.num_classes, config.tau) if config.sampling == "difficulty" else build_loss(
+        config.loss_type, counts, tau=config.tau, gamma=config.gamma, reduction=config.reduction)
+    criterion.to(runtime.device)
+    loaders = [ImageLoader(images, config.image_size, config.test_resize, config.workers, runtime) for images in (train_set, val_set)]
+
+    def train_batches(epoch: int):
+        probabilities = class_probabilities(config.sampling, torch.tensor(counts), (epoch - 1) / config.num_epochs, criterion.weight.cpu())
+        return loaders[0].training_batches(probabilities, config.batch_size, epoch_seed(config.seed, epoch))
+
+    training = TwoPartTraining(
+        network=network, model=runtime.parallelize(network), criterion=criterion, optimizer=build_optimizer(network, config),
+        schedule=cosine_schedule(config.num_epochs), train_batches=train_batches, val_batches=loaders[1].evaluation_batches,
+        batches_per_epoch=math.ceil(len(train_set) / config.batch_size), images_per_epoch=len(train_set),
+        num_classes=config.num_classes, epochs=config.num_epochs, seed=config.seed)
+    runtime.say(f"{train_set.file.name}: {len(train_set)} training images of {config.num_classes} classes ({max(counts)} to {min(counts)} "
+                f"a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, sampling {config.sampling}; {runtime}")
+    arguments = config.settings() | {f"{split}_list": f"{images.file.name} {images.blob}"
+                                     for split, images in zip(("train", "val", "test"), lists, strict=True)}
+    return training, arguments, {"class_names": train_set.class_names(config.num_classes), "class_counts": counts,
+                                 "first_stage": Path(config.first_stage).name if config.first_stage else None,
+                                 "normalization": {"mean": list(MEAN), "std": list(STD)}}
+
+
+def open_run(run: Run, args: Namespace, config: Config, arguments: dict[str, Any], description: dict[str, Any]) -> dict[str, Any] | None:
+    """The state to continue from; a fresh run's folder gets its configuration, and loses the test results of the one before."""
+    state = run.open(arguments, description, args.resume, args.overwrite)
+    if not state:
+        for name in RESULTS.values():
+            (run.folder / name).unlink(missing_ok=True)
+        write_atomically(run.folder / CONFIG, config.dump().encode())
+    return state
+
+
+def train(args: Namespace, config: Config) -> None:
+    """The whole run, and the test of its best epoch."""
+    with start_runtime(config.n_gpus, config.precision) as runtime:
+        folder = config.path("model_dir")
+        if f"{folder.name}.json" in RESULTS.values():
+            raise ValueError(f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir")
+        training, arguments, description = prepare(config, runtime)
+        run = Run(folder, folder.name, BEST)
+        state = runtime.broadcast(open_run(run, args, config, arguments, description) if runtime.is_main else None)
+        if state:
+            training.restore(state, run)
+        elif args.resume:
+            runtime.say(f"nothing to resume in {folder}: starting from epoch 1")
+        unfinished = training.first_epoch <= training.epochs
+        fit(training, run, {"arguments": arguments, **description}, runtime)
+        if runtime.broadcast(unfinished or not (folder / RESULTS["classifier"]).exists()):
+            evaluate(config, folder, "classifier", runtime)
+
+
+def test(args: Namespace, config: Config) -> None:
+    """A test of a trained model."""
+    with start_runtime(config.n_gpus, config.precision) as runtime:
+        evaluate(config, config.path("model_dir"), "tau_norm" if args.tau_norm else "ncm" if args.ncm else "classifier", runtime)
+
+
+def run(args: Namespace) -> None:
+    (test if args.test else train)(args, resolve(args))
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: run(parse_arguments(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
