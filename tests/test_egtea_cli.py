@@ -1,0 +1,270 @@
+"""The EGTEA command lines: videos to report, kill and resume, determinism, and every mistake."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import precision_recall_fscore_support
+
+import EGTEA_test
+import EGTEA_train
+import extract_frames
+import make_splits
+from conftest import ROOT
+from records import load_checkpoint, read_log, save_checkpoint
+from runtime import Runtime
+from test_extract_frames import write_video
+
+TRAIN, TEST = ROOT / "EGTEA/EGTEA_train.py", ROOT / "EGTEA/EGTEA_test.py"
+CLIPS = {"P01": (1, 1, 1, 2, 2, 3, 3, 1), "P20": (1, 2, 3), "OP01": (1, 2, 3, 3)}     # the verbs of each subject's clips
+SMALL = ("--pretrained_model", "none", "--sample_size", "40", "--frames_per_clip", "3", "--batch_size", "4", "--max_epochs", "2",
+         "--lr", "0.01")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Tiny videos, brought to frames and splits by the two data scripts; a folder with frames/ and splits/."""
+    root = tmp_path_factory.mktemp("egtea")
+    (root / "annotations").mkdir()
+    lines = {"train": [], "test": []}
+    for subject, verbs in CLIPS.items():
+        for number, verb in enumerate(verbs):
+            clip = f"{subject}-R01-Tea-{number}-F{number:06d}"
+            write_video(root / f"videos/{subject}-R01-Tea/{clip}.mp4", [70 * verb - 20 + 2 * (frame % 5) for frame in range(9)])
+            lines["test" if subject == "OP01" else "train"].append(f"{clip} 1 {verb} 1\n")
+    for name, split in lines.items():
+        (root / f"annotations/{name}_split1.txt").write_text("".join(split))
+    (root / "annotations/verbs.txt").write_text("1 take\n2 put\n3 cut\n")
+    assert extract_frames.main(["--videos", str(root / "videos"), "--out", str(root / "frames"), "--workers", "1"]) == 0
+    assert make_splits.main(["--annotations", str(root / "annotations"), "--out", str(root / "splits")]) == 0
+    return root
+
+
+def training(data: Path, folder: Path, *flags: object) -> list[str]:
+    """Arguments of EGTEA_train.py."""
+    return [*SMALL, "--data_root", str(data / "frames"), "--train_file", str(data / "splits/train_split.txt"),
+            "--val_file", str(data / "splits/val_split.txt"), "--save_model", str(folder), *map(str, flags)]
+
+
+def flags_for_test(data: Path, checkpoint: Path, *flags: object) -> list[str]:
+    """Arguments of EGTEA_test.py."""
+    return ["--data_root", str(data / "frames"), "--test_file", str(data / "splits/test_split.txt"), "--trained_model", str(checkpoint),
+            *map(str, flags)]
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Path:
+    """A folder with an uninterrupted run of two epochs."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert EGTEA_train.main(training(data, folder, "--workers", 2)) == 0
+    return folder
+
+
+def test_a_run_leaves_its_four_files(finished):
+    assert sorted(path.name for path in finished.iterdir()) == ["best_model.pth", "last_model.pth", "model.csv", "model.json"]
+    _, rows = read_log(finished / "model.csv")
+    assert len(rows) == 2
+    description = json.loads((finished / "model.json").read_text())
+    assert description["arguments"]["pretrained_model"] == "none"
+    assert not any(str(finished.parent) in str(value) for value in description["arguments"].values())
+    best = load_checkpoint(finished / "best_model.pth")
+    assert (best["class_names"], best["class_counts"]) == (["take", "put", "cut"], [4, 2, 2])
+    assert (best["frames_per_clip"], best["sample_size"], best["head"], best["normalization"]) == (3, 40, "linear", "kinetics-mean")
+    assert best["criterion"]["weight"].sum().item() == pytest.approx(3, rel=1e-4)
+    assert best["epoch"] in (1, 2) and 0 <= best["accuracy"] <= 1
+    assert "optimizer" not in best and "conv1.weight" in best["state_dict"]
+
+
+def test_killed_and_resumed_without_workers_ends_bit_for_bit_like_uninterrupted_with_two(data, finished, tmp_path):
+    arguments = training(data, tmp_path, "--workers", 0, "--resume")
+    process = subprocess.Popen([sys.executable, str(TRAIN), *arguments], stdout=subprocess.PIPE, text=True, cwd="/")
+    end = time.monotonic() + 120
+    while not (tmp_path / "last_model.pth").exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    output, _ = process.communicate()
+    assert "nothing to resume" in output and "starting from epoch 1" in output
+    assert load_checkpoint(tmp_path / "last_model.pth")["epoch"] == 1
+    assert EGTEA_train.main([flag if flag != "none" else str(tmp_path / "gone.pth") for flag in arguments]) == 2     # another experiment
+    assert EGTEA_train.main(arguments) == 0
+    one, other = (load_checkpoint(folder / "last_model.pth") for folder in (finished, tmp_path))
+    assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
+    assert torch.equal(one["criterion"]["weight"], other["criterion"]["weight"])
+    before = (tmp_path / "last_model.pth").stat().st_mtime_ns
+    assert EGTEA_train.main(arguments) == 0                                                 # nothing left to do
+    assert (tmp_path / "last_model.pth").stat().st_mtime_ns == before
+
+
+def test_report_of_two_runs_is_the_same_and_adds_up(data, finished, tmp_path, capsys, shell):
+    best = finished / "best_model.pth"
+    flags = ("--majority_above", 3, "--figure", tmp_path / "matrix.png")
+    run = shell(TEST, *flags_for_test(data, best, *flags, "--json", tmp_path / "one.json", "--workers", 0), cwd=Path("/"))
+    assert run.returncode == 0, run.stderr
+    assert EGTEA_test.main(flags_for_test(data, best, *flags, "--json", tmp_path / "two.json", "--batch_size", 8)) == 0
+    assert capsys.readouterr().out == run.stdout
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    figures = json.loads((tmp_path / "one.json").read_text())
+    assert run.stdout.splitlines()[-1] == f"Test Accuracy is {figures['all']['top1']:.4f}"
+    assert figures["clips"] == 4 and sum(map(sum, figures["confusion"])) == 4
+    assert (figures["majority"]["classes"], figures["minority"]["classes"]) == (1, 2)
+    assert [verb["training_clips"] for verb in figures["verbs"]] == [4, 2, 2]
+    assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_released_checkpoint_gives_the_same_figures(data, finished, tmp_path):
+    weights = load_checkpoint(finished / "best_model.pth")["state_dict"]
+    torch.save({"epoch": 7, "state_dict": {f"module.{key}": value for key, value in weights.items()}}, tmp_path / "released.pth")
+    flags = ("--train_file", data / "splits/train_split.txt", "--frames_per_clip", 3, "--sample_size", 40)
+    assert EGTEA_test.main(flags_for_test(data, tmp_path / "released.pth", *flags, "--json", tmp_path / "released.json")) == 0
+    assert EGTEA_test.main(flags_for_test(data, finished / "best_model.pth", "--json", tmp_path / "ours.json",
+                                   "--figure", tmp_path / "ours.png")) == 0
+    released, ours = (json.loads((tmp_path / name).read_text()) for name in ("released.json", "ours.json"))
+    assert {**released, "checkpoint": ""} == {**ours, "checkpoint": ""}
+    assert (tmp_path / "confusion_matrix.png").exists()
+
+
+def test_precision_and_recall_are_those_of_scikit_learn():
+    generator = np.random.default_rng(0)
+    true, predicted = generator.integers(0, 5, 300), generator.integers(0, 4, 300)           # class 4 is never predicted
+    confusion = torch.zeros(5, 5, dtype=torch.long)
+    for pair in zip(true, predicted, strict=True):
+        confusion[pair] += 1
+    precision, recall, _, _ = precision_recall_fscore_support(true, predicted, zero_division=0)
+    figures = EGTEA_test.report(confusion, [900, 700, 601, 600, 5], list("abcde"), 600)
+    assert [verb["precision"] for verb in figures["verbs"]] == pytest.approx(precision.tolist())
+    assert [verb["recall"] for verb in figures["verbs"]] == pytest.approx(recall.tolist())
+    assert figures["all"]["top1"] == pytest.approx((true == predicted).mean())
+    assert (figures["majority"]["classes"], figures["majority"]["recall"]) == (3, pytest.approx(recall[:3].mean()))
+    assert figures["minority"]["precision"] == pytest.approx(precision[3:].mean())
+    assert figures["minority"]["top1"] == pytest.approx((true == predicted)[true >= 3].mean())
+
+
+def test_a_class_without_test_clips_is_left_out_of_the_means():
+    figures = EGTEA_test.report(torch.tensor([[2, 0, 0], [1, 1, 0], [0, 0, 0]]), [9, 9, 9], list("abc"), 600)
+    assert figures["all"]["recall"] == pytest.approx(0.75)
+    assert figures["verbs"][2]["recall"] is None
+    assert "majority" not in figures
+
+
+def test_step_schedule():
+    assert [EGTEA_train.step_schedule(progress) for progress in (0, 0.59, 0.6, 0.99)] == [1, 1, 0.1, 0.1]
+
+
+def test_paper_recipe_is_the_default():
+    args = EGTEA_train.parse_arguments([])
+    assert (args.lr, args.momentum, args.batch_size, args.max_epochs, args.frames_per_clip, args.sample_size) == (0.001, 0, 8, 100, 10, 224)
+    assert args.data_root == ROOT / "EGTEA/extracted_frames"
+    assert args.train_file == ROOT / "EGTEA/data/train_split.txt"
+    assert args.save_model == ROOT / "EGTEA/models"
+    assert args.pretrained_model == ROOT / "pretrained_weights/resnext-101-kinetics.pth" or (ROOT / "EGTEA/pretrained_weights").is_dir()
+
+
+@pytest.mark.parametrize("loss_type", ["LDAM-DRW", "EQL"])
+def test_rival_losses_and_accumulation(data, tmp_path, loss_type):
+    flags = ("--loss_type", loss_type, "--accumulate", 2, "--max_epochs", 1, "--momentum", 0.9)
+    assert EGTEA_train.main(training(data, tmp_path, *flags)) == 0
+    assert EGTEA_test.main(flags_for_test(data, tmp_path / "best_model.pth")) == 0
+
+
+@pytest.mark.parametrize(("flags", "match"), [
+    (("--tau", -1), "--tau: must be a number above 0.*'-1'"), (("--lr", 0), "--lr: must be.*'0'"), (("--lr", "nan"), "'nan'"),
+    (("--momentum", 1), "--momentum.*'1'"), (("--n_gpus", 0), "--n_gpus must be at least 1, not 0"), (("--max_epochs", 0), "'0'"),
+    (("--batch_size", -4), "'-4'"), (("--frames_per_clip", 0), "--frames_per_clip.*'0'"), (("--sample_size", "x"), "--sample_size.*'x'"),
+    (("--loss_type", "GAN"), "'GAN'"), (("--seed", -1), "'-1'"), (("--workers", -1), "'-1'"), (("--epochs", 3), "--epochs"),
+    (("--accumulate", 9), "--accumulate 9: a batch of 4 clips"), (("--precision", "fp8"), "'fp8'"),
+    (("--data_root", "/nowhere"), "/nowhere not found; pass --data_root"), (("--train_file", "/none.txt"), "/none.txt; .*make_splits.py"),
+    (("--val_file", "/none.txt"), "no split file /none.txt"),
+    (("--pretrained_model", "/none.pth"), "/none.pth: get resnext-101-kinetics.pth from .*--pretrained_model none")])
+def test_wrong_flags(failing, data, tmp_path, flags, match):
+    assert re.search(match, failing(EGTEA_train.main, *training(data, tmp_path / "run", *flags)))
+    assert not (tmp_path / "run").exists()
+
+
+def rewritten(path: Path, folder: Path, change) -> Path:
+    copy = folder / path.name
+    copy.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+    return copy
+
+
+@pytest.mark.parametrize(("name", "change", "match"), [
+    ("train_split.txt", lambda lines: [line for line in lines if line.split()[2] != "2"], "no clip of verb 2; verbs are numbered"),
+    ("val_split.txt", lambda lines: lines[:2], "no clip of verb 3: CDB-CE cannot measure"),
+    ("val_split.txt", lambda lines: [*lines, "P20-R01-Tea-9 1 4 1\n"], "verb 4 of P20-R01-Tea-9 is not among the 3"),
+    ("train_split.txt", lambda lines: [*lines, "P01-R01-Tea-77 1 1 1\n"], "no frames at .*P01-R01-Tea-77"),
+    ("train_split.txt", lambda lines: ["\x00PNG"], "line 1")])
+def test_wrong_splits(failing, data, tmp_path, name, change, match):
+    split = rewritten(data / "splits" / name, tmp_path, change)
+    flag = "--train_file" if name.startswith("train") else "--val_file"
+    error = failing(EGTEA_train.main, *training(data, tmp_path / "run", flag, split, "--class_names", data / "splits/verbs.txt"))
+    assert re.search(match, error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_frame_ends_training_in_one_line(data, tmp_path, shell):
+    folder = tmp_path / "frames/P01-R01-Tea"
+    for path in (data / "frames").glob("*/*/*.jpg"):
+        copy = tmp_path / "frames" / path.relative_to(data / "frames")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes() if "P01-R01-Tea-2-" not in str(path) else path.read_bytes()[:-30])
+    run = shell(TRAIN, *training(data, tmp_path / "run", "--data_root", tmp_path / "frames", "--workers", 2))
+    assert run.returncode == 2
+    assert re.fullmatch(rf"EGTEA_train.py: error: {folder}/P01-R01-Tea-2-\S+/00000\d.jpg is a truncated or damaged JPEG; .*\n", run.stderr)
+
+
+def test_existing_run_is_left_alone(failing, data, finished):
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.iterdir()}
+    error = failing(EGTEA_train.main, *training(data, finished))
+    assert all(flag in error for flag in ("--resume", "--overwrite", "--save_model"))
+    assert "--seed 0, not 7" in failing(EGTEA_train.main, *training(data, finished, "--seed", 7, "--resume"))
+    assert "pretrained weights at" in failing(EGTEA_train.main, *training(data, finished, "--overwrite", "--pretrained_model", "/none.pth"))
+    assert before == {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.iterdir()}
+
+
+def test_unwritable_place(failing, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "file/run cannot hold the run" in failing(EGTEA_train.main, *training(data, tmp_path / "file/run"))
+
+
+def test_torchrun_needs_a_batch_that_divides(data, tmp_path):
+    args = EGTEA_train.parse_arguments(training(data, tmp_path))
+    with pytest.raises(ValueError, match="batch of 4 does not divide among 3 processes"):
+        EGTEA_train.prepare(args, False, Runtime(torch.device("cpu"), world_size=3))
+
+
+def test_wrong_checkpoints(failing, data, finished, tmp_path):
+    assert "no checkpoint at" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "none.pth"))
+    (tmp_path / "damaged.pth").write_bytes(b"PK\3\4 cut")
+    assert "damaged.pth is not a checkpoint" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "damaged.pth"))
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "headless.pth")
+    assert "has no head (fc)" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "headless.pth"))
+    state = load_checkpoint(finished / "best_model.pth")
+    save_checkpoint(tmp_path / "mute.pth", {**state, "frames_per_clip": None})
+    assert "missing or wrong: frames_per_clip" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "mute.pth"))
+    del state["state_dict"]["layer4.0.conv2.weight"]
+    save_checkpoint(tmp_path / "cut.pth", state)
+    assert "layer4.0.conv2.weight absent instead of 1024x32x3x3x3" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "cut.pth"))
+
+
+def test_wrong_test_data(failing, data, finished, tmp_path):
+    best = finished / "best_model.pth"
+    assert "/nowhere not found" in failing(EGTEA_test.main, *flags_for_test(data, best, "--data_root", "/nowhere"))
+    assert "make_splits.py" in failing(EGTEA_test.main, *flags_for_test(data, best, "--test_file", tmp_path / "none.txt"))
+    split = rewritten(data / "splits/test_split.txt", tmp_path, lambda lines: [*lines, "OP01-R01-Tea-9 1 19 1\n"])
+    assert "verb 19 of OP01-R01-Tea-9 is not among the 3" in failing(EGTEA_test.main, *flags_for_test(data, best, "--test_file", split))
+    assert "there is no folder" in failing(EGTEA_test.main, *flags_for_test(data, best, "--json", tmp_path / "no/such.json"))
+    assert "--frames_per_clip" in failing(EGTEA_test.main, *flags_for_test(data, best, "--frames_per_clip", 0))
+
+
+@pytest.mark.parametrize("script", [TRAIN, TEST])
+def test_heavy_libraries_wait_until_they_are_used(script, shell):
+    heavy = {"cv2", "torchvision", "matplotlib", "sklearn", "PIL"}
+    code = f"import sys; sys.path.insert(0, {str(script.parent)!r}); import {script.stem}; print({heavy!r} & set(sys.modules))"
+    assert shell("-c", code).stdout.strip() == "set()"

@@ -1,0 +1,119 @@
+"""The 3D network against the published key list, its loading of pretrained weights, and its refusals."""
+
+import pytest
+import torch
+
+from records import shape_of
+from resnext3d import ResNeXt3D, clip_precision, load_pretrained
+
+
+def random_state(num_classes: int = 400) -> dict[str, torch.Tensor]:
+    """Every tensor of the network under the published names; one stored value each, so that a file of them is small."""
+    with torch.device("meta"):
+        own = ResNeXt3D(num_classes).state_dict()
+    generator = torch.Generator().manual_seed(0)
+    return {f"module.{key}": torch.rand((), generator=generator).to(value.dtype).expand(value.shape) for key, value in own.items()}
+
+
+@pytest.fixture(scope="module")
+def network() -> ResNeXt3D:
+    torch.manual_seed(0)
+    return ResNeXt3D(5)
+
+
+def test_parameters_at_19_classes():
+    with torch.device("meta"):
+        network = ResNeXt3D(19)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 47_560_147
+
+
+def test_keys_and_shapes_are_the_published_ones(shared_data):
+    lines = (shared_data / "checkpoint-keys/resnext-101-kinetics.tsv").read_text().splitlines()
+    published = dict(line.split("\t") for line in lines)
+    assert len(published) == 626
+    assert {key: shape_of(value) for key, value in random_state().items()} == published
+
+
+def test_stages_have_the_sizes_of_the_paper(network):
+    sizes = []
+    hooks = [layer.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape)))
+             for layer in (network.layer1, network.layer2, network.layer3, network.layer4)]
+    network.eval()
+    with torch.no_grad():
+        logits = network(torch.zeros(1, 3, 16, 64, 64))
+    for hook in hooks:
+        hook.remove()
+    assert sizes == [(1, 256, 8, 16, 16), (1, 512, 4, 8, 8), (1, 1024, 2, 4, 4), (1, 2048, 1, 2, 2)]
+    assert logits.shape == (1, 5)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 33, 33), (2, 3, 5, 40, 56), (1, 3, 3, 24, 24)])
+def test_any_length_and_frame_size(network, shape):
+    network.eval()
+    with torch.no_grad():
+        assert network(torch.zeros(shape)).isfinite().all()
+
+
+def test_channels_last_gives_the_same_logits(network):
+    clips = torch.randn(2, 3, 4, 40, 40, generator=torch.Generator().manual_seed(1))
+    network.eval()
+    with torch.no_grad():
+        expected = network(clips)
+        network.to(memory_format=torch.channels_last_3d)
+        assert torch.allclose(network(clips.to(memory_format=torch.channels_last_3d)), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_clip_too_small_for_batch_statistics_is_refused(network):
+    network.train()
+    with pytest.raises(ValueError, match="one clip of 4 frames of 32x32 .*--sample_size"):
+        network(torch.zeros(1, 3, 4, 32, 32))
+
+
+def test_bf16_on_a_cpu_only_when_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [clip_precision(choice) for choice in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert clip_precision("auto") == "auto"
+
+
+@pytest.mark.parametrize("left_out", ["nothing", "num_batches_tracked", "fc.", "state_dict"])
+def test_kinetics_file_gives_everything_but_the_head(network, tmp_path, left_out):
+    state = {key: value for key, value in random_state().items() if left_out not in key}
+    torch.save(state if left_out == "state_dict" else {"state_dict": state, "arch": "resnext-101", "epoch": 1}, tmp_path / "k.pth")
+    head, own = network.fc.weight.clone(), sum(not key.startswith("fc.") for key in network.state_dict())
+    counters = sum(key.endswith("num_batches_tracked") for key in network.state_dict())
+    assert own == 624
+    assert load_pretrained(network, tmp_path / "k.pth") == own - (counters if left_out == "num_batches_tracked" else 0)
+    assert torch.equal(network.fc.weight, head)
+    assert torch.equal(network.layer3[22].conv2.weight, state["module.layer3.22.conv2.weight"])
+
+
+@pytest.mark.parametrize(("change", "match"), [
+    ({"module.layer3.9.bn2.weight": None, "module.layer3.9.bnn2.weight": (512,)},
+     r"layer3.9.bn2.weight absent instead of 512; layer3.9.bnn2.weight 512 instead of absent"),
+    ({"module.conv1.weight": (64, 3, 3, 7, 7)}, "conv1.weight 64x3x3x7x7 instead of 64x3x7x7x7")])
+def test_a_file_that_does_not_fit_is_refused_by_name(network, tmp_path, change, match):
+    state = random_state()
+    for key, shape in change.items():
+        state.pop(key, None)
+        state.update({key: torch.zeros(shape)} if shape else {})
+    torch.save({"state_dict": state}, tmp_path / "other.pth")
+    before = network.conv1.weight.clone()
+    with pytest.raises(ValueError, match=f"other.pth does not fit this model: {match}$"):
+        load_pretrained(network, tmp_path / "other.pth")
+    assert torch.equal(network.conv1.weight, before)
+
+
+def test_a_file_without_weights_is_refused(network, tmp_path):
+    torch.save({"state_dict": [1, 2]}, tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="its state_dict is a list"):
+        load_pretrained(network, tmp_path / "list.pth")
+
+
+def test_cosine_head_gives_cosines():
+    network = ResNeXt3D(3, head="cosine").eval()
+    with torch.no_grad():
+        assert network(torch.randn(2, 3, 2, 33, 33)).abs().max() <= 1
+    assert "fc.bias" not in network.state_dict()
+    with pytest.raises(ValueError, match="'sigmoid'"):
+        ResNeXt3D(3, head="sigmoid")
