@@ -22,7 +22,7 @@ demo: $(VENV)/ready   ## train CE and CDB-CE on long-tailed digits, test both, d
 
 test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), under 4 minutes on 2 cores
 	$(VENV)/bin/ruff check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto
 
 copies:   ## copy CIFAR-LT's versions of the identical files to the other two experiments
 	cd CIFAR-LT && cp $(IDENTICAL) ../ImageNet-LT/ && cp $(IDENTICAL) ../EGTEA/

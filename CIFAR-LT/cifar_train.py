@@ -23,7 +23,7 @@ import torch
 
 from baseline_losses import add_loss_arguments, build_loss
 from cifar_dataset import NUM_CLASSES, Augmentation, ImageSet, check_present, class_names, evaluation_batches, long_tailed, normalize
-from engine import Batches, Training, fit
+from engine import Batches, Training, begin, fit
 from records import Run
 from resnet32 import ResNet32
 from runtime import PRECISIONS, ArgumentParser, Runtime, epoch_seed, exit_code, positive_int, seed_number, start_runtime
@@ -157,11 +157,7 @@ def train(args: Namespace) -> None:
     with start_runtime(args.n_gpus, args.precision) as runtime:
         training, description = prepare(args, runtime)
         run = Run(args.save_model, f"{args.dataset}_imbalance{args.imbalance:g}")
-        state = runtime.broadcast(run.open(arguments, description, args.resume, args.overwrite) if runtime.is_main else None)
-        if state:
-            training.restore(state, run)
-        elif args.resume:
-            runtime.say(f"nothing to resume in {args.save_model}: starting from epoch 1")
+        begin(training, run, arguments, description, args.resume, args.overwrite, runtime)
         fit(training, run, {"arguments": arguments, **description}, runtime)
 
 

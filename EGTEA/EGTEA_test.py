@@ -140,7 +140,8 @@ def draw(confusion: Tensor, names: list[str], path: Path) -> None:
 def test(args: Namespace) -> None:
     """Load, count, report."""
     with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:
-        model = describe(args, load_checkpoint(args.trained_model))
+        checkpoint = load_checkpoint(args.trained_model)
+        model = describe(args, checkpoint)
         names, counts = model["class_names"], model["class_counts"]
         network = ResNeXt3D(len(names), model["head"])
         load_weights(network, model["state_dict"], args.trained_model)
@@ -151,8 +152,9 @@ def test(args: Namespace) -> None:
         confusion = count_confusion(runtime.parallelize(network), evaluation_batches(test_set, args.batch_size, args.workers, runtime),
                                     len(names), runtime).cpu()
         if runtime.is_main:
-            figures = {"checkpoint": args.trained_model.name, **report(confusion, counts, names, args.majority_above),
-                       "confusion": confusion.tolist()}
+            figures = {"checkpoint": args.trained_model.name, "arguments": checkpoint.get("arguments", {}),
+                       "epoch": checkpoint.get("epoch"), "val_accuracy": checkpoint.get("accuracy"),
+                       **report(confusion, counts, names, args.majority_above), "confusion": confusion.tolist()}
             if args.json:
                 write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
             draw(confusion, names, args.figure)

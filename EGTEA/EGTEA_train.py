@@ -30,7 +30,7 @@ from egtea_dataset import (
     read_split,
     training_batches,
 )
-from engine import Training, fit
+from engine import Training, begin, fit
 from records import Run
 from resnext3d import ResNeXt3D, clip_precision, load_pretrained
 from runtime import PRECISIONS, ArgumentParser, Runtime, exit_code, positive_int, seed_number, start_runtime
@@ -150,11 +150,7 @@ def train(args: Namespace) -> None:
     with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:
         run = Run(args.save_model, "model")
         training, description = prepare(args, runtime.broadcast(args.resume and run.last.exists()), runtime)
-        state = runtime.broadcast(run.open(arguments, description, args.resume, args.overwrite) if runtime.is_main else None)
-        if state:
-            training.restore(state, run)
-        elif args.resume:
-            runtime.say(f"nothing to resume in {args.save_model}: starting from epoch 1")
+        begin(training, run, arguments, description, args.resume, args.overwrite, runtime)
         fit(training, run, {"arguments": arguments, **description}, runtime)
 
 

@@ -246,7 +246,7 @@ def training_batches(clips: ClipSet, batch_size: int, seed: int, epoch: int, wor
     """This process's part of each batch; order and views come from (seed, epoch) and a clip's place in the split alone."""
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
     groups = [part for batch in order.split(batch_size) if len(part := runtime.share(batch))]
-    return batches_of(clips, groups, lambda index: epoch_seed(seed, epoch, index), workers, runtime)
+    return batches_of(clips, groups, lambda index: epoch_seed(seed, epoch, 1 + index), workers, runtime)
 
 
 def evaluation_batches(clips: ClipSet, batch_size: int, workers: int, runtime: Runtime) -> Batches:

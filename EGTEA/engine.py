@@ -69,13 +69,24 @@ class Training:
             raise ValueError(f"{run.last} does not hold the state of this training: {error}; --overwrite starts anew") from error
 
 
+def begin(training: Training, run: Run, arguments: dict[str, Any], description: dict[str, Any], resume: bool, overwrite: bool,
+          runtime: Runtime) -> bool:
+    """Open the run's files, and continue from what they hold; whether it starts from epoch 1 instead."""
+    state = runtime.broadcast(run.open(arguments, description, resume, overwrite) if runtime.is_main else None)
+    if state:
+        training.restore(state, run)
+    elif resume:
+        runtime.say(f"nothing to resume in {run.folder}: starting from epoch 1")
+    return not state
+
+
 def fit(training: Training, run: Run, description: dict[str, Any], runtime: Runtime) -> None:
     """Train from training.first_epoch to the last epoch, and record each; `description` goes into every checkpoint."""
     started = time.perf_counter()
     for epoch in range(training.first_epoch, training.epochs + 1):
         epoch_start = time.perf_counter()
         training.criterion.progress = (epoch - 1) / training.epochs
-        torch.manual_seed(epoch_seed(training.seed, epoch, runtime.rank))      # for what a loss or a layer draws
+        torch.manual_seed(epoch_seed(training.seed, epoch, 1 + runtime.rank))  # for what a loss or a layer draws; 0 is like no part
         loss = train_epoch(training, epoch, runtime)
         images_per_second = training.images_per_epoch / (time.perf_counter() - epoch_start)
         class_accuracy, accuracy = torch.full((training.num_classes,), math.nan), math.nan

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from baseline_losses import build_loss
 from cdb_loss import CDBLoss
-from engine import Training, fit
+from engine import Training, begin, fit
 from imagenet_config import Config, read_config
 from imagenet_dataset import ImageList, check_classes, class_probabilities, locate, read_list
 from imagenet_loader import ImageLoader
@@ -175,14 +175,11 @@ def prepare(config: Config, runtime: Runtime) -> tuple[Training, dict[str, Any],
                                  "normalization": {"mean": list(MEAN), "std": list(STD)}}
 
 
-def open_run(run: Run, args: Namespace, config: Config, arguments: dict[str, Any], description: dict[str, Any]) -> dict[str, Any] | None:
-    """The state to continue from; a fresh run's folder gets its configuration, and loses the test results of the one before."""
-    state = run.open(arguments, description, args.resume, args.overwrite)
-    if not state:
-        for name in RESULTS.values():
-            (run.folder / name).unlink(missing_ok=True)
-        write_atomically(run.folder / CONFIG, config.dump().encode())
-    return state
+def start_folder(folder: Path, config: Config) -> None:
+    """A fresh run's folder gets its configuration, and loses the test results of the run before it."""
+    for name in RESULTS.values():
+        (folder / name).unlink(missing_ok=True)
+    write_atomically(folder / CONFIG, config.dump().encode())
 
 
 def train(args: Namespace, config: Config) -> None:
@@ -193,11 +190,8 @@ def train(args: Namespace, config: Config) -> None:
             raise ValueError(f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir")
         training, arguments, description = prepare(config, runtime)
         run = Run(folder, folder.name, BEST)
-        state = runtime.broadcast(open_run(run, args, config, arguments, description) if runtime.is_main else None)
-        if state:
-            training.restore(state, run)
-        elif args.resume:
-            runtime.say(f"nothing to resume in {folder}: starting from epoch 1")
+        if begin(training, run, arguments, description, args.resume, args.overwrite, runtime) and runtime.is_main:
+            start_folder(folder, config)
         unfinished = training.first_epoch <= training.epochs
         fit(training, run, {"arguments": arguments, **description}, runtime)
         if runtime.broadcast(unfinished or not (folder / RESULTS["classifier"]).exists()):

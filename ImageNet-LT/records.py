@@ -6,6 +6,7 @@ log) and `X.json` (arguments and versions). Only the main process touches them.
 
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import math
@@ -13,7 +14,8 @@ import os
 import pickle
 import platform
 import warnings
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,7 @@ class Run:
         self.folder, self.name = folder, name
         self.best = folder / (best or f"best_{name}.pth")
         self.last, self.log, self.description = folder / f"last_{name}.pth", folder / f"{name}.csv", folder / f"{name}.json"
+        self._unlock: Callable[[], object] = lambda: None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -111,6 +114,7 @@ class Run:
         if present and not (resume or overwrite):
             raise FileExistsError(f"{present[0]} is a run's already: continue it with --resume, replace it with --overwrite, "
                                   "or choose another --save_model")
+        self._lock()
         for path in self.files:
             path.with_name(path.name + ".partial").unlink(missing_ok=True)
         state = load_checkpoint(self.last) if resume and self.last.exists() else None
@@ -122,7 +126,23 @@ class Run:
             path.unlink(missing_ok=True)
         description = {"arguments": arguments, **details, "versions": versions()}
         write_atomically(self.description, (json.dumps(description, indent=1, default=str) + "\n").encode())
+        self._lock()
         return None
+
+    def _lock(self) -> None:
+        """Hold the description, if it is there, as long as this object lives; OSError if another process does."""
+        self._unlock()
+        try:
+            lock = os.open(self.description, os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        self._unlock = weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"{self.description}: another process trains this run; wait for it, or choose another --save_model") from None
+        except OSError:     # a file system without locks
+            return
 
     def _check_same(self, state: dict[str, Any], arguments: dict[str, Any]) -> None:
         before = state.get("arguments")

@@ -123,6 +123,20 @@ def test_resume_refuses_another_experiment(tmp_path):
         run.open({**ARGUMENTS, "lr": 0.2}, {}, resume=True, overwrite=False)
 
 
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_two_cannot_train_one_run(flag, tmp_path):
+    first = Run(tmp_path, "x")
+    first.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    finish(first, 1)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(OSError, match=r"x\.json: another process trains this run"):
+        Run(tmp_path, "x").open(ARGUMENTS, {}, **{"resume": False, "overwrite": False, flag: True})
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+    Run(tmp_path, "y").open(ARGUMENTS, {}, resume=False, overwrite=False)          # another run in the same folder may
+    del first
+    assert Run(tmp_path, "x").open(ARGUMENTS, {}, resume=True, overwrite=False)["epoch"] == 1
+
+
 def test_log_row_and_format(tmp_path):
     run = Run(tmp_path, "x")
     run.open(ARGUMENTS, {}, resume=False, overwrite=False)

@@ -1,0 +1,387 @@
+"""Runs from their YAML files: the two commands to the letter, second stages, resume, processes, errors."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ROOT
+from engine import count_confusion
+from imagenet_config import read_config
+from imagenet_table import main as table
+from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, macro_f1
+from main import DifficultySampling, main
+from records import load_checkpoint, read_log
+from resnet10 import ImageNetModel, split_state
+from runtime import Runtime
+from test_imagenet_dataset import make_folder
+
+CPU = Runtime(torch.device("cpu"))
+COUNTS = {"train": [12, 6, 3], "val": [3, 3, 3], "test": [5, 5, 5]}
+SMALL = """
+data_root: {root}
+train_list: "{{data_root}}/Small_train.txt"
+val_list: "{{data_root}}/Small_val.txt"
+test_list: "{{data_root}}/Small_test.txt"
+num_classes: 3
+image_size: 32
+test_resize: 36
+model_dir: {model_dir}
+num_epochs: 3
+batch_size: 8
+lr: 0.05
+workers: 0
+precision: fp32
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("small"), COUNTS)
+
+
+def write_config(path: Path, data: Path, run: str, **settings) -> Path:
+    file = path / f"{run}.yaml"
+    changed = "".join(f"{key}: {value}\n" for key, value in settings.items())
+    lines = SMALL.format(root=data, model_dir=path / run).splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if line.split(":")[0] not in settings) + changed)
+    return file
+
+
+def run(path: Path, data: Path, name: str, *flags: object, **settings) -> Path:
+    """Train; the run's folder."""
+    assert main(["--cfg", str(write_config(path, data, name, **settings)), *map(str, flags)]) == 0
+    return path / name
+
+
+def last(folder: Path) -> dict:
+    return load_checkpoint(folder / f"last_{folder.name}.pth")
+
+
+def assert_same_state(first: dict, second: dict) -> None:
+    """Bit for bit, but for the run's place."""
+    assert first.keys() == second.keys()
+    for key in ("feat_model", "classifier", "criterion"):
+        assert all(torch.equal(value, second[key][name]) for name, value in first[key].items()), key
+    for number, buffers in first["optimizer"]["state"].items():
+        assert torch.equal(buffers["momentum_buffer"], second["optimizer"]["state"][number]["momentum_buffer"])
+    assert first["best_accuracy"] == second["best_accuracy"] and first["epoch"] == second["epoch"]
+
+
+def rows(folder: Path) -> list[dict]:
+    return [{key: value for key, value in row.items() if not key.startswith(("seconds", "images_per"))}
+            for row in read_log(folder / f"{folder.name}.csv")[1]]
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory, data) -> Path:
+    return run(tmp_path_factory.mktemp("first"), data, "ce")
+
+
+@pytest.fixture(scope="module")
+def cdb(tmp_path_factory, data) -> Path:
+    return run(tmp_path_factory.mktemp("cdb"), data, "cdb", loss_type="CDB-CE", tau=1.5, num_epochs=4)
+
+
+def test_what_a_run_leaves(cdb, data, capsys):
+    assert {path.name for path in cdb.iterdir()} == {BEST, "last_cdb.pth", "cdb.csv", "cdb.json", "config.yaml", "test.json"}
+    best = load_checkpoint(cdb / BEST)
+    assert best["class_counts"] == [12, 6, 3] and best["class_names"] == ["n00000000", "n00000001", "n00000002"]
+    assert "optimizer" not in best and "fc.weight" in best["classifier"] and "layer4.0.downsample.1.running_var" in best["feat_model"]
+    assert not any(str(data) in str(value) or str(cdb) in str(value) for value in best["arguments"].values())
+    assert str(data) not in (cdb / "cdb.json").read_text() and str(data) not in (cdb / "test.json").read_text()
+    assert best["criterion"]["weight"].sum().item() == pytest.approx(3)
+    assert [row["lr"] for row in rows(cdb)] == ["0.05", "0.04268", "0.025", "0.007322"]        # cosine, stepped after each epoch
+
+
+def test_its_own_configuration_reproduces_a_run(cdb, tmp_path, capsys):
+    assert main(["--cfg", str(cdb / "config.yaml"), "--model_dir", str(tmp_path / "cdb")]) == 0
+    assert_same_state(last(cdb), last(tmp_path / "cdb"))
+    assert rows(cdb) == rows(tmp_path / "cdb")
+    assert json.loads((cdb / "test.json").read_text()) == json.loads((tmp_path / "cdb/test.json").read_text())
+
+
+def test_workers_do_not_change_a_run(cdb, tmp_path, capsys):
+    assert main(["--cfg", str(cdb / "config.yaml"), "--model_dir", str(tmp_path / "cdb"), "--workers", "2"]) == 0
+    assert_same_state(last(cdb), last(tmp_path / "cdb"))
+
+
+def test_killed_and_resumed_is_uninterrupted(cdb, data, tmp_path, shell, capsys):
+    """Killed at the worst moment: the log has the third epoch's row, no checkpoint has the epoch."""
+    file = write_config(tmp_path, data, "cdb", loss_type="CDB-CE", tau=1.5, num_epochs=4)
+    code = ("import os, signal, sys, records, main\n"
+            "write = records.save_checkpoint\n"
+            "def save(path, state):\n"
+            "    os.kill(os.getpid(), signal.SIGKILL) if state['epoch'] == 3 else write(path, state)\n"
+            "records.save_checkpoint = save\n"
+            "main.main(['--cfg', sys.argv[1]])\n")
+    killed = shell("-c", code, file, cwd=ROOT / "ImageNet-LT")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(rows(tmp_path / "cdb")) == 3 and last(tmp_path / "cdb")["epoch"] == 2
+    assert not (tmp_path / "cdb/test.json").exists()
+    assert main(["--cfg", str(file), "--resume"]) == 0
+    assert_same_state(last(cdb), last(tmp_path / "cdb"))
+    assert rows(cdb) == rows(tmp_path / "cdb")
+    assert json.loads((cdb / "test.json").read_text()) == json.loads((tmp_path / "cdb/test.json").read_text())
+
+
+def test_a_finished_run_has_nothing_to_resume(cdb, data, capsys):
+    before = {path: path.stat().st_mtime_ns for path in cdb.iterdir()}
+    assert main(["--cfg", str(cdb / "config.yaml"), "--resume"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in cdb.iterdir() if path.suffix != ".csv"} == \
+        {path: time_of for path, time_of in before.items() if path.suffix != ".csv"}
+
+
+def test_a_run_is_not_touched_unasked(cdb, failing):
+    before = {path: path.read_bytes() for path in cdb.iterdir()}
+    error = failing(main, "--cfg", cdb / "config.yaml")
+    assert all(flag in error for flag in ("--resume", "--overwrite", "--save_model")) and str(cdb) in error
+    assert "was trained with --seed 0, not 1" in failing(main, "--cfg", cdb / "config.yaml", "--resume", "--seed", "1")
+    assert {path: path.read_bytes() for path in cdb.iterdir()} == before
+
+
+def test_overwrite_and_resume_of_nothing(data, tmp_path, capsys):
+    folder = run(tmp_path, data, "x", "--resume", num_epochs=1)
+    assert f"nothing to resume in {folder}: starting from epoch 1" in capsys.readouterr().out
+    (folder / "test_ncm.json").write_text("{}")
+    assert main(["--cfg", str(tmp_path / "x.yaml"), "--overwrite", "--batch_size", "7"]) == 0
+    assert not (folder / "test_ncm.json").exists()
+    assert read_config(folder / "config.yaml").batch_size == 7
+
+
+def test_report_is_what_the_model_says(first_stage, data, capsys):
+    """Top-1, shots and F1 by scikit-learn on predictions made here."""
+    from sklearn.metrics import f1_score
+    assert main(["--test", "--model_dir", str(first_stage)]) == 0
+    printed = capsys.readouterr().out
+    figures = json.loads((first_stage / "test.json").read_text())
+    hits = np.array([entry["correct"] for entry in figures["classes"]])
+    assert figures["images"] == 15 and [entry["training_images"] for entry in figures["classes"]] == [12, 6, 3]
+    assert figures["accuracy"] == pytest.approx(hits.sum() / 15) and figures["shots"]["few"] == figures["accuracy"]
+    assert figures["shots"]["many"] is None and f"{figures['accuracy']:.4f}" in printed and "F1" in printed
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.integers(0, 6, 200), rng.integers(2, 8, 200)           # classes 0, 1 never predicted, 6, 7 never true
+    confusion = torch.zeros(9, 9, dtype=torch.long)
+    np.add.at(confusion.numpy(), (labels, predictions), 1)
+    assert macro_f1(confusion) == pytest.approx(f1_score(labels, predictions, average="macro"))
+
+
+@pytest.mark.parametrize(("stage", "frozen"), [("crt", "feat_model"), ("lws", "feat_model")])
+def test_second_stages(stage, frozen, first_stage, data, tmp_path, capsys):
+    folder = run(tmp_path, data, stage, stage=stage, first_stage=first_stage, sampling="balanced", num_epochs=2)
+    before, after = load_checkpoint(first_stage / BEST), last(folder)
+    assert all(torch.equal(value, after[frozen][key]) for key, value in before[frozen].items())
+    same = torch.equal(before["classifier"]["fc.weight"], after["classifier"]["fc.weight"])
+    assert same == (stage == "lws") and ("scales" in after["classifier"]) == (stage == "lws")
+    assert main(["--test", "--model_dir", str(folder)]) == 0
+    assert main(["--cfg", str(folder / "config.yaml"), "--model_dir", str(tmp_path / "again")]) == 0
+    assert all(torch.equal(value, last(tmp_path / "again")["classifier"][key]) for key, value in after["classifier"].items())
+    assert after["first_stage"] == "ce"
+
+
+def test_tau_norm_is_not_for_lws(first_stage, data, tmp_path, failing):
+    folder = run(tmp_path, data, "lws", stage="lws", first_stage=first_stage, num_epochs=1)
+    assert "is of stage lws, whose classifier is rescaled already" in failing(main, "--test", "--model_dir", folder, "--tau_norm")
+
+
+def test_nearest_class_mean_by_hand():
+    features = torch.zeros(4, 512)
+    features[:, :2] = torch.tensor([[10.0, 0.0], [0.0, 2.0], [0.0, 1.0], [4.0, 4.0]])
+    means = class_means([(features[:2], torch.tensor([0, 0])), (features[2:], torch.tensor([1, 1]))], 2, CPU)
+    root = 26 ** 0.5, 41 ** 0.5                                   # means (5, 1) and (2, 2.5), lengths 26 ** .5 and 10.25 ** .5
+    assert torch.allclose(means[:, :2], torch.tensor([[5 / root[0], 1 / root[0]], [4 / root[1], 5 / root[1]]]))
+    query = torch.zeros(2, 512)
+    query[:, :2] = torch.tensor([[7.0, 7.1], [7.0, 3.0]])
+    assert Weights(means)(query).argmax(1).tolist() == [1, 0]      # angles 45.4 and 23.2 of 11.3 and 51.3 degrees
+
+
+def test_exponent_is_the_best_on_validation():
+    """Weights (2, 0) and (0, 1), feature (1, 1.7): class 1 wins once 2 ** (1 - e) < 1.7, from e = 0.3 on."""
+    weight, features = torch.zeros(2, 512), torch.zeros(1, 512)
+    weight[0, 0], weight[1, 1] = 2, 1
+    features[0, :2] = torch.tensor([1.0, 1.7])
+    assert choose_exponent(weight, [(features, torch.tensor([1]))], CPU) == 0.3
+    assert choose_exponent(weight, [(features, torch.tensor([0]))], CPU) == 0.0
+
+
+@pytest.mark.parametrize("method", ["tau_norm", "ncm"])
+def test_classifiers_without_training(method, first_stage, capsys):
+    assert main(["--test", "--model_dir", str(first_stage), f"--{method}"]) == 0
+    figures = json.loads((first_stage / f"test_{method}.json").read_text())
+    assert figures["method"] == method and figures["images"] == 15
+    assert (figures["exponent"] is None) == (method == "ncm")
+
+
+def test_difficulty_decides_what_is_drawn(data, tmp_path, capsys):
+    folder = run(tmp_path, data, "drawn", sampling="difficulty", tau=1, num_epochs=3)
+    for row in rows(folder):
+        difficulty = [1 - float(row[f"accuracy_{c}"]) for c in range(3)]
+        assert [float(row[f"weight_{c}"]) for c in range(3)] == pytest.approx([3 * d / sum(difficulty) for d in difficulty], abs=2e-3)
+    assert "difficulty.weight" in last(folder)["criterion"]
+    criterion = DifficultySampling(2, 1.0)
+    criterion.update(torch.tensor([1, 3]), torch.tensor([4, 4]))
+    assert criterion.weight.tolist() == pytest.approx([1.5, 0.5])
+    logits, labels = torch.randn(6, 2), torch.tensor([0, 1, 1, 0, 0, 1])
+    assert criterion(logits, labels) == torch.nn.functional.cross_entropy(logits, labels)         # the loss itself is unweighted
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "square_root", "progressive"])
+def test_other_samplings_run(sampling, data, tmp_path, capsys):
+    assert len(rows(run(tmp_path, data, "x", sampling=sampling, num_epochs=1))) == 1
+
+
+@pytest.mark.parametrize("settings", [{"loss_type": "CDB-FL", "gamma": 2, "reduction": "weighted_mean"}, {"loss_type": "Balanced_Softmax"}])
+def test_other_losses_run(settings, data, tmp_path, capsys):
+    assert len(rows(run(tmp_path, data, "x", num_epochs=1, **settings))) == 1
+
+
+def test_a_released_checkpoint_is_tested(data, tmp_path, capsys):
+    torch.manual_seed(0)
+    parts = split_state(ImageNetModel(3).state_dict())
+    (tmp_path / "released").mkdir()
+    torch.save({"epoch": 90, "best_acc": 0.4, "state_dict_best": {part: {f"module.{key}": value for key, value in state.items()}
+                                                                   for part, state in parts.items()}}, tmp_path / "released" / BEST)
+    file = write_config(tmp_path, data, "released")
+    assert main(["--cfg", str(file), "--test", "--model_dir", str(tmp_path / "released")]) == 0
+    figures = json.loads((tmp_path / "released/test.json").read_text())
+    assert figures["classes"][0]["training_images"] == 12 and figures["images"] == 15
+
+
+def test_two_processes_count_what_one_counts(first_stage, shell, capsys):
+    """15 test images, 9 for validation, 21 for training: two divides none of them."""
+    for method in ([], ["--tau_norm"], ["--ncm"]):
+        assert main(["--test", "--model_dir", str(first_stage), *method]) == 0
+    alone = {name: json.loads((first_stage / name).read_text()) for name in RESULTS.values()}
+    for name in alone:
+        (first_stage / name).unlink()
+    script = first_stage / "all.py"
+    script.write_text("import sys; from pathlib import Path; from runtime import start_runtime\n"
+                      "from imagenet_config import read_config; from imagenet_test import RESULTS, evaluate\n"
+                      "folder = Path(sys.argv[1])\n"
+                      "with start_runtime(precision='fp32') as runtime:\n"
+                      "    for method in RESULTS:\n"
+                      "        evaluate(read_config(folder / 'config.yaml'), folder, method, runtime)\n")
+    result = shell("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, script, first_stage,
+                   PYTHONPATH=str(ROOT / "ImageNet-LT"))
+    script.unlink()
+    assert result.returncode == 0, result.stderr
+    assert {name: json.loads((first_stage / name).read_text()) for name in alone} == alone
+
+
+def test_two_processes_train_on_the_whole_batch(data, tmp_path, shell):
+    """An epoch of 20 of 21 images in batches of 8, 8, 4 + 1 left over; the validation counts are whole."""
+    file = write_config(tmp_path, data, "two", num_epochs=1, loss_type="CDB-CE")
+    result = shell("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, ROOT / "ImageNet-LT/main.py", "--cfg", file)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("epoch 1/1") == 1 and "2 processes" in result.stdout
+    row = rows(tmp_path / "two")[0]
+    assert float(row["accuracy"]) == pytest.approx(np.mean([float(row[f"accuracy_{c}"]) for c in range(3)]), abs=1e-3)
+    assert all(round(3 * float(row[f"accuracy_{c}"]), 2) in (0, 1, 2, 3) for c in range(3))
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"train_list": "/none.txt"}, "/none.txt not found"),
+    ({"data_root": "/none", "train_list": "{train}", "val_list": "{val}", "test_list": "{test}"}, "data_root /none not found"),
+    ({"num_classes": 2}, "label 2 must lie between 0 and 1"), ({"num_classes": 4}, "has no image of class 3"),
+    ({"stage": "crt", "first_stage": "/none"}, "/none/final_model_checkpoint.pth not found: stage crt"),
+    ({"model_dir": "{train}/run"}, "cannot hold the run"),
+    ({"val_list": "{val2}", "loss_type": "CDB-CE"}, "Small_val2.txt has no image of class 1, 2"),
+    ({"model_dir": "./test"}, "test.json is the name of a result"),
+    ({"lr": 1e38}, "a smaller learning rate may help")])
+def test_errors_of_a_run(settings, message, data, tmp_path, failing):
+    (data / "Small_val2.txt").write_text("train/n00000000/n00000000_val0.JPEG 0\n")
+    places = {split: str(data / f"Small_{split}.txt") for split in ("train", "val", "test", "val2")}
+    settings = {key: value.format(**places) if isinstance(value, str) else value for key, value in settings.items()}
+    assert message in failing(main, "--cfg", write_config(tmp_path, data, "x", **settings))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_image_is_named(workers, tmp_path, failing):
+    data = make_folder(tmp_path / "data", COUNTS)
+    bad = data / "train/n00000001/n00000001_train2.JPEG"
+    bad.write_bytes(bad.read_bytes()[:400])
+    error = failing(main, "--cfg", write_config(tmp_path, data, "x", workers=workers))
+    assert f"{bad} is no image that can be decoded" in error
+    bad.unlink()
+    assert "1 of 45 listed images are not below data_root" in failing(main, "--cfg", write_config(tmp_path, data, "x"))
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"PK damaged", "is not a checkpoint that can be loaded safely"),
+                                                  (None, "no checkpoint at")])
+def test_a_bad_checkpoint(content, message, first_stage, data, tmp_path, failing):
+    (tmp_path / "x").mkdir()
+    if content:
+        (tmp_path / "x" / BEST).write_bytes(content)
+    error = failing(main, "--cfg", write_config(tmp_path, data, "x"), "--test")
+    assert message in error and BEST in error
+    shutil.copy(first_stage / BEST, tmp_path / "x" / BEST)
+    other = write_config(tmp_path, data, "x", num_classes=4)
+    assert "does not fit this model: classifier.fc.bias 3 instead of 4" in failing(main, "--cfg", other, "--test")
+
+
+def test_sigterm_stops_within_a_batch_and_resumes(data, tmp_path, capsys):
+    file = write_config(tmp_path, data, "x", num_epochs=500)
+    with subprocess.Popen([sys.executable, ROOT / "ImageNet-LT/main.py", "--cfg", file, "--workers", "1"], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
+        next(line for line in process.stdout if line.startswith("epoch 2/500"))
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 143 and error == "main.py: stopped by SIGTERM; --resume continues after the last finished epoch\n"
+    assert last(tmp_path / "x")["epoch"] >= 2
+
+
+def test_table_of_results(first_stage, cdb, tmp_path, capsys, failing):
+    assert main(["--test", "--model_dir", str(first_stage), "--ncm"]) == 0
+    capsys.readouterr()
+    results = [first_stage / "test.json", cdb / "test.json", first_stage / "test_ncm.json"]
+    assert table([*map(str, results), "--out", str(tmp_path / "t.md")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (tmp_path / "t.md").read_text().splitlines() == lines
+    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["CE", "CDB-CE, tau 1.5", "CE, nearest class mean"]
+    accuracy = json.loads((cdb / "test.json").read_text())["accuracy"]
+    assert lines[3].split("|")[2].strip() == f"{100 * accuracy:.2f}" and lines[3].split("|")[3].strip() == "-"
+    assert "Small_test.txt, 15 images" in lines[-1]
+    assert "is no result of main.py" in failing(table, cdb / "cdb.json")
+
+
+def test_the_two_commands_to_the_letter(tmp_path, shell):
+    """On a copy of the folder, with 1000 classes laid out like ImageNet; three keys of the YAML are set, nothing else."""
+    folder = tmp_path / "ImageNet-LT"
+    shutil.copytree(ROOT / "ImageNet-LT", folder, ignore=shutil.ignore_patterns("logs", "__pycache__", "tiny-imagenet-lt"))
+    counts = {"train": [2] * 8 + [1] * 992, "val": [1] * 1000, "test": [1] * 40 + [0] * 960}
+    imagenet = make_folder(tmp_path / "ILSVRC", counts, "ImageNet_LT", flat_test=True)
+    for split in ("train", "val", "test"):
+        shutil.move(imagenet / f"ImageNet_LT_{split}.txt", folder / "data/ImageNet_LT" / f"ImageNet_LT_{split}.txt")
+    config = folder / "config/ImageNet_LT/feat_uniform_with_CDBloss.yaml"
+    values = {"num_epochs": "1", "batch_size": "128", "data_root": str(imagenet)}
+    config.write_text("".join(f"{key}: {values[key]}\n" if (key := line.split(":")[0]) in values else line
+                              for line in config.read_text().splitlines(keepends=True)))
+    trained = shell("main.py", "--cfg", "./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml", cwd=folder, timeout=500)
+    assert trained.returncode == 0, trained.stderr
+    tested = shell("main.py", "--test", "--model_dir", "./logs/ImageNet_LT/models/resnet10_uniform_cdbce", cwd=folder)
+    assert tested.returncode == 0, tested.stderr
+    assert tested.stdout.splitlines()[-3:] == trained.stdout.splitlines()[-3:]
+    run = folder / "logs/ImageNet_LT/models/resnet10_uniform_cdbce"
+    best = load_checkpoint(run / "final_model_checkpoint.pth")
+    assert sum(value.numel() for part in ("feat_model", "classifier") for key, value in best[part].items()
+               if "running" not in key and "num_batches" not in key) == 5_418_792
+    assert json.loads((run / "test.json").read_text())["images"] == 40
+
+
+def test_an_error_of_the_script_is_one_line(shell):
+    result = shell(ROOT / "ImageNet-LT/main.py", "--cfg", "none.yaml")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("main.py: error: none.yaml cannot be read")
+    result = shell(ROOT / "ImageNet-LT/imagenet_table.py", "none.json")
+    assert result.returncode == 2 and result.stderr == "imagenet_table.py: error: none.json cannot be read: No such file or directory\n"
+
+
+def test_confusion_of_a_classifier_on_features():
+    weights = Weights(torch.eye(512)[:2])
+    assert count_confusion(weights, [(torch.eye(512)[:2], torch.tensor([1, 1]))], 2, CPU).tolist() == [[0, 0], [1, 1]]
