@@ -14,6 +14,7 @@ from runtime import Runtime
 
 NUM_CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
 HELD_OUT_PER_CLASS = 25                               # paper, section 4.1: images of each class for validation
+PROTOCOLS = ("paper", "common")                       # see long_tailed
 DIGITS_HELD_OUT, DIGITS_TEST = 20, 40                 # images of each class
 NORMALIZATION = {                                     # mean, std of R, G, B on a scale of 0 to 1
     "train": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),                    # ImageNet's; released cifar_train.py
@@ -167,17 +168,24 @@ def first_of_each_class(labels: Tensor, counts: list[int]) -> Tensor:
     return torch.cat([(labels == c).nonzero().flatten()[:count] for c, count in enumerate(counts)]).sort().values
 
 
-def long_tailed(dataset: str, data_root: Path, imbalance: float) -> tuple[ImageSet, ImageSet]:
-    """The training set, long-tailed, and the balanced validation set that was held out before the cut."""
+def long_tailed(dataset: str, data_root: Path, imbalance: float, protocol: str = "paper") -> tuple[ImageSet, ImageSet]:
+    """The training set, long-tailed, and the balanced set that difficulty and the kept epoch are measured on.
+
+    "paper" holds out the last HELD_OUT_PER_CLASS images of each class before the cut. "common" is what most other papers do:
+    the cut is from all images, and the set is the test set, which makes the numbers of the kept epoch too good.
+    """
     images = read_split(dataset, data_root, "train")
     num_classes = NUM_CLASSES[dataset]
-    per_class = DIGITS_HELD_OUT if dataset == "digits" else HELD_OUT_PER_CLASS
-    if min(images.class_counts(num_classes)) <= per_class:
-        raise ValueError(f"{data_root}: a class of {dataset} has no more than the {per_class} images that validation needs")
-    rest, held = hold_out(images, per_class)
-    train = images[rest]
+    if protocol == "common":
+        train, validation = images, read_split(dataset, data_root, "test")
+    else:
+        per_class = DIGITS_HELD_OUT if dataset == "digits" else HELD_OUT_PER_CLASS
+        if min(images.class_counts(num_classes)) <= per_class:
+            raise ValueError(f"{data_root}: a class of {dataset} has no more than the {per_class} images that validation needs")
+        rest, held = hold_out(images, per_class)
+        train, validation = images[rest], images[held]
     counts = long_tail_counts(min(train.class_counts(num_classes)), num_classes, imbalance)
-    return train[first_of_each_class(train.labels, counts)], images[held]
+    return train[first_of_each_class(train.labels, counts)], validation
 
 
 def normalize(images: Tensor, constants: str = "train") -> Tensor:

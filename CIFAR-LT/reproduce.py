@@ -1,12 +1,12 @@
 """Reproduce the published tables: every run, then the tables, from the logs alone.
 
     python reproduce.py --list                                      which runs there are, and which are finished
-    python reproduce.py --only dataset=cifar100,imbalance=200       run some; again after an interruption: it resumes
+    python reproduce.py --only recipe=paper,imbalance=200           run some; again after an interruption: it resumes
     python reproduce.py --table                                     write the tables again without running anything
     python reproduce.py --publish --only imbalance=200,tau=1.5      put the trained weights into ../pretrained_weights
 
 Runs live in --runs DIR; each finished one leaves its log, its description and its test figures in results/NAME/, from where
-the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md.
+the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md and RESULTS.md.
 """
 
 import csv
@@ -19,15 +19,17 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from records import read_log, write_atomically
 from runtime import ArgumentParser, exit_code, positive_int
 
 HERE = Path(__file__).resolve().parent
-RESULTS, README, WEIGHTS = HERE / "results", HERE.parent / "README.md", HERE.parent / "pretrained_weights"
-FILTERS = ("dataset", "imbalance", "loss_type", "tau", "precision")
+RESULTS, WEIGHTS, PAGES = HERE / "results", HERE.parent / "pretrained_weights", (HERE.parent / "README.md", HERE / "RESULTS.md")
+OPTIONS = ("loss_type", "tau", "recipe", "precision", "protocol", "reduction")      # flags that an entry may set
+FILTERS = ("dataset", "imbalance", *OPTIONS)
 SHOTS = ("many", "medium", "few")
 
 
@@ -39,15 +41,17 @@ class Entry:
     imbalance: int
     loss_type: str
     tau: str = ""
+    recipe: str = "paper"
     precision: str = ""
-    published: float | None = None
-    seeds: int = 1
+    protocol: str = ""
+    reduction: str = ""
+    published: float | None = field(default=None, compare=False)
+    seeds: int = field(default=1, compare=False)
 
     @property
     def settings(self) -> dict[str, str]:
-        """The flags that are set, without the two that every entry has."""
-        chosen = {"loss_type": self.loss_type, "tau": self.tau, "precision": self.precision}
-        return {key: value for key, value in chosen.items() if value}
+        """The flags that say something; the paper's recipe is what happens without."""
+        return {key: value for key in OPTIONS if (value := getattr(self, key)) and (key, value) != ("recipe", "paper")}
 
     @property
     def name(self) -> str:
@@ -55,7 +59,8 @@ class Entry:
 
     @property
     def label(self) -> str:
-        extra = [f"{key} {value}" for key, value in self.settings.items() if key != "loss_type"]
+        """The loss, and what else sets this line apart within its table."""
+        extra = [f"{key} {value.replace('_', ' ')}" for key, value in self.settings.items() if key not in ("loss_type", "recipe")]
         return ", ".join([self.loss_type, *extra])
 
     @property
@@ -64,12 +69,48 @@ class Entry:
         return [word for key, value in pairs.items() for word in (f"--{key}", value)]
 
 
+def fast(imbalance: int, loss_type: str, tau: str = "", **more: Any) -> Entry:
+    """A line of the fast recipe."""
+    return Entry("cifar100", imbalance, loss_type, tau, "fast", **more)
+
+
 TABLES = {
     "cifar100": (
         Entry("cifar100", 200, "CE"),
         Entry("cifar100", 200, "CDB-CE", "1.5", published=37.40),
         Entry("cifar100", 100, "CE", published=38.21),
         Entry("cifar100", 100, "CDB-CE", "dynamic", published=42.57),
+    ),
+    "cifar100-fast": (
+        fast(200, "CE", seeds=3),
+        fast(200, "CDB-CE", "1.5", seeds=3, published=37.40),
+        fast(200, "CDB-CE", "dynamic", seeds=3),
+        fast(100, "CE", seeds=3, published=38.21),
+        fast(100, "CDB-CE", "dynamic", seeds=3, published=42.57),
+        fast(100, "Balanced_Softmax", seeds=3),
+        fast(100, "Logit_Adjustment"),
+        fast(100, "LDAM-DRW"),
+        fast(100, "CB_Softmax"),
+        fast(100, "FL", published=38.41),
+        fast(100, "EQL"),
+        *(fast(imbalance, loss, tau, published=58.74 if (imbalance, loss) == (10, "CDB-CE") else None)
+          for imbalance in (50, 20, 10) for loss, tau in (("CE", ""), ("CDB-CE", "dynamic"))),
+    ),
+    "tau": (
+        fast(100, "CDB-CE", "0.5"),
+        fast(100, "CDB-CE", "1", published=41.67),
+        fast(100, "CDB-CE", "1.5"),
+        fast(100, "CDB-CE", "2"),
+        fast(100, "CDB-CE", "dynamic", seeds=3, published=42.57),
+        fast(100, "CDB-CE", "dynamic-released"),
+        fast(100, "CDB-CE", "dynamic", reduction="weighted_mean"),
+    ),
+    "protocol": (
+        fast(100, "CE", seeds=3),
+        fast(100, "CE", protocol="common"),
+        fast(100, "CDB-CE", "dynamic", seeds=3),
+        fast(100, "CDB-CE", "dynamic", protocol="common"),
+        fast(100, "CDB-CE", "dynamic", precision="fp32"),
     ),
     "digits": (
         Entry("digits", 20, "CE", seeds=3),
@@ -108,13 +149,18 @@ class Job:
 
 
 def marks(table: str) -> tuple[str, str]:
-    """What stands in the README before and after a table."""
+    """What stands in a page before and after a table."""
     return f"<!-- {table}: written by CIFAR-LT/reproduce.py -->", f"<!-- end of {table} -->"
+
+
+def all_entries() -> list[Entry]:
+    """Every line once; some stand in several tables."""
+    return list(dict.fromkeys(entry for entries in TABLES.values() for entry in entries))
 
 
 def select(only: str, seeds: int | None, runs: Path) -> list[Job]:
     """The jobs of the tables that match `only` (key=value, of an entry's settings); ValueError if none does."""
-    jobs = [Job(entry, seed, runs) for entries in TABLES.values() for entry in entries for seed in range(seeds or entry.seeds)]
+    jobs = [Job(entry, seed, runs) for entry in all_entries() for seed in range(seeds or entry.seeds)]
     for condition in filter(None, only.split(",")):
         key, _, value = condition.partition("=")
         if key not in FILTERS or not value:
@@ -173,7 +219,7 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 
 def write_tables() -> None:
-    """For each table with a finished run: results/TABLE.md and .csv, and what stands between its marks in the README."""
+    """For each table with a finished run: results/TABLE.md and .csv, and what stands between its marks in a page."""
     for table, entries in TABLES.items():
         rows = table_rows(entries)
         if not rows:
@@ -185,11 +231,12 @@ def write_tables() -> None:
         write_atomically(RESULTS / f"{table}.md", markdown(rows).encode())
         write_atomically(RESULTS / f"{table}.csv", text.getvalue().encode())
         first, last = marks(table)
-        before, found, rest = (README.read_text() if README.exists() else "").partition(first)
-        _, end, after = rest.partition(last)
-        if found and end:
-            write_atomically(README, f"{before}{first}\n{markdown(rows)}{last}{after}".encode())
-        print(markdown(rows), end="")
+        for page in PAGES:
+            before, found, rest = (page.read_text() if page.exists() else "").partition(first)
+            _, end, after = rest.partition(last)
+            if found and end:
+                write_atomically(page, f"{before}{first}\n{markdown(rows)}{last}{after}".encode())
+        print(f"{table}\n{markdown(rows)}")
 
 
 def publish(jobs: list[Job]) -> None:
@@ -198,7 +245,7 @@ def publish(jobs: list[Job]) -> None:
         if job.state != "finished":
             raise ValueError(f"{job.name} is not finished ({job.state}): run it first")
         write_atomically(WEIGHTS / f"{job.name}.pth", (job.runs / job.name / f"best_{job.log}.pth").read_bytes())
-    every = [Job(entry, seed, WEIGHTS) for entries in TABLES.values() for entry in entries for seed in range(100)]
+    every = [Job(entry, seed, WEIGHTS) for entry in all_entries() for seed in range(100)]
     sections = []
     for job in every:
         path = WEIGHTS / f"{job.name}.pth"

@@ -132,7 +132,7 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
     training = Training(
         network=network, model=runtime.parallelize(network), criterion=build_loss(
             args.loss_type, counts, tau=args.tau, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma,
-            eql_lambda=args.eql_lambda).to(runtime.device), optimizer=optimizer, schedule=step_schedule,
+            eql_lambda=args.eql_lambda, reduction=args.reduction).to(runtime.device), optimizer=optimizer, schedule=step_schedule,
         train_batches=lambda epoch: training_batches(train_set, args.batch_size, args.seed, epoch, args.workers, runtime),
         val_batches=lambda: evaluation_batches(val_set, args.batch_size, args.workers, runtime),
         batches_per_epoch=math.ceil(len(train_set) / args.batch_size), images_per_epoch=len(train_set), num_classes=len(counts),

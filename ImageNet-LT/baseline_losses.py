@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cdb_loss import DYNAMIC_TAU, CDBLoss, focal_factor, reduce_loss
+from cdb_loss import DYNAMIC_TAU, REDUCTIONS, CDBLoss, focal_factor, reduce_loss
 
 LOSS_TYPES = ("CE", "FL", "EQL", "CB_Softmax", "CB_Focal", "LDAM-DRW", "Balanced_Softmax", "Logit_Adjustment",
               "CDB-CE", "CDB-FL")
@@ -199,6 +199,8 @@ def add_loss_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--loss_type", choices=LOSS_TYPES, default="CDB-CE", help="default: %(default)s")
     group.add_argument("--tau", type=parse_tau, default="dynamic",
                        help="CDB: how strongly difficulty weighs; 'dynamic' (paper, the default), 'dynamic-released' or a number")
+    group.add_argument("--reduction", choices=REDUCTIONS, default="mean",
+                       help="CDB: mean over the batch (paper, the default), or weighted_mean, divided by the batch's summed weights")
     group.add_argument("--gamma", type=number_in(0, 100), default=1.0, help="FL, CB_Focal, CDB-FL: focusing exponent; default: 1")
     group.add_argument("--beta", type=number_in(0, 1, include_low=False), default=0.9999,
                        help="CB_*, LDAM-DRW: effective-number parameter; default: 0.9999")

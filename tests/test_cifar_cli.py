@@ -178,6 +178,17 @@ def test_cifar100_command_to_the_letter_and_a_released_checkpoint(cifar, tmp_pat
     assert cifar_test.main(["--saved_model_path", str(released), "--data_root", str(cifar), "--normalization", "released-test"]) == 0
 
 
+def test_fast_recipe_common_protocol_and_reduction(cifar, tmp_path):
+    """The flags reach the run: Nesterov, the recipe's batch size, 35 instead of 10 images of the largest class."""
+    flags = ["--recipe", "fast", "--protocol", "common", "--reduction", "weighted_mean", "--imbalance", "35", "--max_epochs", "1"]
+    assert cifar_train.main([*flags, "--data_root", str(cifar), "--save_model", str(tmp_path)]) == 0
+    last = load_checkpoint(tmp_path / "last_cifar100_imbalance35.pth")
+    assert last["class_counts"][0] == 35
+    assert all(group["nesterov"] for group in last["optimizer"]["param_groups"])
+    assert last["arguments"]["batch_size"] == cifar_train.FAST.batch_size
+    assert (last["arguments"]["recipe"], last["arguments"]["reduction"]) == ("fast", "weighted_mean")
+
+
 @pytest.mark.parametrize("loss_type", ["FL", "EQL", "CB_Focal", "LDAM-DRW", "Logit_Adjustment"])
 def test_rival_losses_train_and_test(loss_type, tmp_path):
     flags = ["--dataset", "digits", "--imbalance", "100", "--max_epochs", "1", "--loss_type", loss_type, "--save_model", str(tmp_path)]
@@ -195,6 +206,7 @@ DIGITS = ("--dataset", "digits")
     ((*DIGITS, "--imbalance", 1000), "between 1 and 114.*not 1000"), ((*DIGITS, "--imbalance", "nan"), "nan"),
     ((*DIGITS, "--n_gpus", 0), "--n_gpus must be at least 1, not 0"), ((*DIGITS, "--max_epochs", 0), "'0'"),
     ((*DIGITS, "--batch_size", -4), "'-4'"), ((*DIGITS, "--lr", 0), "--lr must be above 0"), ((*DIGITS, "--lr", "inf"), "not inf"),
+    ((*DIGITS, "--recipe", "fast"), "--recipe fast is for CIFAR"), (("--recipe", "slow"), "'slow'"),
     ((*DIGITS, "--loss_type", "GAN"), "'GAN'"), ((*DIGITS, "--beta", 1), "'1'"), ((*DIGITS, "--gamma", "x"), "'x'"),
     ((*DIGITS, "--seed", -1), "'-1'"), ((*DIGITS, "--validate_after_every", 0), "'0'"), ((*DIGITS, "--epochs", 3), "--epochs")])
 def test_wrong_flags(failing, tmp_path, flags, match):

@@ -14,7 +14,7 @@ MARKS = marks("cifar100")
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(reproduce, "README", tmp_path / "README.md")
+    monkeypatch.setattr(reproduce, "PAGES", (tmp_path / "README.md", tmp_path / "RESULTS.md"))
     (tmp_path / "README.md").write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
 
     def finish(entry: Entry, seed: int, accuracy: float) -> None:
@@ -46,12 +46,12 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert main(["--table"]) == 0
     assert (tmp_path / "README.md").read_text() == first
     capsys.readouterr()
-    assert main(["--list", "--only", "imbalance=200,loss_type=CDB-CE", "--runs", str(tmp_path)]) == 0
+    assert main(["--list", "--only", "imbalance=200,loss_type=CDB-CE,recipe=paper", "--runs", str(tmp_path)]) == 0
     assert capsys.readouterr().out.split() == ["finished", "cifar100_imbalance200_CDB-CE_1.5_seed0"]
 
 
 def test_selection(tmp_path):
-    assert [job.name for job in select("imbalance=100,loss_type=CE", 2, tmp_path)] == [
+    assert [job.name for job in select("imbalance=100,loss_type=CE,recipe=paper", 2, tmp_path)] == [
         "cifar100_imbalance100_CE_seed0", "cifar100_imbalance100_CE_seed1"]
     for only in ("imbalance=7", "epochs=3", "imbalance"):
         with pytest.raises(ValueError, match=only):
@@ -59,7 +59,7 @@ def test_selection(tmp_path):
 
 
 def test_wrong_selection_is_one_line(failing, results, tmp_path):
-    assert "is not finished (open)" in failing(main, "--publish", "--only", "imbalance=100,loss_type=CE", "--runs", tmp_path)
+    assert "is not finished (open)" in failing(main, "--publish", "--only", "imbalance=100,loss_type=CE,recipe=paper", "--runs", tmp_path)
     assert "matches no run" in failing(main, "--only", "imbalance=3", "--list")
     assert "--seeds" in failing(main, "--seeds", 0)
 
