@@ -1,0 +1,48 @@
+"""Several machines, played by torchrun agents on this one: they train one job together and end with the weights of one agent's job."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from conftest import ROOT
+from records import load_checkpoint
+
+TRAIN = ROOT / "CIFAR-LT/cifar_train.py"
+JOB = ("--dataset", "digits", "--imbalance", 100, "--max_epochs", 2, "--precision", "fp32")
+AGENT = (sys.executable, "-m", "torch.distributed.run")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def last(folder: Path) -> dict:
+    return load_checkpoint(folder / "last_digits_imbalance100.pth")
+
+
+def start_agent(rank: int, port: int, folder: Path) -> subprocess.Popen:
+    place = ("--nnodes", 2, "--node-rank", rank, "--nproc-per-node", 1, "--rdzv-backend", "c10d", "--rdzv-id", "job",
+             "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1")
+    return subprocess.Popen([*map(str, (*AGENT, *place, TRAIN, *JOB, "--save_model", folder))], text=True, env=os.environ,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_two_agents_end_with_the_weights_of_one(tmp_path):
+    port = free_port()
+    agents = [start_agent(rank, port, tmp_path / "two") for rank in range(2)]
+    outputs = [agent.communicate(timeout=150) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], outputs
+    assert sorted(out.count("epoch 2/2") for out, _ in outputs) == [0, 1]           # one process speaks for all
+    alone = (*AGENT, "--standalone", "--nproc-per-node", 2, TRAIN, *JOB, "--save_model", tmp_path / "one")
+    subprocess.run([*map(str, alone)], check=True, capture_output=True, timeout=150)
+    one, two = last(tmp_path / "one"), last(tmp_path / "two")
+    assert one["accuracy"] == two["accuracy"]
+    assert torch.equal(one["criterion"]["weight"], two["criterion"]["weight"])
+    assert one["state_dict"].keys() == two["state_dict"].keys()
+    assert all(torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items())
