@@ -13,8 +13,11 @@ import math
 import os
 import pickle
 import platform
+import re
+import stat
 import warnings
 import weakref
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 
+LARGEST_CHECKPOINT = 1 << 30     # bytes; a 3D-ResNeXt-101 with its optimizer has 380 million
+LARGEST_LOG = 1 << 26            # bytes; 2,000 epochs of 1,000 classes have 30 million
+LARGEST_EPOCH = 10 ** 6
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")     # as format_value writes it: not nan, not inf, no digits but ASCII's
+LARGEST_VALUE = 1e30             # of a measure in a log; pictures of more fail half way
 SAME_EXPERIMENT = ("resume", "overwrite", "download", "n_gpus", "workers", "compile")   # settings that a resumed run may change
 
 
@@ -52,24 +60,59 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, buffer.getbuffer())
 
 
+def check_file(path: Path, most: int) -> None:
+    """OSError if there is no regular file at `path`, ValueError if it has more than `most` bytes: too many to read to find out why."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is no regular file")
+    if status.st_size > most:
+        raise ValueError(f"{path} has {status.st_size:,} bytes; no such file needs more than {most:,}")
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Tensors and plain values on the CPU; a file that holds anything else, or is damaged, is refused with ValueError."""
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    check_file(path, LARGEST_CHECKPOINT)
     try:
+        check_unpacked_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")     # torch comments on odd pickles; the verdict below says enough
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+    except Exception as error:                  # a damaged file makes torch raise anything, struct.error and AssertionError too
         reason = "it is damaged" if not isinstance(error, pickle.UnpicklingError) else "it is damaged or holds more than plain values"
         raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a checkpoint")
+    check_description(state, path)
     return state
+
+
+def check_unpacked_size(path: Path) -> None:
+    """ValueError if the parts of a zipped checkpoint are larger than the file: torch never compresses, a zip bomb does."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\3\4":
+            return
+    with zipfile.ZipFile(path) as archive:
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
+
+
+def check_description(state: dict[str, Any], path: Path) -> None:
+    """ValueError unless what a checkpoint says of itself, where it does, are plain values that may be compared and printed."""
+    arguments, epoch, accuracy = state.get("arguments", {}), state.get("epoch", 0), state.get("accuracy", math.nan)
+    fit = {"arguments": isinstance(arguments, dict) and all(type(value) in (str, int, float, bool, type(None))
+                                                            for item in arguments.items() for value in item),
+           "epoch": type(epoch) is int and 0 <= epoch <= LARGEST_EPOCH, "accuracy": type(accuracy) in (int, float)}
+    wrong = [key for key, fits in fit.items() if not fits]
+    if wrong:
+        raise ValueError(f"{path} is not a checkpoint that can be used: its {' and '.join(wrong)} cannot be right")
 
 
 def load_weights(network: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
     """Strict load of a state dict, whose keys may carry DataParallel's `module.`; ValueError names every key that differs."""
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f"{path} holds no weights by name")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     own = network.state_dict()
     wrong = [f"{key} {shape_of(state.get(key))} instead of {shape_of(own.get(key))}"
@@ -77,7 +120,10 @@ def load_weights(network: torch.nn.Module, state: dict[str, torch.Tensor], path:
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(f"{path} does not fit this model: {'; '.join(wrong[:5])}{more}")
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:       # of the right shape, but sparse, quantised or without data
+        raise ValueError(f"{path} does not fit this model: {error}") from error
 
 
 def shape_of(value: object) -> str:
@@ -200,20 +246,35 @@ def read_log(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Columns and rows of a run's CSV; ValueError if it is damaged."""
     if not path.is_file():
         raise FileNotFoundError(f"no log at {path}")
+    check_file(path, LARGEST_LOG)
     try:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             rows = list(reader)
             columns = list(reader.fieldnames or [])
+        if len(set(columns)) < len(columns):
+            raise ValueError("a column is there twice")
+        before = 0
         for row in rows:
-            numbers = {key: float(value) for key, value in row.items() if value}
-            if None in row or None in row.values() or int(row["epoch"]) < 1 or not numbers:
-                raise ValueError("a row does not fit the header")
+            before = check_row(row, before)
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} is not a run's log: {error}") from error
     if not rows:
         raise ValueError(f"{path} holds no finished epoch")
     return columns, rows
+
+
+def check_row(row: dict[str, str], before: int) -> int:
+    """The row's epoch; ValueError if it does not follow `before`, or a value is none that format_value writes."""
+    if None in row or None in row.values():
+        raise ValueError("a row does not fit the header")
+    wrong = [value for value in row.values() if value and not (NUMBER.fullmatch(value) and abs(float(value)) < LARGEST_VALUE)]
+    if wrong:
+        raise ValueError(f"{wrong[0][:40]!r} is no number that a run logs")
+    epoch = int(row["epoch"])
+    if not before < epoch <= LARGEST_EPOCH:
+        raise ValueError(f"epoch {epoch} follows epoch {before}")
+    return epoch
 
 
 def versions() -> dict[str, str]:

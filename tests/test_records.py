@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,42 @@ def test_hostile_torch_file(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="more than plain values"):
         load_checkpoint(tmp_path / "a.pth")
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", {"weights": torch.zeros(4)})
+    with zipfile.ZipFile(tmp_path / "a.pth") as whole, zipfile.ZipFile(tmp_path / "b.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in whole.namelist():
+            bomb.writestr(name, bytes(1 << 25) if name.endswith("data/0") else whole.read(name))
+    assert (tmp_path / "b.pth").stat().st_size < 1 << 20
+    with pytest.raises(ValueError, match="b.pth is not a checkpoint") as error:
+        load_checkpoint(tmp_path / "b.pth")
+    assert "larger than the file" in str(error.value.__cause__)
+
+
+def test_a_file_of_absurd_size_is_not_read(tmp_path):
+    for name, read in (("a.pth", load_checkpoint), ("x.csv", read_log)):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(1 << 40)               # a hole: no disk holds so much
+        with pytest.raises(ValueError, match=f"{name} has 1,099,511,627,776 bytes"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize(("state", "match"), [
+    ({"arguments": [1]}, "arguments"), ({"arguments": {"tau": [1]}}, "arguments"), ({"arguments": {1: torch.ones(1)}}, "arguments"),
+    ({"epoch": 10 ** 12}, "epoch"), ({"epoch": -1}, "epoch"), ({"epoch": torch.tensor(3)}, "epoch"), ({"accuracy": "0.5"}, "accuracy")])
+def test_what_a_checkpoint_says_of_itself_is_checked(tmp_path, state, match):
+    save_checkpoint(tmp_path / "a.pth", state)
+    with pytest.raises(ValueError, match=f"a.pth is not a checkpoint that can be used: its {match} cannot be right"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("state", [None, [torch.ones(1)], {1: torch.ones(1)},
+                                   {"weight": torch.eye(3, 2).to_sparse(), "bias": torch.ones(3)},
+                                   {"weight": torch.ones(3, 2, device="meta"), "bias": torch.ones(3)}])
+def test_weights_that_are_none(state):
+    with pytest.raises(ValueError, match=r"x\.pth"):
+        load_weights(nn.Linear(2, 3), state, Path("x.pth"))
 
 
 def test_truncated_checkpoint_and_missing_one(tmp_path):
@@ -147,7 +184,10 @@ def test_log_row_and_format(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "epoch,loss\n", "epoch,loss\n1\n", "epoch,loss\n1,2,3\n", "epoch,loss\nx,1\n", "loss\n1\n",
-                                  "epoch,loss\n1,one\n", "epoch,loss\n0,1\n", "epoch\0,loss\n1,1\n", 'epoch,loss\n1,"2\n'])
+                                  "epoch,loss\n1,one\n", "epoch,loss\n0,1\n", "epoch\0,loss\n1,1\n", 'epoch,loss\n1,"2\n',
+                                  "epoch,loss\n1,nan\n", "epoch,loss\n1,-inf\n", "epoch,loss\n1,1e999\n", "epoch,loss\n1,1_0\n",
+                                  "epoch,loss\n\u0661,1\n", "epoch,loss\n1,1\n1,1\n", "epoch,loss\n2,1\n1,1\n",
+                                  "epoch,loss\n" + 5000 * "9" + ",1\n", "epoch,loss,loss\n1,1,1\n"])
 def test_damaged_logs(tmp_path, text):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(ValueError, match=r"x\.csv"):
