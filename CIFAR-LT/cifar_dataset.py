@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from records import check_file
 from runtime import Runtime
 
 NUM_CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
@@ -50,28 +51,74 @@ class ImageSet:
         return self.labels.bincount(minlength=num_classes).tolist()
 
 
-class PlainUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain values; a pickle that names anything else is refused before it can run."""
+def byte_type(name: object, *_: object) -> np.dtype:
+    if name not in ("u1", b"u1"):
+        raise pickle.UnpicklingError("it asks for an array of other values than bytes")
+    return np.dtype(np.uint8)
 
-    ALLOWED = {(module, name) for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-               for name in ("_reconstruct", "scalar")} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+def encoded(text: object, encoding: object) -> bytes:
+    """How protocol 2 writes bytes."""
+    if type(text) is not str or encoding != "latin1":
+        raise pickle.UnpicklingError("it asks for an encoding, which no CIFAR file needs")
+    return text.encode("latin1")
+
+
+class PlainUnpickler(pickle._Unpickler):
+    """Builds byte arrays and plain values, with the opcodes that they need; a pickle that wants anything else is refused before it can run.
+
+    It derives from the unpickler that is written in Python: the one in C reserves memory for any index or size that a file claims.
+    """
+
+    OPCODES = ("PROTO FRAME STOP MARK MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET NONE NEWTRUE NEWFALSE INT BININT BININT1 "
+               "BININT2 LONG LONG1 LONG4 BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINBYTES "
+               "SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT GLOBAL "
+               "STACK_GLOBAL REDUCE")
+    BUILDERS = {**{(f"numpy.{core}.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.uint8) for core in ("core", "_core")},
+                ("numpy", "ndarray"): None, ("numpy", "dtype"): byte_type, ("_codecs", "encode"): encoded}
 
     def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        if (module, name) not in self.BUILDERS:
+            raise pickle.UnpicklingError(f"it asks for {module:.40}.{name:.40}, which no CIFAR file needs")
+        return self.BUILDERS[module, name]
+
+    def load_build(self) -> None:
+        """An array's shape and bytes. The state of a dtype says nothing more of a byte."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, np.ndarray):
+            target.__setstate__(state)
+        elif not isinstance(target, np.dtype):
+            raise pickle.UnpicklingError("it asks for the state of an object")
+
+    def load_setitem(self) -> None:
+        """Keys are text: to hash a tuple of tuples of tuples may take forever."""
+        value, key = self.stack.pop(), self.stack.pop()
+        if type(key) not in (str, bytes) or type(self.stack[-1]) is not dict:
+            raise pickle.UnpicklingError("it asks for a key that is no text")
+        self.stack[-1][key] = value
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack += [key, value]
+            self.load_setitem()
+
+    def load_other(self) -> None:
+        raise pickle.UnpicklingError("it asks for more than arrays and plain values")
+
+    dispatch = {**dict.fromkeys(range(256), load_other),
+                **{code: pickle._Unpickler.dispatch[code] for name in OPCODES.split() for code in getattr(pickle, name)},
+                pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
 
 
 def read_pickle(path: Path) -> dict[bytes, object]:
     """One file of the Python version of CIFAR; ValueError if it is damaged or asks for anything but data."""
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{path} is no CIFAR file: {path.stat().st_size} bytes are too many")
+    check_file(path, LARGEST_FILE)
     try:
         with open(path, "rb") as file:
             entry = PlainUnpickler(file, encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
-            MemoryError, ImportError, RecursionError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged or not a CIFAR file: {error}; --download fetches it anew") from error
+    except Exception as error:      # of a damaged pickle any may come
+        raise ValueError(f"{path} is damaged or not a CIFAR file: {str(error) or 'it is cut off'}; --download fetches it anew") from error
     if not isinstance(entry, dict):
         raise ValueError(f"{path} holds a {type(entry).__name__}, not CIFAR's dictionary")
     return entry

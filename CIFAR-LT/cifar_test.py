@@ -63,10 +63,14 @@ def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """
     path = args.saved_model_path
     if "state_dict" in checkpoint:
-        missing = {"dataset", "class_counts", "head", "normalization"} - checkpoint.keys()
-        if missing or checkpoint["dataset"] not in NUM_CLASSES or checkpoint["normalization"] not in NORMALIZATION \
-                or checkpoint["head"] not in HEADS or not isinstance(checkpoint["state_dict"], dict):
-            raise ValueError(f"{path} does not describe a CIFAR-LT model; missing or unknown: {', '.join(sorted(missing)) or 'a value'}")
+        wrong = [key for key, fits in (("dataset", NUM_CLASSES), ("head", HEADS), ("normalization", NORMALIZATION))
+                 if not isinstance(checkpoint.get(key), str) or checkpoint[key] not in fits]
+        counts = checkpoint.get("class_counts")
+        if not wrong and not (isinstance(counts, list) and len(counts) == NUM_CLASSES[checkpoint["dataset"]]
+                              and all(type(count) is int and 0 < count < 2 ** 31 for count in counts)):
+            wrong = ["class_counts"]
+        if wrong:
+            raise ValueError(f"{path} does not describe a CIFAR-LT model; missing or unknown: {', '.join(wrong)}")
         description = {key: checkpoint[key] for key in ("dataset", "class_counts", "head", "normalization", "state_dict")}
     else:
         description = describe_released(args, checkpoint)

@@ -25,7 +25,17 @@ from runtime import PRECISIONS, ArgumentParser, exit_code, positive_int, seed_nu
 HERE = Path(__file__).resolve().parent
 MAJORITY_ABOVE = 600       # training clips; the paper's four largest verbs
 FRAMES_PER_CLIP, SAMPLE_SIZE = 10, 224     # of a released checkpoint
-DESCRIPTION = {"class_names": list, "class_counts": list, "frames_per_clip": int, "sample_size": int, "head": str}
+HEAD_KEYS = [prefix + key for prefix in ("", "module.") for key in ("fc.bias", "fc.weight")]
+LARGEST_FIGURE = 40        # inches a side
+
+
+def is_count(value: object) -> bool:
+    return type(value) is int and 0 < value < 2 ** 31
+
+
+DESCRIPTION = {"class_names": lambda value: isinstance(value, list) and all(type(name) is str for name in value),     # key: does it fit?
+               "class_counts": lambda value: isinstance(value, list) and all(map(is_count, value)),
+               "frames_per_clip": is_count, "sample_size": is_count, "head": lambda value: isinstance(value, str) and value in HEADS}
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -58,13 +68,12 @@ def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """What DESCRIPTION names, and state_dict, of a checkpoint, ours or a released one; flags come first."""
     path = args.trained_model
     weights = checkpoint.get("state_dict", checkpoint)
-    bias = next((value for key, value in weights.items() if key.removeprefix("module.") in ("fc.bias", "fc.weight")), None) \
-        if isinstance(weights, dict) else None
+    bias = next((value for key, value in weights.items() if key in HEAD_KEYS), None) if isinstance(weights, dict) else None
     if not isinstance(bias, Tensor) or bias.ndim not in (1, 2):
         raise ValueError(f"{path} has no head (fc): it is no trained model of this experiment")
     if "class_counts" in checkpoint:
-        wrong = [key for key, kind in DESCRIPTION.items() if not isinstance(checkpoint.get(key), kind)]
-        if wrong or checkpoint["head"] not in HEADS or not len(bias) == len(checkpoint["class_names"]) == len(checkpoint["class_counts"]):
+        wrong = [key for key, fits in DESCRIPTION.items() if not fits(checkpoint.get(key))]
+        if wrong or not len(bias) == len(checkpoint["class_names"]) == len(checkpoint["class_counts"]):
             raise ValueError(f"{path} does not describe an EGTEA model; missing or wrong: {', '.join(wrong) or 'a value'}")
         description = {key: checkpoint[key] for key in DESCRIPTION}
     else:
@@ -123,7 +132,7 @@ def draw(confusion: Tensor, names: list[str], path: Path) -> None:
     from matplotlib import pyplot
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    size = 2.5 + 0.45 * len(names)
+    size = min(2.5 + 0.45 * len(names), LARGEST_FIGURE)
     figure, axes = pyplot.subplots(figsize=(size + 1, size), layout="constrained")
     shares = (confusion / confusion.sum(1, keepdim=True).clamp_min(1)).numpy()
     display = ConfusionMatrixDisplay(shares, display_labels=names).plot(

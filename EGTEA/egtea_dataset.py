@@ -4,6 +4,7 @@ A split file holds one clip a line, `clip action verb noun`; the label is the ve
 ROOT/VIDEO/CLIP/*.jpg, in the order of their names; VIDEO is the clip's name up to its third dash.
 """
 
+import io
 import math
 import os
 import sys
@@ -19,12 +20,19 @@ import torch
 from torch import Tensor
 
 from engine import Batches
+from records import check_file
 from runtime import Runtime, epoch_seed
 
 MEAN = (114.7748, 107.7354, 99.4750)     # RGB 0..255, no std: what the Kinetics network was trained with
 MAX_ANGLE = 10.0                         # degrees
 REDUCTIONS = (8, 4, 2)                   # of JPEG's reduced-size decoding
 END_OF_JPEG, TAIL = b"\xff\xd9", 4096    # the marker that a whole file ends with, and the bytes where it is looked for
+PIXELS_PER_BYTE = 512                    # at most: of each block of 8 x 8, Huffman coding needs a bit or more
+LARGEST_SIDE = 8192                      # of a frame, in pixels
+LARGEST_FRAME, LARGEST_LIST = 1 << 26, 1 << 26     # bytes
+LARGEST_CLIP = 1 << 24                   # pixels; the paper's have 500,000
+MOST_VERBS = 1000                        # EGTEA has 19
+AGAIN = "delete its folder and extract the clip again"
 SPLITS_COMMAND = "python data/make_splits.py --annotations action_annotation --out data"
 FRAMES_COMMAND = "python data/extract_frames.py --videos cropped_clips --out extracted_frames"
 
@@ -36,17 +44,37 @@ def video_of(clip: str) -> str:
     return "-".join(clip.split("-")[:3])
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file; ValueError if it is none."""
+    check_file(path, LARGEST_LIST)
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text: {error}") from None
+
+
+def verb_number(word: str) -> int | None:
+    """'13' as 13; None for what is no verb's number."""
+    return int(word) if word.isascii() and word.isdecimal() and len(word) < 10 and 1 <= int(word) <= MOST_VERBS else None
+
+
 def read_split(path: Path) -> list[tuple[str, int]]:
-    """(clip, label) of every line. ValueError names the line that is not `clip action verb noun`, or repeats a clip."""
+    """(clip, label) of every line. ValueError names the line that is not `clip action verb noun`, or repeats a clip.
+
+    A clip's name has three dashes or more, and so cannot be a path that leaves the data root.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no split file {path}; derive it from EGTEA's annotations: {SPLITS_COMMAND}")
     clips: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         words = line.split()
         if not words:
             continue
-        if len(words) < 3 or not words[2].isdecimal() or int(words[2]) < 1 or len(Path(words[0]).parts) != 1:
-            raise ValueError(f"{path}, line {number}: {line[:100]!r} is not `clip action verb noun` with a verb from 1 on")
+        if len(words) < 3 or not verb_number(words[2]):
+            raise ValueError(f"{path}, line {number}: {line[:100]!r} is not `clip action verb noun` with a verb from 1 to {MOST_VERBS}")
+        if words[0].count("-") < 3 or "/" in words[0] or "\0" in words[0]:
+            raise ValueError(f"{path}, line {number}: {words[0][:100]!r} is not named as a clip, VIDEO-START-END..., where VIDEO has "
+                             "three parts: OP01-R01-PastaSalad")
         if words[0] in clips:
             raise ValueError(f"{path}, line {number}: {words[0]} is there twice")
         clips[words[0]] = int(words[2]) - 1
@@ -70,12 +98,14 @@ def check_labels(path: Path, clips: list[tuple[str, int]], num_classes: int) -> 
 def read_class_names(path: Path, num_classes: int) -> list[str]:
     """'walk' for a line `1 walk` or `walk 1`; 'verb 1' for a class that the file, which may be missing, does not name."""
     names = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+    for line in read_lines(path) if path.is_file() else ():
         words = line.split()
-        number = next((words.pop(place) for place in (0, -1) if words and words[place].isdecimal()), None)
+        number = next((verb_number(words.pop(place)) for place in (0, -1) if words and words[place].isdecimal()), None)
         if number is None or not words:
             raise ValueError(f"{path}: {line[:100]!r} is not a verb's number and name, such as `1 walk`")
-        names[int(number)] = " ".join(words)
+        if number in names:
+            raise ValueError(f"{path}: verb {number} is named twice, {names[number]!r} and {' '.join(words)!r}")
+        names[number] = " ".join(words)
     return [names.get(c + 1, f"verb {c + 1}") for c in range(num_classes)]
 
 
@@ -111,37 +141,47 @@ class View:
         return np.column_stack([linear, offset])
 
 
-def frame_size(path: Path) -> tuple[int, int]:
-    """Height and width, from the file's header alone."""
+def read_content(path: Path) -> bytes:
+    """A frame's file; OSError or ValueError if it is none."""
+    try:
+        check_file(path, LARGEST_FRAME)
+        return path.read_bytes()
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def frame_size(path: Path, content: bytes) -> tuple[int, int]:
+    """Height and width, from the JPEG's header alone; ValueError for what no frame has, before a decoder makes room for it."""
     from PIL import Image
 
+    Image.MAX_IMAGE_PIXELS = None       # Pillow's own limit warns in several lines; ours is below
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is damaged: no JPEG header; delete its folder and extract the clip again") from error
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            height, width = image.height, image.width
+    except Exception as error:          # of a damaged header Pillow raises any
+        raise ValueError(f"{path} is a truncated or damaged JPEG; {AGAIN}") from error
+    if max(height, width) > LARGEST_SIDE or height * width > PIXELS_PER_BYTE * len(content):
+        raise ValueError(f"{path} claims {width} x {height} pixels in {len(content)} bytes; {AGAIN}")
+    return height, width
 
 
-def decoding_flag(path: Path, size: int) -> int:
-    """OpenCV's flag for the smallest decoding whose square still has `size` pixels or more on a side."""
+def decoding_flag(side: int, size: int) -> int:
+    """OpenCV's flag for the smallest decoding whose square, of `side` pixels in full, still has `size` or more on a side."""
     import cv2
 
-    side = min(frame_size(path))
     factor = next((factor for factor in REDUCTIONS if side // factor >= size), 1)
     return {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2, 1: cv2.IMREAD_COLOR}[factor]
 
 
-def read_frame(path: Path, flag: int) -> np.ndarray:
-    """(H, W, 3), BGR. A file without JPEG's end is refused: OpenCV would fill what is missing with grey."""
+def read_frame(path: Path, size: int) -> np.ndarray:
+    """(H, W, 3), BGR, reduced as `size` allows. A file without JPEG's end is refused: OpenCV would fill what is missing with grey."""
     import cv2
 
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror}") from error
+    content = read_content(path)
+    flag = decoding_flag(min(frame_size(path, content)), size)
     frame = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if END_OF_JPEG in content[-TAIL:] else None
     if frame is None:
-        raise ValueError(f"{path} is a truncated or damaged JPEG; delete its folder and extract the clip again")
+        raise ValueError(f"{path} is a truncated or damaged JPEG; {AGAIN}")
     return frame
 
 
@@ -151,10 +191,9 @@ def read_clip(paths: list[Path], view: View, size: int) -> np.ndarray:
 
     cv2.setNumThreads(0)
     clip = np.empty((len(paths), size, size, 3), np.uint8)
-    flag = decoding_flag(paths[0], size)
     border = tuple(round(value) for value in reversed(MEAN))
     for place, path in enumerate(paths):
-        frame = read_frame(path, flag)
+        frame = read_frame(path, size)
         seen = cv2.warpAffine(frame, view.matrix(*frame.shape[:2], size), (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                               borderMode=cv2.BORDER_CONSTANT, borderValue=border)
         cv2.cvtColor(seen, cv2.COLOR_BGR2RGB, dst=clip[place])
@@ -180,6 +219,9 @@ class ClipSet:
     """
 
     def __init__(self, root: Path, clips: list[tuple[str, int]], frames: int, size: int):
+        if frames * size * size > LARGEST_CLIP:
+            raise ValueError(f"a clip of {frames} frames of {size} x {size} pixels is too large: choose a smaller --frames_per_clip or "
+                             "--sample_size")
         if not root.is_dir():
             raise FileNotFoundError(f"{root} not found; pass --data_root, or extract the frames: {FRAMES_COMMAND}")
         self.folders = [root / video_of(clip) / clip for clip, _ in clips]

@@ -82,8 +82,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:                  # a damaged file makes torch raise anything, struct.error and AssertionError too
         reason = "it is damaged" if not isinstance(error, pickle.UnpicklingError) else "it is damaged or holds more than plain values"
         raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a checkpoint")
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f"{path} holds no checkpoint but {'other keys than text' if isinstance(state, dict) else type(state).__name__}")
     check_description(state, path)
     return state
 
@@ -130,7 +130,7 @@ def shape_of(value: object) -> str:
     """'64x3x7x7' for a tensor, 'scalar' for one without axes, 'absent' for None."""
     if not isinstance(value, torch.Tensor):
         return "absent" if value is None else type(value).__name__
-    return "x".join(map(str, value.shape)) or "scalar"
+    return ("x".join(map(str, value.shape)) or "scalar") + " complex" * value.is_complex()
 
 
 class Run:

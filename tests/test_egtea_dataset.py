@@ -20,6 +20,7 @@ from egtea_dataset import (
     decoding_flag,
     evaluation_batches,
     frame_indices,
+    frame_size,
     map_ahead,
     normalize,
     read_class_names,
@@ -41,6 +42,12 @@ def write_clip(root: Path, clip: str, frames: list[np.ndarray]) -> Path:
     for number, frame in enumerate(frames):
         cv2.imwrite(str(folder / f"{number:06d}.jpg"), frame, [cv2.IMWRITE_JPEG_QUALITY, 100])
     return folder
+
+
+def claiming(jpeg: bytes, height: int, width: int) -> bytes:
+    """The same JPEG with another size in its header."""
+    place = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[place + 4:]
 
 
 def grey(level: int, height: int = 24, width: int = 32) -> np.ndarray:
@@ -74,9 +81,11 @@ def test_split_lines(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "match"), [
-    ("a-b-c-d 1 2 3\na-b-c-e 1 zero 3\n", "line 2: 'a-b-c-e 1 zero 3' is not"), ("a-b-c-d 1 0 3", "line 1.*from 1 on"),
+    ("a-b-c-d 1 2 3\na-b-c-e 1 zero 3\n", "line 2: 'a-b-c-e 1 zero 3' is not"), ("a-b-c-d 1 0 3", "line 1.*from 1 to 1000"),
     ("a-b-c-d 1", "line 1"), ("../../x 1 1 1", "line 1"), ("a-b-c-d 1 2 3\na-b-c-d 1 2 3\n", "line 2: a-b-c-d is there twice"),
-    ("\n", "holds no clip"), ("\x00\x01\xff", "line 1")])
+    ("\n", "holds no clip"), ("\x00\x01\xff", "is not text"), (".. 1 1 1", "line 1: '..' is not named as a clip"),
+    ("a-b-c-/etc 1 1 1", "line 1: .*is not named as a clip"), ("a-b-c-d 1 1001 3", "line 1.*from 1 to 1000"),
+    (f"a-b-c-d 1 {'9' * 5000} 3", "line 1"), ("a-b-c-d 1 \xb2 3", "is not text")])
 def test_damaged_split(tmp_path, text, match):
     (tmp_path / "split.txt").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=match):
@@ -96,6 +105,29 @@ def test_class_names(tmp_path):
     path.write_text("take\n")
     with pytest.raises(ValueError, match="'take' is not"):
         read_class_names(path, 3)
+    path.write_text("1 take\n1 put\n")
+    with pytest.raises(ValueError, match="verb 1 is named twice, 'take' and 'put'"):
+        read_class_names(path, 3)
+
+
+def test_a_split_in_other_digits(tmp_path):
+    (tmp_path / "split.txt").write_text("a-b-c-d 1 \u0663 3")
+    with pytest.raises(ValueError, match="line 1"):
+        read_split(tmp_path / "split.txt")
+
+
+@pytest.mark.parametrize(("height", "width"), [(65535, 65535), (30000, 30000), (1, 65535), (8192, 8193)])
+def test_a_frame_that_claims_to_be_huge_is_refused_unread(tmp_path, height, width):
+    path = write_clip(tmp_path, "P01-R01-Tea-1", [picture(48, 64)]) / "000000.jpg"
+    path.write_bytes(claiming(path.read_bytes(), height, width))
+    with pytest.raises(ValueError, match=f"000000.jpg claims {width} x {height} pixels"):
+        read_frame(path, 224)
+
+
+def test_a_clip_of_absurd_size(tmp_path):
+    for frames, size in ((10 ** 9, 224), (10, 10 ** 6)):
+        with pytest.raises(ValueError, match="--frames_per_clip or --sample_size"):
+            ClipSet(tmp_path, [], frames, size)
 
 
 @pytest.mark.parametrize(("count", "expected"), [
@@ -170,8 +202,10 @@ def test_one_view_for_a_whole_clip(tmp_path):
     (480, 224, cv2.IMREAD_REDUCED_COLOR_2), (448, 224, cv2.IMREAD_REDUCED_COLOR_2), (447, 224, cv2.IMREAD_COLOR),
     (120, 112, cv2.IMREAD_COLOR), (960, 224, cv2.IMREAD_REDUCED_COLOR_4), (256, 32, cv2.IMREAD_REDUCED_COLOR_8)])
 def test_reduced_decoding_never_falls_below_the_output(tmp_path, height, size, flag):
-    folder = write_clip(tmp_path, "P01-R01-Tea-1", [grey(9, height, height + 50)])
-    assert decoding_flag(folder / "000000.jpg", size) == flag
+    path = write_clip(tmp_path, "P01-R01-Tea-1", [grey(9, height, height + 50)]) / "000000.jpg"
+    assert frame_size(path, path.read_bytes()) == (height, height + 50)
+    assert decoding_flag(height, size) == flag
+    assert min(read_frame(path, size).shape[:2]) >= min(size, height)
 
 
 def test_normalize_subtracts_the_mean_and_nothing_else():
@@ -190,9 +224,9 @@ def test_truncated_and_damaged_frames_are_named(tmp_path):
     for damage in (path.read_bytes(), b"", b"\xff\xd8\xff\xd9"):
         path.write_bytes(damage)
         with pytest.raises(ValueError, match="000001.jpg is a truncated or damaged JPEG"):
-            read_frame(path, cv2.IMREAD_COLOR)
+            read_frame(path, 48)
     (folder / "000000.jpg").write_bytes(b"text")
-    with pytest.raises(ValueError, match="000000.jpg is damaged"):
+    with pytest.raises(ValueError, match="000000.jpg is a truncated or damaged JPEG"):
         read_clip([folder / "000000.jpg"], View(), 16)
 
 
