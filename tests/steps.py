@@ -1,0 +1,106 @@
+"""Two short epochs of an experiment in 1, 2 and 4 processes; test_processes.py starts it.
+
+    python tests/steps.py {CIFAR-LT,ImageNet-LT,EGTEA} OUT FLAGS...
+
+OUT/1.pth, 2.pth and 4.pth get validation counts, the weights that follow from them, and the steps, (P,). BatchNorm is held in
+evaluation mode, since its batch statistics are each process's own.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from conftest import ROOT
+
+EPOCHS = 2
+SHAPES = {"CIFAR-LT": (8, 3, 32, 32), "ImageNet-LT": (8, 3, 32, 32), "EGTEA": (8, 3, 4, 40, 40)}
+GENTLE = 0.01        # of the learning rate: without batch statistics a step goes far
+
+
+def smooth(values: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+    """Stands in for ReLU, at whose kink a rounding error may turn a gradient on or off: seen in EGTEA, 2 % of the steps."""
+    return nn.functional.silu(values)
+
+
+def prepare(experiment: str, flags: list[str], runtime):
+    """The experiment's own training, at epoch 1."""
+    if experiment == "CIFAR-LT":
+        import cifar_train
+        return cifar_train.prepare(cifar_train.parse_arguments(flags), runtime)[0]
+    if experiment == "EGTEA":
+        import EGTEA_train
+        return EGTEA_train.prepare(EGTEA_train.parse_arguments(flags), False, runtime)[0]
+    import main
+    return main.prepare(main.resolve(main.parse_arguments(flags)), runtime)[0]
+
+
+def hold_batch_statistics(model: nn.Module, network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Running statistics from one batch, the same in every process; from then on they stay.
+
+    Each block's branch counts for a tenth: a hundred layers that nothing normalizes would blow a rounding error up.
+    """
+    for module in network.modules():
+        norms = [child for child in module.children() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.momentum = 1.0
+        if len(norms) > 1:
+            nn.init.constant_(norms[-1].weight, 0.1)
+    network.train()
+    generator = torch.Generator().manual_seed(0)
+    colors = torch.randn((*shape[:2], *(1 for _ in shape[2:])), generator=generator)
+    with torch.no_grad():
+        network((colors + 0.3 * torch.randn(shape, generator=generator)) * (50 if len(shape) == 5 else 1))
+    model.train = lambda mode=True: nn.Module.train(model, False)
+
+
+def parameters(network: nn.Module) -> torch.Tensor:
+    """All of them, (P,), a copy."""
+    return torch.cat([value.detach().flatten() for value in network.parameters()])
+
+
+def work(experiment: str, out: Path, flags: list[str], rank: int, world_size: int) -> None:
+    """One process's part."""
+    from engine import count_confusion, train_epoch, validate
+    from runtime import start_runtime
+
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1")
+    with start_runtime(precision="fp32") as runtime:
+        training = prepare(experiment, flags, runtime)
+        for group in training.optimizer.param_groups:
+            group["initial_lr"] *= GENTLE
+        hold_batch_statistics(training.model, training.network, SHAPES[experiment])
+        start = parameters(training.network)
+        counts = count_confusion(training.model, training.val_batches(), training.num_classes, runtime)
+        validate(training, runtime)
+        for epoch in range(1, EPOCHS + 1):
+            train_epoch(training, epoch, runtime)
+        if runtime.is_main:
+            steps = parameters(training.network) - start
+            torch.save({"counts": counts, "weight": training.criterion.weight, "steps": steps}, out / f"{world_size}.pth")
+
+
+def main(experiment: str, out: str, *flags: str) -> None:
+    """Fork, so that importing is paid once; PyTorch has started no thread yet."""
+    nn.functional.relu = smooth
+    for world_size, port in zip((1, 2, 4), flags[0].split(","), strict=True):
+        os.environ["MASTER_PORT"] = port
+        children = []
+        for rank in range(world_size):
+            child = os.fork()
+            if not child:
+                try:
+                    work(experiment, Path(out), list(flags[1:]), rank, world_size)
+                    os._exit(0)
+                except BaseException as error:
+                    print(repr(error), file=sys.stderr, flush=True)
+                    os._exit(1)
+            children.append(child)
+        if any(os.waitpid(child, 0)[1] for child in children):
+            sys.exit(f"{world_size} processes of {experiment} in {ROOT} failed")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,53 @@
+"""The number of processes is not part of the experiment: 1, 2 and 4 count the same and take the same steps."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_dataset import long_tailed
+from conftest import ROOT
+from test_egtea_cli import data as clips  # noqa: F401  (a fixture)
+from test_egtea_cli import training
+from test_imagenet_dataset import make_folder
+from test_imagenet_main import write_config
+
+DIGITS = ("--dataset", "digits", "--imbalance", "25", "--max_epochs", "2", "--lr", "0.02")
+
+
+def flags_of(experiment: str, folder: Path, request: pytest.FixtureRequest) -> list[str]:
+    """A short run. Every batch divides by 4: what a process count leaves over would be left out. The validation sets do not."""
+    if experiment == "CIFAR-LT":
+        return [*DIGITS, "--save_model", str(folder)]
+    if experiment == "EGTEA":
+        return training(request.getfixturevalue("clips"), folder, "--workers", 0)
+    images = make_folder(folder / "images", {"train": [10, 4, 2], "val": [3, 3, 3], "test": [1, 1, 1]})
+    return ["--cfg", str(write_config(folder, images, "run", loss_type="CDB-CE", num_epochs=2))]
+
+
+def free_ports(count: int) -> str:
+    sockets = [socket.socket() for _ in range(count)]
+    for probe in sockets:
+        probe.bind(("127.0.0.1", 0))
+    ports = ",".join(str(probe.getsockname()[1]) for probe in sockets)
+    for probe in sockets:
+        probe.close()
+    return ports
+
+
+def test_the_digits_divide_by_four():
+    assert len(long_tailed("digits", Path("nowhere"), 25)[0]) % 4 == 0
+
+
+@pytest.mark.parametrize("experiment", ["CIFAR-LT", "ImageNet-LT", "EGTEA"])
+def test_processes_take_the_same_steps(experiment, tmp_path, shell, request):
+    run = shell(ROOT / "tests/steps.py", experiment, tmp_path, free_ports(3), *flags_of(experiment, tmp_path, request))
+    assert run.returncode == 0, run.stderr
+    one, *others = (torch.load(tmp_path / f"{count}.pth", weights_only=True) for count in (1, 2, 4))
+    assert one["counts"].sum() == {"CIFAR-LT": 200, "ImageNet-LT": 9, "EGTEA": 3}[experiment]
+    assert one["steps"].isfinite().all() and one["steps"].norm() > 0
+    for other in others:
+        assert torch.equal(other["counts"], one["counts"])
+        assert torch.equal(other["weight"], one["weight"])
+        assert (other["steps"] - one["steps"]).norm() < 1e-3 * one["steps"].norm()
