@@ -53,6 +53,15 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         raise OSError(f"{path} could not be written: {error.strerror or error}; what was there before is untouched") from error
 
 
+def write_between(page: Path, first: str, last: str, text: str) -> bool:
+    """Put `text` between two marks of a page; False, and nothing is written, where the page or one of its marks is missing."""
+    before, found, rest = (page.read_text(encoding="utf-8") if page.exists() else "").partition(first)
+    _, end, after = rest.partition(last)
+    if found and end:
+        write_atomically(page, f"{before}{first}\n{text}{last}{after}".encode())
+    return bool(found and end)
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Serialise in memory, then write atomically. OSError names the path."""
     buffer = io.BytesIO()

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from records import read_log, write_atomically
+from records import read_log, write_atomically, write_between
 from runtime import ArgumentParser, exit_code, positive_int
 
 HERE = Path(__file__).resolve().parent
@@ -230,12 +230,8 @@ def write_tables() -> None:
         writer.writerows(rows)
         write_atomically(RESULTS / f"{table}.md", markdown(rows).encode())
         write_atomically(RESULTS / f"{table}.csv", text.getvalue().encode())
-        first, last = marks(table)
         for page in PAGES:
-            before, found, rest = (page.read_text() if page.exists() else "").partition(first)
-            _, end, after = rest.partition(last)
-            if found and end:
-                write_atomically(page, f"{before}{first}\n{markdown(rows)}{last}{after}".encode())
+            write_between(page, *marks(table), markdown(rows))
         print(f"{table}\n{markdown(rows)}")
 
 

@@ -1,6 +1,6 @@
 """Results of several tests as a Markdown table, from the files that EGTEA_test.py --json wrote.
 
-    python egtea_table.py results/stand-in/*/test.json [--out FILE]
+    python egtea_table.py results/stand-in/*/test.json [--out FILE] [--page ../README.md]
 """
 
 import json
@@ -9,11 +9,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from records import write_atomically
+from records import write_atomically, write_between
 from runtime import ArgumentParser, exit_code
 
 GROUPS = ("all", "majority", "minority")
 MEASURES = ("recall", "precision")
+MARKS = ("<!-- egtea stand-in: written by EGTEA/egtea_table.py -->", "<!-- end of egtea stand-in -->")
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -55,6 +56,8 @@ def write(args: Namespace) -> None:
     text = table([read_result(path) for path in args.results])
     if args.out:
         write_atomically(args.out, text.encode())
+    if args.page and not write_between(args.page, *MARKS, text):
+        raise ValueError(f"{args.page} has no lines {MARKS[0]} and {MARKS[1]}, between which the table would go")
     print(text, end="")
 
 
@@ -63,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         parser = ArgumentParser(__doc__)
         parser.add_argument("results", type=Path, nargs="+", metavar="JSON")
         parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there too")
+        parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between its marks in that page, such as ../README.md")
         write(parser.parse_args(argv))
 
     return exit_code(act)

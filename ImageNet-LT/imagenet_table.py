@@ -1,6 +1,6 @@
 """Results of several runs as a Markdown table, from the test*.json files that main.py leaves in each run's folder.
 
-    python imagenet_table.py logs/TinyImageNet_LT/models/*/test*.json [--out FILE]
+    python imagenet_table.py logs/TinyImageNet_LT/models/*/test*.json [--out FILE] [--page ../README.md]
 """
 
 import json
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_test import SHOTS
-from records import write_atomically
+from records import write_atomically, write_between
 from runtime import ArgumentParser, exit_code
 
 STAGES = {"crt": "cRT", "lws": "LWS"}
 METHODS = {"tau_norm": "tau-normalised", "ncm": "nearest class mean"}
+MARKS = ("<!-- imagenet stand-in: written by ImageNet-LT/imagenet_table.py -->", "<!-- end of imagenet stand-in -->")
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -64,6 +65,8 @@ def write(args: Namespace) -> None:
     text = table([read_result(path) for path in args.results])
     if args.out:
         write_atomically(args.out, text.encode())
+    if args.page and not write_between(args.page, *MARKS, text):
+        raise ValueError(f"{args.page} has no lines {MARKS[0]} and {MARKS[1]}, between which the table would go")
     print(text, end="")
 
 
@@ -72,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         parser = ArgumentParser(__doc__)
         parser.add_argument("results", type=Path, nargs="+", metavar="JSON")
         parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there too")
+        parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between its marks in that page, such as ../README.md")
         write(parser.parse_args(argv))
 
     return exit_code(act)
