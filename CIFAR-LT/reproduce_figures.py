@@ -1,0 +1,89 @@
+"""The published tables as pictures; reproduce.py draws them from the logs.
+
+A Line is what a table's line says: a name, the paper's accuracy if it gives one, and the test accuracy of each seed by group of classes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DPI = 130
+SHOTS = ("all", "many", "medium", "few")
+COLORS = {"all": "#17202a", "many": "#2471a3", "medium": "#b7950b", "few": "#c0392b"}
+OURS, RIVALS, PAPER = "#c0392b", "#777777", "#2471a3"
+
+
+@dataclass(frozen=True)
+class Line:
+    """Accuracies in %, one a seed."""
+
+    group: str
+    name: str
+    published: float | None
+    accuracy: dict[str, list[float]]
+
+
+def save(figure: Any, path: Path) -> None:
+    """Without the version of matplotlib in it, so that the same logs give the same file."""
+    from matplotlib import pyplot
+
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def draw_losses(lines: list[Line], path: Path) -> None:
+    """Every loss a row, every group of classes a column; a dot a seed, a bar their mean, a diamond the paper's number."""
+    from matplotlib import pyplot
+
+    places, groups, place = [], {}, 0.0
+    for line, before in zip(lines, [None, *lines], strict=False):
+        place += 1.0 if before is None or before.group == line.group else 2.2
+        places.append(place)
+        groups.setdefault(line.group, place)
+    figure, panels = pyplot.subplots(1, len(SHOTS), figsize=(12, 1.2 + 0.28 * place), sharey=True, layout="constrained")
+    for axes, shot in zip(panels, SHOTS, strict=True):
+        for line, place in zip(lines, places, strict=True):
+            values = line.accuracy[shot]
+            color = OURS if line.name.startswith("CDB") else RIVALS
+            axes.barh(place, np.mean(values), height=0.7, color=color, alpha=0.35)
+            axes.plot(values, [place] * len(values), "o", color=color, markersize=4)
+            if shot == "all" and line.published:
+                axes.plot(line.published, place, "D", color=PAPER, markersize=5)
+        axes.set_title({"all": "all classes", "many": "many shot (> 100)", "medium": "medium (20 to 100)", "few": "few (< 20)"}[shot])
+        axes.set_xlabel("test accuracy, %")
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
+    for group, place in groups.items():
+        panels[0].text(0.01, place - 0.75, group, fontweight="bold", fontsize=9, va="center", transform=panels[0].get_yaxis_transform())
+    panels[0].set_yticks(places, [line.name for line in lines])
+    panels[0].set_ylim(places[-1] + 0.7, places[0] - 1.2)
+    panels[0].plot([], [], "D", color=PAPER, markersize=5, label="paper")
+    panels[0].legend(loc="lower right", fontsize=8)
+    save(figure, path)
+
+
+def draw_tau(lines: list[Line], path: Path) -> None:
+    """Accuracy against tau, a column a value; the first is cross-entropy, which is tau 0."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
+    for shot in SHOTS:
+        means = [np.mean(line.accuracy[shot]) for line in lines]
+        numbers = [place for place, line in enumerate(lines) if line.name.replace(".", "").isdigit()]
+        axes.plot(numbers, [means[place] for place in numbers], "-", color=COLORS[shot], alpha=0.5)
+        for place, line in enumerate(lines):
+            values = line.accuracy[shot]
+            axes.plot([place] * len(values), values, "o", color=COLORS[shot], markersize=5, label=shot if place == 0 else None)
+    for place, line in enumerate(lines):
+        if line.published:
+            axes.plot(place, line.published, "D", color=COLORS["all"], markerfacecolor="none", markersize=8)
+    axes.plot([], [], "D", color=COLORS["all"], markerfacecolor="none", markersize=8, label="paper, all")
+    axes.set_xticks(range(len(lines)), ["0 (CE)" if line.name == "0" else line.name for line in lines])
+    axes.set_xlabel("tau")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_ylim(0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2)
+    save(figure, path)
