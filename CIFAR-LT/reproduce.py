@@ -6,31 +6,34 @@
     python reproduce.py --publish --only imbalance=200,tau=1.5      put the trained weights into ../pretrained_weights
 
 Runs live in --runs DIR; each finished one leaves its log, its description and its test figures in results/NAME/, from where
-the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md and RESULTS.md.
+the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md and RESULTS.md;
+and the pictures results/losses.png and results/tau.png.
 """
 
 import csv
 import hashlib
 import io
 import json
+import math
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from records import read_log, write_atomically, write_between
+from reproduce_figures import SHOTS, Line, draw_losses, draw_tau
 from runtime import ArgumentParser, exit_code, positive_int
 
 HERE = Path(__file__).resolve().parent
 RESULTS, WEIGHTS, PAGES = HERE / "results", HERE.parent / "pretrained_weights", (HERE.parent / "README.md", HERE / "RESULTS.md")
 OPTIONS = ("loss_type", "tau", "recipe", "precision", "protocol", "reduction")      # flags that an entry may set
 FILTERS = ("dataset", "imbalance", *OPTIONS)
-SHOTS = ("many", "medium", "few")
 
 
 @dataclass(frozen=True)
@@ -186,18 +189,27 @@ def execute(job: Job, data_root: Path) -> None:
         (job.result / f"{name}.partial").replace(job.result / name)
 
 
+def finished(entry: Entry) -> list[Job]:
+    """An entry's finished seeds."""
+    return [job for seed in range(100) if (job := Job(entry, seed, RESULTS)).state == "finished"]
+
+
+def test_figures(job: Job) -> dict[str, Any]:
+    """What cifar_test.py --json wrote of a finished job."""
+    return json.loads((job.result / "test.json").read_text())
+
+
 def table_rows(entries: tuple[Entry, ...]) -> list[dict[str, str]]:
     """A row for each entry with finished seeds: mean and standard deviation in %, over the seeds."""
     rows = []
     for entry in entries:
-        jobs = [Job(entry, seed, RESULTS) for seed in range(100)]
-        jobs = [job for job in jobs if job.state == "finished"]
+        jobs = finished(entry)
         if not jobs:
             continue
-        tests = [json.loads((job.result / "test.json").read_text()) for job in jobs]
+        tests = [test_figures(job) for job in jobs]
         logs = [read_log(job.result / f"{job.log}.csv")[1] for job in jobs]
         best = [max((row for row in log if row["accuracy"]), key=lambda row: float(row["accuracy"])) for log in logs]
-        shots = {name: show([test["shots"][name] for test in tests]) for name in SHOTS}
+        shots = {name: show([test["shots"][name] for test in tests]) for name in SHOTS[1:]}
         rows.append({"imbalance": str(entry.imbalance), "loss": entry.label, "paper": f"{entry.published:.2f}" if entry.published else "-",
                      "this repository": show([test["accuracy"] for test in tests]), "seeds": str(len(jobs)),
                      "best epoch": ", ".join(f"{row['epoch']} of {len(log)}" for row, log in zip(best, logs, strict=True)),
@@ -235,6 +247,23 @@ def write_tables() -> None:
         print(f"{table}\n{markdown(rows)}")
 
 
+def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
+    """What has finished, for a picture; nan where a group has no class."""
+    return [Line(f"imbalance {entry.imbalance}, {entry.recipe} recipe", name(entry), entry.published,
+                 {shot: [math.nan if (share := test_figures(job)["shots"][shot]) is None else 100 * share for job in jobs] for shot in SHOTS})
+            for entry in entries if (jobs := finished(entry))]
+
+
+def draw() -> None:
+    """The pictures of RESULTS.md, as far as their runs have finished."""
+    losses = lines((*TABLES["cifar100"], *TABLES["cifar100-fast"]), lambda entry: entry.label)
+    if losses:
+        draw_losses(losses, RESULTS / "losses.png")
+    taus = lines((fast(100, "CE"), *TABLES["tau"]), lambda entry: "\n".join(filter(None, (entry.tau, entry.reduction))) or "0")
+    if len(taus) > 1:
+        draw_tau(taus, RESULTS / "tau.png")
+
+
 def publish(jobs: list[Job]) -> None:
     """Copy the best checkpoints of finished jobs to pretrained_weights/, and write its README for all that are there."""
     for job in jobs:
@@ -246,7 +275,7 @@ def publish(jobs: list[Job]) -> None:
     for job in every:
         path = WEIGHTS / f"{job.name}.pth"
         if path.exists():
-            test = json.loads((job.result / "test.json").read_text())
+            test = test_figures(job)
             sections.append(f"## {path.name}\n\n- command: `python cifar_train.py {' '.join(job.entry.flags)} --seed {job.seed}`\n"
                             f"- test accuracy: {test['accuracy']:.4f}, by\n"
                             f"  `python cifar_test.py --saved_model_path ../pretrained_weights/{path.name}`\n"
@@ -290,6 +319,7 @@ def reproduce(args: Namespace) -> None:
         write_tables()
     if not open_jobs:
         write_tables()
+    draw()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -59,8 +59,8 @@ def draw_losses(lines: list[Line], path: Path) -> None:
         panels[0].text(0.01, place - 0.75, group, fontweight="bold", fontsize=9, va="center", transform=panels[0].get_yaxis_transform())
     panels[0].set_yticks(places, [line.name for line in lines])
     panels[0].set_ylim(places[-1] + 0.7, places[0] - 1.2)
-    panels[0].plot([], [], "D", color=PAPER, markersize=5, label="paper")
-    panels[0].legend(loc="lower right", fontsize=8)
+    paper = panels[0].plot([], [], "D", color=PAPER, markersize=5, label="paper")
+    figure.legend(handles=paper, loc="outside lower left", fontsize=8)
     save(figure, path)
 
 
@@ -80,10 +80,10 @@ def draw_tau(lines: list[Line], path: Path) -> None:
         if line.published:
             axes.plot(place, line.published, "D", color=COLORS["all"], markerfacecolor="none", markersize=8)
     axes.plot([], [], "D", color=COLORS["all"], markerfacecolor="none", markersize=8, label="paper, all")
-    axes.set_xticks(range(len(lines)), ["0 (CE)" if line.name == "0" else line.name for line in lines])
+    axes.set_xticks(range(len(lines)), [{"0": "0 (CE)"}.get(line.name, line.name).replace("-", "\n").replace("_", "\n") for line in lines])
     axes.set_xlabel("tau")
     axes.set_ylabel("test accuracy, %")
     axes.set_ylim(0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=2)
+    figure.legend(loc="outside right upper", fontsize=8)
     save(figure, path)
