@@ -250,13 +250,14 @@ def write_tables() -> None:
 def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
     """What has finished, for a picture; nan where a group has no class."""
     return [Line(f"imbalance {entry.imbalance}, {entry.recipe} recipe", name(entry), entry.published,
-                 {shot: [math.nan if (share := test_figures(job)["shots"][shot]) is None else 100 * share for job in jobs] for shot in SHOTS})
+                 {shot: [math.nan if share is None else 100 * share for job in jobs for share in (test_figures(job)["shots"][shot],)]
+                  for shot in SHOTS})
             for entry in entries if (jobs := finished(entry))]
 
 
 def draw() -> None:
     """The pictures of RESULTS.md, as far as their runs have finished."""
-    losses = lines((*TABLES["cifar100"], *TABLES["cifar100-fast"]), lambda entry: entry.label)
+    losses = lines([entry for table in ("cifar100", "cifar100-fast") for entry in TABLES[table]], lambda entry: entry.label)
     if losses:
         draw_losses(losses, RESULTS / "losses.png")
     taus = lines((fast(100, "CE"), *TABLES["tau"]), lambda entry: "\n".join(filter(None, (entry.tau, entry.reduction))) or "0")

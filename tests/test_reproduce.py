@@ -70,12 +70,13 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
 
     write_cifar(tmp_path / "data", per_class=35)
     entry = Entry("cifar100", 10, "CE")
-    monkeypatch.setattr(reproduce, "TABLES", {"cifar100": (entry,)})
+    monkeypatch.setattr(reproduce, "TABLES", {"cifar100": (entry,), "cifar100-fast": (), "tau": ()})
     monkeypatch.setattr(Entry, "flags", [*entry.flags, "--max_epochs", "1"])
     assert main(["--runs", str(tmp_path / "runs"), "--data_root", str(tmp_path / "data")]) == 0
     result = tmp_path / "results" / "cifar100_imbalance10_CE_seed0"
     assert sorted(path.name for path in result.iterdir()) == ["cifar100_imbalance10.csv", "cifar100_imbalance10.json", "test.json"]
     assert "1 of 1" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "results" / "losses.png").stat().st_size > 5000
     monkeypatch.setattr(reproduce, "WEIGHTS", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
     assert main(["--runs", str(tmp_path / "runs"), "--publish"]) == 0
