@@ -1,0 +1,72 @@
+"""Seconds until validation accuracy first reaches a goal on CIFAR100-LT, the paper's recipe against the fast one.
+
+    python tests/benchmarks/time_to_accuracy.py PAPER_RUN FAST_RUN [--data_root DIR] [--goal 0.374] [--rounds 3]
+
+A RUN is a CSV that cifar_train.py left, or its folder, such as CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5_seed0; the JSON beside it
+tells how it was trained. The log says how many epochs the goal took; what an epoch of each recipe takes, training and
+validation, is measured here, alternately, since the runs' own clocks may have run on machines that were not quiet.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CIFAR-LT"))
+
+import cifar_train
+from engine import train_epoch, validate
+from plot import find_log
+from records import read_log
+from runtime import Runtime, start_runtime
+
+SETTINGS = ("dataset", "imbalance", "loss_type", "tau", "recipe", "batch_size")
+
+
+def first_epoch(log: Path, goal: float) -> int:
+    """The first epoch with that validation accuracy; a ValueError says what the best was."""
+    accuracies = [float(row["accuracy"]) for row in read_log(log)[1]]
+    if max(accuracies) < goal:
+        raise ValueError(f"{log}: the best validation accuracy is {max(accuracies)}, below {goal}")
+    return next(epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= goal)
+
+
+def epoch_timer(log: Path, data_root: Path, runtime: Runtime) -> Callable[[], float]:
+    """Seconds of an epoch of that run's recipe, from random weights."""
+    arguments = json.loads(log.with_suffix(".json").read_text())["arguments"]
+    flags = [word for key in SETTINGS if key in arguments for word in (f"--{key}", str(arguments[key]))]
+    training = cifar_train.prepare(cifar_train.parse_arguments([*flags, "--data_root", str(data_root)]), runtime)[0]
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        train_epoch(training, 1, runtime)
+        validate(training, runtime)
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs=2, metavar="RUN")
+    parser.add_argument("--data_root", type=Path, default=cifar_train.HERE / "data")
+    parser.add_argument("--goal", type=float, default=0.374)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    logs = [find_log(run) for run in args.runs]
+    epochs = [first_epoch(log, args.goal) for log in logs]
+    with start_runtime() as runtime:
+        timers = [epoch_timer(log, args.data_root, runtime) for log in logs]
+        rounds = [[timer() for timer in timers] for _ in range(args.rounds + 1)][1:]
+    ratios = [epochs[0] * paper / (epochs[1] * fast) for paper, fast in rounds]
+    for log, epoch, seconds in zip(logs, epochs, zip(*rounds, strict=True), strict=True):
+        print(f"{log.parent.name}: validation accuracy {args.goal} in epoch {epoch}; {statistics.median(seconds):.1f} s an epoch, "
+              f"{epoch * statistics.median(seconds):.0f} s in all")
+    print(f"{runtime}; ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), {args.rounds} alternating rounds")
+
+
+if __name__ == "__main__":
+    main()
