@@ -84,6 +84,14 @@ def children(process: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def extracts(process: int) -> bool:
+    """Whether it lives and is one of ours."""
+    try:
+        return "extract" in Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:         # it ended, perhaps while it was read
+        return False
+
+
 def test_killed_extraction_leaves_no_process_and_continues_to_the_same_frames(videos, extracted, tmp_path):
     command = [sys.executable, str(SCRIPT), "--videos", str(videos), "--out", str(tmp_path), "--workers", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -94,11 +102,11 @@ def test_killed_extraction_leaves_no_process_and_continues_to_the_same_frames(vi
     process.kill()
     process.wait()
     end = time.monotonic() + 10
-    while any(Path(f"/proc/{worker}/stat").exists() and "extract" in Path(f"/proc/{worker}/cmdline").read_text() for worker in workers):
+    while any(map(extracts, workers)):
         assert time.monotonic() < end, "a worker outlived its parent"
         time.sleep(0.05)
     half = tmp_path / "P00-R01-Tea/.P00-R01-Tea-10-F000010.partial"
-    half.mkdir(exist_ok=True)
+    half.mkdir(parents=True, exist_ok=True)
     (half / "000099.jpg").write_bytes(b"half a frame")
     assert extract_frames.main(command[2:]) == 0
     assert tree(tmp_path) == tree(extracted)
