@@ -1,0 +1,35 @@
+"""The README's stand-in tables are what the committed results say, through the scripts that a reader can run."""
+
+import shutil
+
+import pytest
+
+import egtea_table
+import imagenet_table
+from conftest import ROOT
+
+RUNS = {
+    "EGTEA": ("CE", "CDB-CE"),
+    "ImageNet-LT": ("resnet10_uniform", "resnet10_uniform_cdbce", "resnet10_uniform_cdbce_dynamic", "resnet10_cdb_sampling",
+                    "resnet10_uniform_crt", "resnet10_uniform_lws"),
+}
+TABLES = {script: [path for run in RUNS[folder] for path in sorted((ROOT / folder / "results/stand-in" / run).glob("test*.json"))]
+          for script, folder in ((egtea_table, "EGTEA"), (imagenet_table, "ImageNet-LT"))}
+
+
+@pytest.mark.parametrize("script", TABLES, ids=lambda script: script.__name__)
+def test_the_readme_says_what_the_results_say(script, tmp_path, capsys):
+    page = tmp_path / "README.md"
+    shutil.copyfile(ROOT / "README.md", page)
+    assert len(TABLES[script]) > 1
+    assert script.main([*map(str, TABLES[script]), "--page", str(page)]) == 0
+    assert page.read_text() == (ROOT / "README.md").read_text()
+    assert capsys.readouterr().out in page.read_text()
+
+
+@pytest.mark.parametrize("script", TABLES, ids=lambda script: script.__name__)
+def test_a_page_without_marks_stays_as_it_is(script, tmp_path, failing):
+    page = tmp_path / "page.md"
+    page.write_text(script.MARKS[0])
+    assert "page.md has no lines <!--" in failing(script.main, *map(str, TABLES[script]), "--page", str(page))
+    assert page.read_text() == script.MARKS[0]
