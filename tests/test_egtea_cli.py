@@ -28,11 +28,9 @@ SMALL = ("--pretrained_model", "none", "--sample_size", "40", "--frames_per_clip
          "--lr", "0.01")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def make_data(root: Path) -> Path:
     """Tiny videos, brought to frames and splits by the two data scripts; a folder with frames/ and splits/."""
-    root = tmp_path_factory.mktemp("egtea")
-    (root / "annotations").mkdir()
+    (root / "annotations").mkdir(parents=True)
     lines = {"train": [], "test": []}
     for subject, verbs in CLIPS.items():
         for number, verb in enumerate(verbs):
@@ -45,6 +43,11 @@ def data(tmp_path_factory) -> Path:
     assert extract_frames.main(["--videos", str(root / "videos"), "--out", str(root / "frames"), "--workers", "1"]) == 0
     assert make_splits.main(["--annotations", str(root / "annotations"), "--out", str(root / "splits")]) == 0
     return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("egtea") / "data")
 
 
 def training(data: Path, folder: Path, *flags: object) -> list[str]:
