@@ -24,6 +24,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3   # glibc malloc.h
 LARGEST_BLOCK_KEPT = 1 << 25                  # bytes; the most that glibc accepts
 MEMORY_KEPT = 1 << 28                         # bytes at the top of the heap that are not returned to the system
 
+# What gloo and NCCL say when a partner is gone; both raise a plain RuntimeError or a subclass.
+PARTNER_LOST = ("remote worker", "onnection closed by peer", "onnection reset by peer", "roken pipe", "remote process exited",
+                "Timed out waiting")
+
 _stop_signal = 0
 
 
@@ -56,7 +60,7 @@ class Runtime:
     def parallelize(self, network: nn.Module) -> nn.Module:
         """The view of `network` that is called. Batch statistics are per replica; `synchronize` evens out the running ones."""
         if self.world_size > 1:
-            return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+            return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)
         return nn.DataParallel(network, device_ids=list(range(self.gpus))) if self.gpus > 1 else network
 
     def autocast(self) -> torch.autocast:
@@ -212,20 +216,30 @@ def seed_number(text: str) -> int:
     return int(text)
 
 
+def told_stop(program: str) -> int:
+    """Say which signal stopped the run; the exit code."""
+    print(f"{program}: stopped by {signal.Signals(_stop_signal).name}; --resume continues after the last finished epoch",
+          file=sys.stderr, flush=True)
+    return 128 + _stop_signal
+
+
 def exit_code(action: Callable[..., None], *arguments: object) -> int:
-    """Run a script's action: 0; a user's mistake or a failing disk, told in one line: 2; stopped by a signal: 128 + its number."""
+    """Run a script's action: 0; told in one line: a user's mistake or a failing disk: 2; a lost partner: 1; a signal: 128 + its number."""
     program = os.path.basename(sys.argv[0])
     try:
         action(*arguments)
     except (ValueError, OSError, torch.OutOfMemoryError) as error:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2
-    except (Stopped, RuntimeError) as error:
-        if not _stop_signal:      # a RuntimeError of a process whose partner was stopped is no news
+    except Stopped:
+        return told_stop(program)
+    except RuntimeError as error:
+        partner_lost = int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(words in str(error) for words in PARTNER_LOST)
+        if not (_stop_signal or partner_lost):
             raise
-        name = signal.Signals(_stop_signal).name
-        print(f"{program}: stopped by {name}; --resume continues after the last finished epoch", file=sys.stderr, flush=True)
-        if isinstance(error, RuntimeError):
-            os._exit(128 + _stop_signal)   # the process group is broken: nothing to take down
-        return 128 + _stop_signal
+        if _stop_signal:          # the partners were stopped too, and an earlier end of theirs is no news
+            os._exit(told_stop(program))     # the process group is broken: nothing to take down
+        print(f"{program}: error: another process of this job ended or cannot be reached; --resume continues after the last finished epoch",
+              file=sys.stderr, flush=True)
+        os._exit(1)
     return 0

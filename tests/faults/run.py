@@ -66,17 +66,17 @@ class Row:
         return min(len(self.losses), self.tried)
 
 
-def cifar(work: Path, epochs: int = 3) -> Experiment:
+def cifar(work: Path) -> Experiment:
     """Digits: 278 training images."""
     import sklearn.datasets
 
     import cifar_train
 
     sklearn.datasets.load_digits()      # imported here, once, and not by every child
-    return Experiment("CIFAR-LT", cifar_train.main, lambda folder: [*DIGITS, "--max_epochs", str(epochs), "--save_model", str(folder)])
+    return Experiment("CIFAR-LT", cifar_train.main, lambda folder: [*DIGITS, "--max_epochs", "3", "--save_model", str(folder)])
 
 
-def imagenet(work: Path) -> Experiment:
+def imagenet(work: Path, epochs: int = 3) -> Experiment:
     """Small images of three classes."""
     import main
     from test_imagenet_dataset import make_folder
@@ -86,7 +86,7 @@ def imagenet(work: Path) -> Experiment:
 
     def flags(folder: Path) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
-        return ["--cfg", str(write_config(work, images, "run", loss_type="CDB-CE")), "--model_dir", str(folder)]
+        return ["--cfg", str(write_config(work, images, "run", loss_type="CDB-CE", num_epochs=epochs)), "--model_dir", str(folder)]
 
     return Experiment("ImageNet-LT", main.main, flags)
 
@@ -471,9 +471,9 @@ def resident(process: int) -> int:
 
 def long_run(epochs: int, work: Path, growth: float = MEMORY_GROWTH) -> Row:
     """Many short epochs: memory and open files stay as they are, and the log is readable at every look."""
-    experiment, folder, seen = cifar(work, epochs), fresh(work), {}
-    child = start(experiment, folder)
-    log, losses = folder / "digits_imbalance100.csv", []
+    folder, seen, losses = fresh(work), {}, []
+    child = start(imagenet(work, epochs), folder)
+    log = folder / "run.csv"
     with tqdm(total=epochs, desc=f"{epochs} epochs", leave=False, disable=None) as bar:
         while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             time.sleep(0.05)
