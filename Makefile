@@ -8,7 +8,7 @@ DEMO := runs/demo
 TRAIN := CIFAR-LT/cifar_train.py --dataset digits --imbalance 20
 CHECKPOINT := best_digits_imbalance20.pth
 
-.PHONY: help demo test copies
+.PHONY: help demo test faults copies
 
 help:   ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -23,6 +23,9 @@ demo: $(VENV)/ready   ## train CE and CDB-CE on long-tailed digits, test both, d
 test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), under 4 minutes on 2 cores
 	$(VENV)/bin/ruff check .
 	$(RUN) -m pytest -n auto
+
+faults: $(VENV)/ready   ## kill, stop and starve runs, feed them bad files, and see that nothing is lost (about half an hour)
+	$(RUN) tests/faults/run.py
 
 copies:   ## copy CIFAR-LT's versions of the identical files to the other two experiments
 	cd CIFAR-LT && cp $(IDENTICAL) ../ImageNet-LT/ && cp $(IDENTICAL) ../EGTEA/

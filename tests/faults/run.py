@@ -9,6 +9,8 @@ disturbed, with the same files. Everything happens in a temporary folder.
 """
 
 import contextlib
+import functools
+import io
 import os
 import random
 import resource
@@ -82,7 +84,7 @@ def imagenet(work: Path, epochs: int = 3) -> Experiment:
     from test_imagenet_dataset import make_folder
     from test_imagenet_main import write_config
 
-    images = make_folder(work / "images", {"train": [10, 4, 2], "val": [3, 3, 3], "test": [1, 1, 1]})
+    images = make_folder(work / f"images{len(list(work.iterdir()))}", {"train": [10, 4, 2], "val": [3, 3, 3], "test": [1, 1, 1]})
 
     def flags(folder: Path) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,8 @@ def egtea(work: Path) -> Experiment:
     import EGTEA_train
     from test_egtea_cli import make_data, training
 
-    clips = make_data(work / "egtea")
+    with contextlib.redirect_stdout(io.StringIO()):
+        clips = make_data(work / f"egtea{len(list(work.iterdir()))}")
     return Experiment("EGTEA", EGTEA_train.main, lambda folder: training(clips, folder, "--workers", 0))
 
 
@@ -112,6 +115,7 @@ def start(experiment: Experiment, folder: Path, sabotage: Callable[[], object] =
     try:
         for stream, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))     # not pytest's
         sys.argv[0] = experiment.name
         sabotage()
         os._exit(experiment.main(flags))
@@ -316,8 +320,18 @@ def mounted(folder: Path, size: int) -> Iterator[None]:
 
 
 def begun(experiment: Experiment, folder: Path) -> dict[str, bytes]:
-    """A run that was killed after its first epoch; its checkpoints' bytes."""
-    ended(start(experiment, folder, die_in_call("replace", 4, after=True)))     # description, best, last; then one of the second epoch
+    """A run that was killed as soon as its first epoch was saved; its checkpoints' bytes."""
+    def sabotage() -> None:
+        real = os.fsync
+
+        def call(file: int) -> None:
+            real(file)
+            if list(folder.glob("last_*.pth")):
+                die()
+
+        os.fsync = call
+
+    ended(start(experiment, folder, sabotage))
     return {path.name: path.read_bytes() for path in folder.glob("*.pth")}
 
 
@@ -355,12 +369,8 @@ def full_mount(experiment: Experiment, count: int, work: Path, rng: random.Rando
         try:
             with mounted(folder, 64 << 20):
                 before = begun(experiment, folder)
-                with open(folder / "filler", "wb") as filler, contextlib.suppress(OSError):
-                    while True:
-                        filler.write(bytes(4096))
-                        filler.flush()
-                room = rng.choice((0, 1, 5)) * 4096
-                os.truncate(folder / "filler", (folder / "filler").stat().st_size // 4096 * 4096 - room)
+                left = os.statvfs(folder).f_bfree - rng.choice((0, 1, 5))      # pages
+                (folder / "filler").write_bytes(bytes(left * os.statvfs(folder).f_bsize))
                 row.losses += refused(experiment, folder, before, lambda: None)
                 (folder / "filler").unlink()
                 row.losses += resumed(experiment, folder, reference)
@@ -401,7 +411,7 @@ def torchrun(folder: Path, *options: str) -> subprocess.Popen:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
-               "--master-port", str(port), *options, str(CIFAR), *DIGITS, "--max_epochs", "4", "--save_model", str(folder), "--resume"]
+               "--master-port", str(port), *options, str(CIFAR), *DIGITS, "--max_epochs", "3", "--save_model", str(folder), "--resume"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -425,10 +435,19 @@ def kill_a_worker(job: subprocess.Popen, folder: Path, rank: int) -> float:
     return time.monotonic()
 
 
+@functools.cache
+def undisturbed_job(work: Path) -> Path:
+    """The folder of the job that nothing disturbs."""
+    folder = fresh(work)
+    _, error = torchrun(folder).communicate()
+    if not folder.is_dir():
+        raise SystemExit(f"torchrun does not even run undisturbed: {error}")
+    return folder
+
+
 def partner_killed(count: int, work: Path, rng: random.Random) -> Row:
     """One of two: the job ends within a minute, with a message and no traceback of ours, and resumes to the same end."""
-    reference = fresh(work)
-    torchrun(reference).communicate()
+    reference = undisturbed_job(work)
     row = Row("torchrun, one process of two killed", 0, [])
     for _ in tqdm(range(count), row.kind, leave=False, disable=None):
         folder, rank = fresh(work), rng.randint(0, 1)
@@ -449,8 +468,7 @@ def partner_killed(count: int, work: Path, rng: random.Random) -> Row:
 
 def restarted(count: int, work: Path, rng: random.Random) -> Row:
     """`--max-restarts 1`: the job recovers by itself."""
-    reference = fresh(work)
-    torchrun(reference).communicate()
+    reference = undisturbed_job(work)
     row = Row("torchrun --max-restarts, one of two killed", 0, [])
     for _ in tqdm(range(count), row.kind, leave=False, disable=None):
         folder = fresh(work)
