@@ -10,8 +10,11 @@ import ctypes
 import os
 import signal
 import sys
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import numpy as np
@@ -123,7 +126,8 @@ def start_runtime(n_gpus: int = 1, precision: str = "auto") -> Iterator[Runtime]
     runtime = Runtime(device, gpus, rank, world_size, wants_bf16(precision, device))
     with stop_signals():
         if world_size > 1:
-            torch.distributed.init_process_group("nccl" if found else "gloo")
+            torch.distributed.init_process_group("nccl" if found else "gloo", store=meet(*next(torch.distributed.rendezvous("env://"))),
+                                                 rank=rank, world_size=world_size)
         try:
             if not found:
                 runtime.say("no GPU found: running on the CPU")
@@ -131,6 +135,42 @@ def start_runtime(n_gpus: int = 1, precision: str = "auto") -> Iterator[Runtime]
         finally:
             if world_size > 1:
                 torch.distributed.destroy_process_group()
+
+
+def meet(store: torch.distributed.Store, rank: int, world_size: int) -> torch.distributed.Store:
+    """The job's store, below a prefix that this start of the job has for itself; every process of the job has to call it.
+
+    torchrun keeps its store when it restarts a job (seen in PyTorch 2.14), and in it the addresses of processes that are gone:
+    whoever reads one before its successor has written waits for ever. So the main process names each start, and tells the name to
+    those that are alive.
+    """
+    token = uuid.uuid4().hex
+    if rank:
+        store.set(f"hello/{rank}", token)
+        wait_for(lambda: store.check([f"name for {token}"]), store.timeout, "the main process")
+        name = store.get(f"name for {token}").decode()
+        store.set(f"{name}/{rank} is here", "")
+        return torch.distributed.PrefixStore(name, store)
+
+    def all_here() -> bool:
+        absent = [other for other in range(1, world_size) if not store.check([f"{token}/{other} is here"])]
+        for other in absent:
+            if store.check([f"hello/{other}"]):                       # a dead process's, perhaps: then it is overwritten soon
+                store.set(f"name for {store.get(f'hello/{other}').decode()}", token)
+        return not absent
+
+    wait_for(all_here, store.timeout, "the other processes")
+    return torch.distributed.PrefixStore(token, store)
+
+
+def wait_for(condition: Callable[[], bool], most: timedelta, whom: str) -> None:
+    """Look every few milliseconds; Stopped after a stop signal, RuntimeError when the time is over."""
+    end = time.monotonic() + most.total_seconds()
+    while not condition():
+        raise_if_stopped()
+        if time.monotonic() > end:
+            raise RuntimeError(f"Timed out waiting for {whom}")
+        time.sleep(0.005)
 
 
 def check_gpus(n_gpus: int, found: int, local_rank: int = 0) -> None:

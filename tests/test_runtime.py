@@ -2,10 +2,13 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed import HashStore
 
 import runtime
 from runtime import ArgumentParser, Runtime, Stopped, check_gpus, epoch_seed, exit_code, raise_if_stopped, start_runtime, wants_bf16
@@ -82,6 +85,29 @@ def test_stop_signal_ends_the_batch_loop_with_its_code(number, capsys):
                 assert batch < 5
     assert exit_code(work) == 128 + number
     assert f"stopped by {number.name}; --resume continues" in capsys.readouterr().err
+
+
+def test_a_restarted_job_meets_below_a_name_of_its_own(monkeypatch):
+    """Whatever an earlier start has left in torchrun's store."""
+    monkeypatch.setattr(runtime, "_stop_signal", 0)
+    store, names = HashStore(), set()
+    for attempt in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            met = list(pool.map(lambda rank: runtime.meet(store, rank, 3), range(3)))
+        met[0].set("address", f"of start {attempt}")
+        assert [place.get("address") for place in met] == [f"of start {attempt}".encode()] * 3
+        names.add(store.get(f"name for {store.get('hello/2').decode()}"))
+    assert len(names) == 3
+
+
+def test_a_process_that_never_comes_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(runtime, "_stop_signal", 0)
+    store = HashStore()
+    store.set("hello/1", "of a process that is gone")
+    store.set_timeout(timedelta(seconds=0.05))
+    for rank, whom in ((0, "the other processes"), (1, "the main process")):
+        with pytest.raises(RuntimeError, match=f"Timed out waiting for {whom}"):
+            runtime.meet(store, rank, 2)
 
 
 def test_handlers_are_put_back():
