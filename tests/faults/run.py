@@ -14,6 +14,7 @@ import io
 import os
 import random
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -42,6 +43,8 @@ CIFAR = ROOT / "CIFAR-LT/cifar_train.py"
 DIGITS = ("--dataset", "digits", "--imbalance", "100")
 TIMES = ("seconds", "images_per_second")        # columns of a log that differ from run to run
 KILLS_A_RUN = 8                                 # then it may finish: kills in the first epoch would go on for ever
+LONGEST_SECONDS = 600                           # of a process; then it hangs, and is killed
+HUNG = -999                                     # no process's exit code
 PARTNER_SECONDS = 60                            # for a job to notice that one of its processes died
 MEMORY_GROWTH = 0.02
 
@@ -125,8 +128,18 @@ def start(experiment: Experiment, folder: Path, sabotage: Callable[[], object] =
 
 
 def ended(child: int) -> int:
-    """Its exit code, -9 for a killed one, as subprocess has it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    """Its exit code, -9 for a killed one, as subprocess has it; HUNG for one that had to be killed since it did not end."""
+    handle = os.pidfd_open(child)
+    in_time = select.select([handle], [], [], LONGEST_SECONDS)[0]
+    os.close(handle)
+    if not in_time:
+        os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code if in_time else HUNG
+
+
+def alive(child: int) -> bool:
+    return not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
 
 def error_of(folder: Path) -> str:
@@ -290,7 +303,7 @@ def stopped(experiment: Experiment, count: int, work: Path, rng: random.Random) 
     for _ in tqdm(range(count), row.kind, leave=False, disable=None):
         folder, number = fresh(work), rng.choice((signal.SIGTERM, signal.SIGINT))
         child = start(experiment, folder)
-        while not list(folder.glob("*.json")):
+        while alive(child) and not list(folder.glob("*.json")):
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.8 * seconds))
         with contextlib.suppress(ProcessLookupError):
@@ -415,6 +428,15 @@ def torchrun(folder: Path, *options: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def finish(job: subprocess.Popen) -> str:
+    """What it wrote to stderr, when it has ended; or has been ended, since it hung."""
+    try:
+        return job.communicate(timeout=LONGEST_SECONDS)[1]
+    except subprocess.TimeoutExpired:
+        job.terminate()                 # torchrun ends its processes
+        return f"it hung; {job.communicate()[1]}"
+
+
 def worker(agent: int, rank: int) -> int | None:
     """The process number of one of torchrun's workers; None before it has begun."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -429,7 +451,7 @@ def kill_a_worker(job: subprocess.Popen, folder: Path, rank: int) -> float:
     """After the first epoch; the instant."""
     while not (folder / "last_digits_imbalance100.pth").exists():
         if job.poll() is not None:
-            raise SystemExit(f"torchrun ended before it began: {job.communicate()[1]}")
+            raise SystemExit(f"torchrun ended before it began: {finish(job)}")
         time.sleep(0.005)
     os.kill(worker(job.pid, rank), signal.SIGKILL)
     return time.monotonic()
@@ -439,7 +461,7 @@ def kill_a_worker(job: subprocess.Popen, folder: Path, rank: int) -> float:
 def undisturbed_job(work: Path) -> Path:
     """The folder of the job that nothing disturbs."""
     folder = fresh(work)
-    _, error = torchrun(folder).communicate()
+    error = finish(torchrun(folder))
     if not folder.is_dir():
         raise SystemExit(f"torchrun does not even run undisturbed: {error}")
     return folder
@@ -453,7 +475,7 @@ def partner_killed(count: int, work: Path, rng: random.Random) -> Row:
         folder, rank = fresh(work), rng.randint(0, 1)
         job = torchrun(folder)
         instant = kill_a_worker(job, folder, rank)
-        _, error = job.communicate()
+        error = finish(job)
         seconds = time.monotonic() - instant
         row.tried += 1
         if not job.returncode or seconds > PARTNER_SECONDS or "SIGKILL" not in error:
@@ -461,7 +483,7 @@ def partner_killed(count: int, work: Path, rng: random.Random) -> Row:
         if f'File "{CIFAR}"' in error:
             row.losses.append(f"a traceback: {error}")
         again = torchrun(folder)
-        _, error = again.communicate()
+        error = finish(again)
         row.losses += [f"does not resume: {error}"] if again.returncode else differences(folder, reference)
     return row
 
@@ -474,7 +496,7 @@ def restarted(count: int, work: Path, rng: random.Random) -> Row:
         folder = fresh(work)
         job = torchrun(folder, "--max-restarts", "1")
         kill_a_worker(job, folder, rng.randint(0, 1))
-        _, error = job.communicate()
+        error = finish(job)
         row.tried += 1
         row.losses += [f"did not recover: {error}"] if job.returncode else differences(folder, reference)
     return row
@@ -493,7 +515,7 @@ def long_run(epochs: int, work: Path, growth: float = MEMORY_GROWTH) -> Row:
     child = start(imagenet(work, epochs), folder)
     log = folder / "run.csv"
     with tqdm(total=epochs, desc=f"{epochs} epochs", leave=False, disable=None) as bar:
-        while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        while alive(child):
             time.sleep(0.05)
             if not log.exists():
                 continue
@@ -540,12 +562,10 @@ def plan(args: Namespace, work: Path) -> Iterator[tuple[str, Callable[[], list[R
     def times(default: int) -> int:
         return args.count or default
 
-    for make, kills in ((cifar, 100), (imagenet, 20), (egtea, 20)):
-        yield {cifar: "CIFAR-LT", imagenet: "ImageNet-LT", egtea: "EGTEA"}[make] + " killed", \
-            lambda make=make, kills=kills: [killed(make(work), times(kills), work, rng)]
-    for make in (cifar, imagenet, egtea):
-        yield "stopped", lambda make=make: [stopped(make(work), times({cifar: 20}.get(make, 5)), work, rng)]
-        yield "file size limit", lambda make=make: [full_disk(make(work), times({cifar: 10}.get(make, 3)), work, rng)]
+    for make, kills, signals, limits in ((cifar, 100, 20, 10), (imagenet, 20, 5, 3), (egtea, 20, 5, 3)):
+        name = {cifar: "CIFAR-LT", imagenet: "ImageNet-LT", egtea: "EGTEA"}[make]
+        for kind, attempt, count in (("killed", killed, kills), ("stopped", stopped, signals), ("file size limit", full_disk, limits)):
+            yield f"{name} {kind}", lambda make=make, attempt=attempt, count=count: [attempt(make(work), times(count), work, rng)]
     yield "full disk", lambda: [full_mount(cifar(work), times(6), work, rng)]
     yield "read-only", lambda: [read_only(cifar(work), times(3), work, rng)]
     yield "torchrun", lambda: [partner_killed(times(4), work, rng), restarted(times(3), work, rng)]
