@@ -22,7 +22,7 @@ demo: $(VENV)/ready   ## train CE and CDB-CE on long-tailed digits, test both, d
 
 test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), under 4 minutes on 2 cores
 	$(VENV)/bin/ruff check .
-	$(RUN) -m pytest -n auto
+	$(RUN) -m pytest -n auto --dist worksteal
 
 faults: $(VENV)/ready   ## kill, stop and starve runs, feed them bad files, and see that nothing is lost (about half an hour)
 	$(RUN) tests/faults/run.py
