@@ -1,9 +1,10 @@
 """CIFAR-100, CIFAR-10 and scikit-learn's digits, held out and cut to a long tail as in the paper; whole-batch augmentation."""
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ TEST_FILES = {"cifar100": ["test"], "cifar10": ["test_batch"]}
 LABEL_KEYS = {"cifar100": b"fine_labels", "cifar10": b"labels"}
 META = {"cifar100": ("meta", b"fine_label_names"), "cifar10": ("batches.meta", b"label_names")}
 LARGEST_FILE = 1 << 29                                # bytes; CIFAR-100's training file has 155 million
+MOST_STEPS = 1 << 22                                  # of unpickling a file; CIFAR-100's training file takes 500,000
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,20 @@ def encoded(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
+class Steps(dict):
+    """What each opcode does, up to MOST_STEPS times: a file of nothing but opcodes would take minutes."""
+
+    def __init__(self, dispatch: dict[int, Callable[..., None]]):
+        super().__init__(dispatch)
+        self.left = MOST_STEPS
+
+    def __getitem__(self, opcode: int) -> Callable[..., None]:
+        self.left -= 1
+        if self.left < 0:
+            raise pickle.UnpicklingError("it takes too many steps")
+        return super().__getitem__(opcode)
+
+
 class PlainUnpickler(pickle._Unpickler):
     """Builds byte arrays and plain values, with the opcodes that they need; a pickle that wants anything else is refused before it can run.
 
@@ -76,6 +92,10 @@ class PlainUnpickler(pickle._Unpickler):
                "STACK_GLOBAL REDUCE")
     BUILDERS = {**{(f"numpy.{core}.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.uint8) for core in ("core", "_core")},
                 ("numpy", "ndarray"): None, ("numpy", "dtype"): byte_type, ("_codecs", "encode"): encoded}
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file, encoding="bytes")
+        self.dispatch = Steps(self.dispatch)
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.BUILDERS:
@@ -116,7 +136,7 @@ def read_pickle(path: Path) -> dict[bytes, object]:
     check_file(path, LARGEST_FILE)
     try:
         with open(path, "rb") as file:
-            entry = PlainUnpickler(file, encoding="bytes").load()
+            entry = PlainUnpickler(file).load()
     except Exception as error:      # of a damaged pickle any may come
         raise ValueError(f"{path} is damaged or not a CIFAR file: {str(error) or 'it is cut off'}; --download fetches it anew") from error
     if not isinstance(entry, dict):

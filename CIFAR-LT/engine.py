@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from records import Run, load_weights, log_row
+from records import Run, load_weights, log_row, shape_of
 from runtime import Runtime, epoch_seed, raise_if_stopped
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -57,15 +57,27 @@ class Training:
         return {"state_dict": self.network.state_dict(), "criterion": self.criterion.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "best_accuracy": self.best_accuracy}
 
+    def momenta(self, saved: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        """The optimizer's saved buffers, in memory of their own. ValueError for one that does not fit its parameter.
+
+        PyTorch would not look: it writes to a buffer as if it had the parameter's shape.
+        """
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        buffers = {number: state["momentum_buffer"] for number, state in saved.items() if state.get("momentum_buffer") is not None}
+        for number, buffer in buffers.items():
+            if number not in range(len(parameters)) or shape_of(buffer) != shape_of(parameters[number]):
+                raise ValueError(f"the momentum of parameter {number} does not fit it")
+        return {number: {"momentum_buffer": torch.empty_like(parameters[number]).copy_(buffer)} for number, buffer in buffers.items()}
+
     def restore(self, state: dict[str, Any], run: Run) -> None:
         """Continue after the epoch that `state` was saved at. ValueError if it is not of this training."""
-        load_weights(self.network, state["state_dict"], run.last)
+        load_weights(self.network, state.get("state_dict"), run.last)
         try:
             self.criterion.load_state_dict(state["criterion"])
-            self.optimizer.load_state_dict(state["optimizer"])      # brings each group's initial_lr along
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": self.momenta(state["optimizer"]["state"])})
             self.first_epoch, self.best_accuracy = state["epoch"] + 1, float(state["best_accuracy"])
             self.set_lr(self.first_epoch, 0)
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{run.last} does not hold the state of this training: {error}; --overwrite starts anew") from error
 
 

@@ -239,12 +239,12 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help explains)\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help explains)\n")
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
+    """An argparse type: a whole number of at least 1, and below 2**32."""
+    if not text.isdecimal() or not 1 <= int(text) < 2 ** 32:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
 

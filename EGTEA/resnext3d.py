@@ -102,6 +102,8 @@ def load_pretrained(network: ResNeXt3D, path: Path) -> int:
     weights = checkpoint.get("state_dict", checkpoint)
     if not isinstance(weights, dict):
         raise ValueError(f"{path} holds no weights: its state_dict is a {type(weights).__name__}")
+    if not all(isinstance(key, str) for key in weights):
+        raise ValueError(f"{path} holds no weights by name")
     taken = {name: value for key, value in weights.items() if not (name := key.removeprefix("module.")).startswith("fc.")}
     own = network.state_dict()
     may_be_absent = [key for key in own if key.startswith("fc.") or key.endswith("num_batches_tracked")]

@@ -16,11 +16,15 @@ import yaml
 
 from baseline_losses import LOSS_TYPES
 from cdb_loss import DYNAMIC_TAU, REDUCTIONS
+from records import check_file
 from runtime import PRECISIONS
 
 HERE = Path(__file__).resolve().parent
 SAMPLINGS = ("uniform", "balanced", "square_root", "progressive", "difficulty")
+WITH_GAMMA = ("FL", "CB_Focal", "CDB-FL")
 STAGES = ("features", "crt", "lws")
+MOST_CLASSES, LARGEST_SIDE = 100_000, 1024      # the network and its batches must find room in memory
+LARGEST_CONFIG = 1 << 16     # bytes
 PATHS = ("data_root", "train_list", "val_list", "test_list", "model_dir", "first_stage")
 
 
@@ -45,7 +49,7 @@ def number(value: Any) -> float:
         if isinstance(value, bool) or not math.isfinite(float(value)):
             raise Unfit
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Unfit from None
 
 
@@ -89,9 +93,9 @@ class Config:
     train_list: str = setting("a list file", text)
     val_list: str = setting("a list file", text)
     test_list: str = setting("a list file", text)
-    num_classes: int = setting("a whole number of at least 2", whole(2))
-    image_size: int = count(224)
-    test_resize: int = count(256)
+    num_classes: int = setting(f"a whole number from 2 to {MOST_CLASSES}", whole(2, MOST_CLASSES))
+    image_size: int = setting(f"a whole number from 1 to {LARGEST_SIDE}", whole(1, LARGEST_SIDE), 224)
+    test_resize: int = setting(f"a whole number from 1 to {LARGEST_SIDE}", whole(1, LARGEST_SIDE), 256)
     model_dir: str = setting("the folder for the run", text)
     stage: str = choice(STAGES, "features")
     first_stage: str | None = setting("the model_dir of a finished first stage", text, None)
@@ -116,7 +120,7 @@ class Config:
         value = getattr(self, key)
         if key.endswith("_list"):
             value = value.replace("{data_root}", str(self.path("data_root")))
-        return HERE / Path(value).expanduser()
+        return HERE / expanded(value)
 
     def settings(self) -> dict[str, Any]:
         """All that decides the result, without places."""
@@ -127,15 +131,40 @@ class Config:
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True, width=1000)
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with `~` as the home directory; ValueError for somebody's who has none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such home directory") from None
+
+
+def parts_of(node: yaml.Node | None) -> list[yaml.Node]:
+    """What a list holds, or a mapping, keys and values."""
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def check_flat(node: yaml.Node | None) -> None:
+    """ValueError for lists of lists: no setting is one, and references to references would grow without end."""
+    for value in parts_of(node):
+        if not all(isinstance(part, yaml.ScalarNode) for part in parts_of(value)):
+            raise ValueError(f"line {value.start_mark.line + 1} holds a list in a list, or the like; a setting is one value")
+
+
 def read_config(file: Path, **overrides: Any) -> Config:
     """The configuration in `file`, where `overrides` that are not None replace its values. ValueError or OSError names the file."""
     try:
+        check_file(file, LARGEST_CONFIG)
         content = file.read_text(encoding="utf-8")
         node = yaml.compose(content, Loader=yaml.SafeLoader)
+        check_flat(node)
         values = yaml.safe_load(content)
     except OSError as error:
-        raise OSError(f"{file} cannot be read: {error.strerror}; --cfg takes a YAML file such as those in {HERE / 'config'}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise OSError(f"{file} cannot be read: {error.strerror or 'it is no file'}; --cfg takes a YAML file such as those in "
+                      f"{HERE / 'config'}") from None
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError) as error:      # LookupError: `!!bool maybe`
         raise ValueError(f"{file} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds no settings: each line must have the form `key: value`")
@@ -184,3 +213,8 @@ def check_combination(file: Path, config: Config) -> None:
         raise ValueError(f"{file}: first_stage {config.first_stage} is for stage crt or lws, not {config.stage}")
     if config.sampling == "difficulty" and config.loss_type != "CE":
         raise ValueError(f"{file}: sampling difficulty replaces the weights in the loss: loss_type must be CE, not {config.loss_type}")
+    for key, works in (("tau", config.loss_type.startswith("CDB") or config.sampling == "difficulty"),
+                       ("reduction", config.loss_type.startswith("CDB")), ("gamma", config.loss_type in WITH_GAMMA)):
+        default = next(field.default for field in fields(Config) if field.name == key)
+        if getattr(config, key) != default and not works:
+            raise ValueError(f"{file}: {key} {getattr(config, key)} does nothing with loss_type {config.loss_type}; remove the line")

@@ -11,7 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from records import check_file
+
 SHOWN = 5      # missing images that an error names
+LARGEST_LIST = 1 << 26     # bytes; the 1.28 million lines of all of ImageNet-1k have 52 million
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def read_list(file: Path, root: Path, num_classes: int) -> ImageList:
     if not file.is_file():
         raise FileNotFoundError(f"{file} not found: data/ImageNet_LT/fetch_lists.py downloads the published lists; "
                                 "train_list, val_list and test_list in the YAML name them")
+    check_file(file, LARGEST_LIST)
     content = file.read_bytes()
     try:
         lines = content.decode("utf-8").splitlines()
@@ -71,7 +75,7 @@ def read_list(file: Path, root: Path, num_classes: int) -> ImageList:
 def parse_line(line: str, num_classes: int) -> tuple[str, int]:
     """Path and label; ValueError says what is wrong."""
     path, _, label = line.strip().rpartition(" ")
-    if not path or not (label.isascii() and label.isdecimal()):
+    if not path or "\0" in path or not (label.isascii() and label.isdecimal()):
         raise ValueError(f"{line[:80]!r} is not `path label` with a whole number for a label")
     if int(label) >= num_classes:
         raise ValueError(f"label {label} must lie between 0 and {num_classes - 1} (num_classes {num_classes})")

@@ -21,8 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 from engine import Batches
 from imagenet_dataset import ImageList, draw_epoch
 from imagenet_transforms import evaluation_view, normalize, training_view
+from records import check_file
 from runtime import Runtime, raise_if_stopped
 
+LARGEST_IMAGE = 1 << 26       # bytes; ImageNet's largest has 15 million
 UNIT = 64                     # images that a worker hands over at once
 EVALUATION_BATCH = 256
 MOST_WORKERS = 16
@@ -43,6 +45,7 @@ class Views(Dataset):
         for place, index in enumerate(indices):
             path = self.images.root / self.images.paths[index]
             try:
+                check_file(path, LARGEST_IMAGE)
                 content = path.read_bytes()
             except OSError as error:
                 return f"{path} cannot be read: {error.strerror or error}"

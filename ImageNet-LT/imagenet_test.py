@@ -6,6 +6,7 @@ Recognition", ICLR 2020: both are a new weight matrix on the features of a train
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,28 @@ def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, Im
     return lists | dict(zip(needed, locate(*(lists[split] for split in needed)), strict=True))
 
 
+def check_description(checkpoint: dict[str, Any], path: Path, num_classes: int) -> None:
+    """ValueError unless what a checkpoint says of its data, where it does, fits its use."""
+    def each(value: object, fits: Callable[[Any], bool]) -> bool:
+        return value is None or isinstance(value, list) and len(value) == num_classes and all(map(fits, value))
+
+    fit = {"class_counts": each(checkpoint.get("class_counts"), lambda count: type(count) is int and 0 < count < 2 ** 31),
+           "class_names": each(checkpoint.get("class_names"), lambda name: type(name) is str),
+           "first_stage": type(checkpoint.get("first_stage")) in (str, type(None))}
+    wrong = [key for key, fits in fit.items() if not fits]
+    if wrong:
+        raise ValueError(f"{path} does not describe a model of {num_classes} classes: its {' and '.join(wrong)} cannot be right")
+
+
 def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> None:
     """Test the best checkpoint in `model_dir`; print a table, and write its RESULTS file beside it."""
     path = model_dir / BEST
     checkpoint = runtime.broadcast(load_checkpoint(path) if runtime.is_main else None)
+    network = load_network(checkpoint, path, config.num_classes).to(runtime.device, memory_format=torch.channels_last)
+    check_description(checkpoint, path, config.num_classes)
     counts = checkpoint.get("class_counts")
     lists = runtime.broadcast(read_for_test(config, method, with_train=not counts) if runtime.is_main else None)
     counts = counts or lists["train"].class_counts(config.num_classes)
-    network = load_network(checkpoint, path, config.num_classes).to(runtime.device, memory_format=torch.channels_last)
     if method == "tau_norm" and isinstance(network.classifier, ScaledClassifier):
         raise ValueError(f"--tau_norm: {path} is of stage lws, whose classifier is rescaled already; name a first stage")
     backbone = runtime.parallelize(network.feat_model)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)     # of ImageNet, R, G, B on a scale of 0 to 1
 GREY = (0.299, 0.587, 0.114)                                 # ITU-R 601, as in Pillow and torchvision
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")     # Pillow would have Ghostscript run an EPS file
+MOST_PIXELS = 1 << 26                                        # of an image
 LEVELS = np.arange(256)                                      # of a uint8
 JITTER = 0.4                                                 # of brightness, contrast and saturation; released code
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)                    # of a random crop; Szegedy et al., CVPR 2015
@@ -39,22 +41,30 @@ def jpeg_shape(content: bytes) -> tuple[int, int, int] | None:
 
 
 def open_image(content: bytes) -> "Image.Image":
-    """Pillow's view of an image file of any format."""
+    """Pillow's view of an image file, of any format but those that are programs."""
     from PIL import Image, UnidentifiedImageError
 
+    Image.MAX_IMAGE_PIXELS = None       # Pillow's own limit warns in several lines; ours is below
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError("its format is unknown") from None
 
 
 def size_of(content: bytes) -> tuple[int, int]:
-    """Height and width of an image file."""
+    """Height and width of an image file; ValueError for what no image has, before a decoder makes room for it."""
     shape = jpeg_shape(content)
-    if shape:
-        return shape[:2]
-    with open_image(content) as image:
-        return image.height, image.width
+    if not shape:
+        with open_image(content) as image:
+            shape = image.height, image.width
+    check_pixels(*shape[:2])
+    return shape[:2]
+
+
+def check_pixels(height: int, width: int) -> None:
+    """ValueError unless there are some, and not too many."""
+    if not 0 < height * width <= MOST_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are none or too many")
 
 
 def decode(content: bytes, reduction: int = 1) -> Tensor:
@@ -143,7 +153,9 @@ def evaluation_view(content: bytes, image_size: int, test_resize: int) -> np.nda
     height, width = size_of(content)
     short = min(height, width)
     image = decode(content, reduction_for(height, width, test_resize))
-    image = resize(image, test_resize * height // short, test_resize * width // short)
+    rows, columns = test_resize * height // short, test_resize * width // short
+    check_pixels(rows, columns)
+    image = resize(image, rows, columns)
     top, left = (round((side - image_size) / 2) for side in image.shape[1:])
     return image[:, top:top + image_size, left:left + image_size].permute(1, 2, 0).numpy()
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from baseline_losses import build_loss
 from cdb_loss import CDBLoss
 from engine import Training, begin, fit
-from imagenet_config import Config, read_config
+from imagenet_config import Config, expanded, read_config
 from imagenet_dataset import ImageList, check_classes, class_probabilities, locate, read_list
 from imagenet_loader import ImageLoader
 from imagenet_test import BEST, RESULTS, evaluate
@@ -72,7 +72,7 @@ def resolve(args: Namespace) -> Config:
     file = args.cfg or args.model_dir / CONFIG
     if not args.cfg and not file.is_file():
         raise FileNotFoundError(f"{file} not found: --model_dir must be the folder of a run; for a checkpoint without, name its --cfg too")
-    places = {key: str(path.expanduser().resolve()) for key in ("model_dir", "data_root") if (path := getattr(args, key))}
+    places = {key: str(expanded(path).resolve()) for key in ("model_dir", "data_root") if (path := getattr(args, key))}
     if args.n_gpus is not None and args.n_gpus < 1:
         raise ValueError(f"--n_gpus must be at least 1, not {args.n_gpus}")
     if args.workers is not None and args.workers < 0:
@@ -127,14 +127,25 @@ def read_lists(config: Config) -> tuple[ImageList, ...]:
     return locate(*lists)
 
 
-def build_network(config: Config, runtime: Runtime) -> ImageNetModel:
-    """The network at epoch 1; a second stage starts from the first one's best checkpoint."""
+def first_stage_checkpoint(config: Config) -> Path:
+    """The first stage's best epoch. FileNotFoundError if there is none, ValueError if its training has not ended."""
+    folder = config.path("first_stage")
+    path, last = folder / BEST, folder / f"last_{folder.name}.pth"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: stage {config.stage} starts from the run that first_stage names; train that first")
+    state = load_checkpoint(last) if last.is_file() else {}          # a released one is a single file
+    done, epochs = state.get("epoch"), state.get("arguments", {}).get("num_epochs")
+    if done != epochs:
+        raise ValueError(f"first_stage {folder} has trained {done} of {epochs} epochs; finish it first, with --resume")
+    return path
+
+
+def build_network(config: Config, resuming: bool, runtime: Runtime) -> ImageNetModel:
+    """The network at epoch 1; a fresh second stage starts from the first one's best checkpoint."""
     torch.manual_seed(config.seed)
     network = ImageNetModel(config.num_classes, config.stage)
-    if config.stage != "features":
-        path = config.path("first_stage") / BEST
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} not found: stage {config.stage} starts from the run that first_stage names; train that first")
+    if config.stage != "features" and not resuming:
+        path = first_stage_checkpoint(config)
         start_second_stage(network, load_network(load_checkpoint(path), path, config.num_classes))
     return network.to(runtime.device, memory_format=torch.channels_last)
 
@@ -145,31 +156,39 @@ def build_optimizer(network: nn.Module, config: Config) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
 
 
-def prepare(config: Config, runtime: Runtime) -> tuple[Training, dict[str, Any], dict[str, Any]]:
+def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) -> Callable[[int], Tensor | None]:
+    """For an epoch, counted from 1: how often each class is drawn, (C,), or None; progressive sampling ends at even."""
+    def probabilities(epoch: int) -> Tensor | None:
+        progress = (epoch - 1) / max(1, config.num_epochs - 1)
+        return class_probabilities(config.sampling, torch.tensor(counts), progress, criterion.weight.cpu())
+
+    return probabilities
+
+
+def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any], dict[str, Any]]:
     """Data, model, loss and optimizer, at epoch 1; the settings that decide the result; and what a checkpoint says of the data."""
     runtime.check_batch_size(config.batch_size)
     lists = runtime.broadcast(read_lists(config) if runtime.is_main else None)
     train_set, val_set, _ = lists
     counts = train_set.class_counts(config.num_classes)
-    network = build_network(config, runtime)
+    network = build_network(config, resuming, runtime)
     criterion = DifficultySampling(config.num_classes, config.tau) if config.sampling == "difficulty" else build_loss(
         config.loss_type, counts, tau=config.tau, gamma=config.gamma, reduction=config.reduction)
     criterion.to(runtime.device)
     loaders = [ImageLoader(images, config.image_size, config.test_resize, config.workers, runtime) for images in (train_set, val_set)]
-
-    def train_batches(epoch: int):
-        probabilities = class_probabilities(config.sampling, torch.tensor(counts), (epoch - 1) / config.num_epochs, criterion.weight.cpu())
-        return loaders[0].training_batches(probabilities, config.batch_size, epoch_seed(config.seed, epoch))
-
+    probabilities = sampling_of_epochs(config, counts, criterion)
     training = TwoPartTraining(
         network=network, model=runtime.parallelize(network), criterion=criterion, optimizer=build_optimizer(network, config),
-        schedule=cosine_schedule(config.num_epochs), train_batches=train_batches, val_batches=loaders[1].evaluation_batches,
+        schedule=cosine_schedule(config.num_epochs), train_batches=lambda epoch: loaders[0].training_batches(
+            probabilities(epoch), config.batch_size, epoch_seed(config.seed, epoch)), val_batches=loaders[1].evaluation_batches,
         batches_per_epoch=math.ceil(len(train_set) / config.batch_size), images_per_epoch=len(train_set),
         num_classes=config.num_classes, epochs=config.num_epochs, seed=config.seed)
     runtime.say(f"{train_set.file.name}: {len(train_set)} training images of {config.num_classes} classes ({max(counts)} to {min(counts)} "
                 f"a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, sampling {config.sampling}; {runtime}")
     arguments = config.settings() | {f"{split}_list": f"{images.file.name} {images.blob}"
                                      for split, images in zip(("train", "val", "test"), lists, strict=True)}
+    if config.first_stage:
+        arguments["first_stage"] = config.path("first_stage").name
     return training, arguments, {"class_names": train_set.class_names(config.num_classes), "class_counts": counts,
                                  "first_stage": Path(config.first_stage).name if config.first_stage else None,
                                  "normalization": {"mean": list(MEAN), "std": list(STD)}}
@@ -188,8 +207,8 @@ def train(args: Namespace, config: Config) -> None:
         folder = config.path("model_dir")
         if f"{folder.name}.json" in RESULTS.values():
             raise ValueError(f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir")
-        training, arguments, description = prepare(config, runtime)
         run = Run(folder, folder.name, BEST)
+        training, arguments, description = prepare(config, runtime.broadcast(args.resume and run.last.exists()), runtime)
         if begin(training, run, arguments, description, args.resume, args.overwrite, runtime) and runtime.is_main:
             start_folder(folder, config)
         unfinished = training.first_epoch <= training.epochs

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from records import read_log
+from records import check_file, read_log
 from runtime import ArgumentParser, exit_code
 
 DPI = 130
+LARGEST_DESCRIPTION = 1 << 24     # bytes; of 1,000 classes it has 20,000
 GROUPS = 10                  # of classes with a similar number of training images, for the line through the points
 COLORS = ("#777777", "#c0392b", "#2471a3", "#239b56", "#b7950b", "#7d3c98", "#d35400", "#17202a")
 
@@ -58,12 +59,15 @@ def load_log(run: Path) -> Log:
     path = find_log(run)
     columns, rows = read_log(path)
     try:
+        check_file(path.with_suffix(".json"), LARGEST_DESCRIPTION)
         description = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         class_counts, arguments = np.array(description["class_counts"], dtype=float), description["arguments"]
+        if class_counts.ndim != 1 or not len(class_counts) or not (class_counts > 0).all() or not np.isfinite(class_counts).all():
+            raise ValueError("class_counts must be a list of numbers above 0")
         label = f"{arguments['loss_type']}" + (f", tau {arguments['tau']}" if arguments["loss_type"].startswith("CDB") else "")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path.with_suffix('.json')} not found: it belongs beside {path.name}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path.with_suffix('.json')} is not a run's description: {error!r}") from error
 
     def series(name: str) -> np.ndarray:

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 LARGEST_CHECKPOINT = 1 << 30     # bytes; a 3D-ResNeXt-101 with its optimizer has 380 million
+LARGEST_PICKLE = 1 << 20         # bytes, of a checkpoint without its tensors, and steps that it takes; a 3D-ResNeXt-101's has 110,000
 LARGEST_LOG = 1 << 26            # bytes; 2,000 epochs of 1,000 classes have 30 million
 LARGEST_EPOCH = 10 ** 6
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")     # as format_value writes it: not nan, not inf, no digits but ASCII's
@@ -87,7 +88,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         check_unpacked_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")     # torch comments on odd pickles; the verdict below says enough
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with PatientFile(open(path, "rb", buffering=0)) as file:
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:                  # a damaged file makes torch raise anything, struct.error and AssertionError too
         reason = "it is damaged" if not isinstance(error, pickle.UnpicklingError) else "it is damaged or holds more than plain values"
         raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
@@ -97,14 +99,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+class PatientFile(io.BufferedReader):
+    """A file that is read in at most LARGEST_PICKLE pieces: a pickle is read step by step, and one of a gigabyte would take minutes."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        if self.reads > LARGEST_PICKLE:
+            raise ValueError("its pickle takes too many steps")
+        return super().read(size)
+
+
 def check_unpacked_size(path: Path) -> None:
-    """ValueError if the parts of a zipped checkpoint are larger than the file: torch never compresses, a zip bomb does."""
+    """ValueError if the parts of a zipped checkpoint are larger than the file (torch never compresses, a zip bomb does) or too large."""
     with open(path, "rb") as file:
         if file.read(4) != b"PK\3\4":
             return
     with zipfile.ZipFile(path) as archive:
         if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
             raise ValueError("its parts are larger than the file")
+        if any(part.filename.endswith("data.pkl") and part.file_size > LARGEST_PICKLE for part in archive.infolist()):
+            raise ValueError("its pickle is too large")
 
 
 def check_description(state: dict[str, Any], path: Path) -> None:
@@ -137,7 +153,7 @@ def load_weights(network: torch.nn.Module, state: dict[str, torch.Tensor], path:
 
 def shape_of(value: object) -> str:
     """'64x3x7x7' for a tensor, 'scalar' for one without axes, 'absent' for None."""
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor) or value.is_nested:
         return "absent" if value is None else type(value).__name__
     return ("x".join(map(str, value.shape)) or "scalar") + " complex" * value.is_complex()
 
@@ -173,7 +189,7 @@ class Run:
         for path in self.files:
             path.with_name(path.name + ".partial").unlink(missing_ok=True)
         state = load_checkpoint(self.last) if resume and self.last.exists() else None
-        if state:
+        if state is not None:
             self._check_same(state, arguments)
             self._cut_log(state["epoch"])
             return state
@@ -258,14 +274,16 @@ def read_log(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     check_file(path, LARGEST_LOG)
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
-            columns = list(reader.fieldnames or [])
-        if len(set(columns)) < len(columns):
-            raise ValueError("a column is there twice")
-        before = 0
-        for row in rows:
-            before = check_row(row, before)
+            reader = csv.reader(file, strict=True)
+            columns = next(reader, [])
+            if len(set(columns)) < len(columns):
+                raise ValueError("a column is there twice")
+            rows, before = [], 0
+            for values in reader:
+                if len(values) != len(columns):
+                    raise ValueError("a row does not fit the header")
+                rows.append(dict(zip(columns, values, strict=True)))
+                before = check_row(rows[-1], before)
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} is not a run's log: {error}") from error
     if not rows:
@@ -275,8 +293,6 @@ def read_log(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 def check_row(row: dict[str, str], before: int) -> int:
     """The row's epoch; ValueError if it does not follow `before`, or a value is none that format_value writes."""
-    if None in row or None in row.values():
-        raise ValueError("a row does not fit the header")
     wrong = [value for value in row.values() if value and not (NUMBER.fullmatch(value) and abs(float(value)) < LARGEST_VALUE)]
     if wrong:
         raise ValueError(f"{wrong[0][:40]!r} is no number that a run logs")

@@ -109,6 +109,8 @@ def join_state(checkpoint: dict[str, Any], path: object) -> dict[str, Tensor]:
     parts = checkpoint.get("state_dict_best", checkpoint)
     if not isinstance(parts, dict) or not all(isinstance(parts.get(part), dict) for part in PARTS):
         raise ValueError(f"{path} is no model of this experiment: it holds no feat_model and classifier")
+    if not all(isinstance(key, str) for part in PARTS for key in parts[part]):
+        raise ValueError(f"{path} holds no weights by name")
     return {f"{part}.{key.removeprefix('module.')}": value for part in PARTS for key, value in parts[part].items()}
 
 

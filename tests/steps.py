@@ -34,7 +34,7 @@ def prepare(experiment: str, flags: list[str], runtime):
         import EGTEA_train
         return EGTEA_train.prepare(EGTEA_train.parse_arguments(flags), False, runtime)[0]
     import main
-    return main.prepare(main.resolve(main.parse_arguments(flags)), runtime)[0]
+    return main.prepare(main.resolve(main.parse_arguments(flags)), False, runtime)[0]
 
 
 def hold_batch_statistics(model: nn.Module, network: nn.Module, shape: tuple[int, ...]) -> None:

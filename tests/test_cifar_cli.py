@@ -312,3 +312,8 @@ def test_torchrun_needs_a_batch_that_divides(failing, tmp_path, monkeypatch):
     args = cifar_train.parse_arguments([*map(str, SHORT), "--batch_size", "32"])
     with pytest.raises(ValueError, match="batch of 32 does not divide among 3 processes"):
         cifar_train.prepare(args, Runtime(torch.device("cpu"), world_size=3))
+
+
+def test_a_flag_of_several_lines_is_told_in_one_and_a_huge_number_is_none(failing):
+    assert "unrecognized arguments: --a b" in failing(cifar_train.main, "--a\nb")
+    assert "--batch_size" in failing(cifar_train.main, *SHORT, "--batch_size", 10 ** 20)

@@ -178,7 +178,8 @@ def nested(depth: int) -> tuple:
 @pytest.mark.parametrize(("content", "match"), [
     (b"\x80\x02}" + pickle.dumps(nested(60), 2)[2:-1] + b"K\x01s.", "a key that is no text"),
     (b"\x80\x04}r\xff\xff\xff\x7f.", "has no"),      # memo index 2 ** 31 - 1
-    (b"\x80\x02" + b"(" * 100_000 + b".", "damaged"), (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x.", "damaged"),
+    (b"\x80\x02" + b"(" * 100_000 + b".", "damaged"), (b"\x80\x02" + b"N" * (5 << 20) + b".", "too many steps"),
+    (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x.", "damaged"),
     (pickle.dumps(np.empty(3, object), 2), "other values than bytes"), (pickle.dumps(np.dtype("O")), "other values than bytes"),
     (pickle.dumps(bytearray(9), 5), "more than arrays and plain values"), (pickle.dumps({1, 2}, 4), "more than arrays and plain values"),
     (b"cnumpy.core.multiarray\n_reconstruct\n}(X\x01\x00\x00\x00aK\x01ub.", "the state of an object"),

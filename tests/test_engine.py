@@ -141,3 +141,29 @@ def test_solved_validation_keeps_training(tmp_path):
     fit(run, open_run(tmp_path), {}, CPU)
     assert run.best_accuracy == 1
     assert run.criterion.weight.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: {key: value for key, value in state.items() if key != "state_dict"},
+    lambda state: {**state, "criterion": {1: torch.ones(1)}},
+    lambda state: {**state, "optimizer": [1]}, lambda state: {**state, "optimizer": {"state": {0: [1]}}},
+    lambda state: {**state, "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(7)}}}},
+    lambda state: {**state, "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(4, 3, device="meta")}}}},
+    lambda state: {**state, "optimizer": {"state": {9: {"momentum_buffer": torch.zeros(4, 3)}}}},
+    lambda state: {**state, "best_accuracy": 10 ** 400}])
+def test_a_state_that_is_not_of_this_training(change, tmp_path):
+    run = open_run(tmp_path)
+    fit(training(epochs=1), run, {}, CPU)
+    with pytest.raises(ValueError, match=r"last_x\.pth"):
+        training(epochs=2).restore(change(load_checkpoint(run.last)), run)
+
+
+def test_a_momentum_of_one_shared_number_gets_memory_of_its_own(tmp_path):
+    """PyTorch would write to 12 numbers where one is."""
+    run = open_run(tmp_path)
+    fit(training(epochs=1), run, {}, CPU)
+    shared = {"state": {0: {"momentum_buffer": torch.zeros(1).expand(4, 3)}}}
+    resumed = training(epochs=2)
+    resumed.restore({**load_checkpoint(run.last), "optimizer": shared}, run)
+    assert resumed.optimizer.state[resumed.network.weight]["momentum_buffer"].is_contiguous()
+    assert resumed.optimizer.param_groups[0]["lr"] == 0.25                       # half of 0.5, of this training's own groups

@@ -1,6 +1,7 @@
 """The YAML files: what ours say, and what is said of a wrong one."""
 
 import math
+from pathlib import Path
 
 import pytest
 import yaml
@@ -80,13 +81,14 @@ def edited(tmp_path, key: str, value: str | None):
     ("loss_type", "CDBCE", "loss_type must be CE, FL, EQL,"), ("loss_type", "LDAM-DRW", "not 'LDAM-DRW'"),
     ("reduction", "sum", "reduction must be mean or weighted_mean, not 'sum'"), ("sampling", "even", "sampling must be uniform, balanced,"),
     ("data_root", "3", "data_root must be the folder that holds the images, not 3"), ("model_dir", "''", "model_dir must be the folder"),
-    ("num_classes", "1", "num_classes must be a whole number of at least 2, not 1"),
+    ("num_classes", "1", "num_classes must be a whole number from 2 to 100000, not 1"),
     ("workers", "-1", "workers must be a whole number of at least 0"),
     ("data_root", None, "no data_root; add the line `data_root: `"), ("lr", None, "no lr; add the line `lr: ` and a number above 0"),
     ("tua", "1.5", "line 24: unknown key tua; did you mean tau?"), ("num_epoch", "1", "unknown key num_epoch; did you mean num_epochs?"),
     ("zzzz", "1", "unknown key zzzz; known are data_root, train_list"), ("1", "2", "unknown key 1"),
     ("stage", "crt", "stage crt needs first_stage"), ("first_stage", "./x", "first_stage ./x is for stage crt or lws"),
-    ("sampling", "difficulty", "loss_type must be CE, not CDB-CE"),
+    ("sampling", "difficulty", "loss_type must be CE, not CDB-CE"), ("loss_type", "CE", "tau 1.5 does nothing with loss_type CE"),
+    ("gamma", "2", "gamma 2.0 does nothing with loss_type CDB-CE"),
     ("test_resize", "100", "test_resize 100 must be at least image_size 224"),
     ("precision", "fp16", "precision must be auto, fp32 or bf16")])
 def test_a_wrong_value_is_told_in_one_line(key, value, message, tmp_path, failing):
@@ -97,7 +99,7 @@ def test_a_wrong_value_is_told_in_one_line(key, value, message, tmp_path, failin
 @pytest.mark.parametrize(("content", "message"), [
     (b"tau: 1\ntau: 2\n", "line 2: tau stands in line 1 already"), (b"", "holds no settings"), (b"- a\n", "holds no settings"),
     (b"tau: [1\n", "is not YAML: "), (b"\xff\xfe", "is not YAML: "), (b"a: !!python/object/apply:os.system [ls]\n", "is not YAML: "),
-    (b"? [a]\n: 1\n", "is not YAML: "), (b"<<: {tau: 1}\n", "unknown key <<"), (b"a: &a [*a]\n", "unknown key a")])
+    (b"? [a]\n: 1\n", "is not YAML: "), (b"<<: {tau: 1}\n", "unknown key <<"), (b"a: &a [*a]\n", "a list in a list")])
 def test_a_file_that_is_no_configuration(content, message, tmp_path, failing):
     (tmp_path / "x.yaml").write_bytes(content)
     error = failing(main, "--cfg", tmp_path / "x.yaml")
@@ -115,7 +117,7 @@ def test_a_file_that_is_no_configuration(content, message, tmp_path, failing):
     (["--cfg", MAIN, "--n_gpus", "0"], "--n_gpus must be at least 1, not 0"),
     (["--cfg", MAIN, "--workers", "-1"], "--workers must be at least 0"),
     (["--cfg", MAIN, "--seed", "x"], "--seed: must be a whole number"), (["--cfg", MAIN, "--max_epochs", "3"], "--max_epochs"),
-    (["--cfg", ROOT], "cannot be read: Is a directory")])
+    (["--cfg", ROOT], "cannot be read: it is no file")])
 def test_wrong_flags(arguments, message, failing):
     assert message in failing(main, *arguments)
 
@@ -131,3 +133,33 @@ def test_the_rate_is_stepped_after_each_epoch():
 
 def test_a_saved_file_is_plain_yaml():
     assert yaml.safe_load(read_config(MAIN).dump())["tau"] == 1.5
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("lr", "9" * 400, "lr must be a number above 0"), ("num_classes", 2 ** 32 - 1, "num_classes must be a whole number from 2 to 100000"),
+    ("image_size", 10 ** 6, "image_size must be a whole number from 1 to 1024"), ("test_resize", 10 ** 9, "test_resize must be"),
+    ("gamma", "[[1]]", "a list in a list"), ("seed", '!!int ""', "is not YAML"), ("tau", "!!bool maybe", "is not YAML")])
+def test_values_of_absurd_size(key, value, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_config(edited(tmp_path, key, value))
+
+
+@pytest.mark.parametrize("link", ["[{}]", "{{<<: [{}]}}"])
+def test_references_to_references_do_not_grow(link, tmp_path):
+    levels = ["&x0 {k: 1}", *(f"&x{level} " + link.format(", ".join([f"*x{level - 1}"] * 9)) for level in range(1, 13))]
+    (tmp_path / "x.yaml").write_text(MAIN.read_text() + f"gamma: [{', '.join(levels)}]\n")
+    with pytest.raises(ValueError, match="a list in a list"):
+        read_config(tmp_path / "x.yaml")
+
+
+def test_a_file_of_absurd_size_or_none(tmp_path):
+    (tmp_path / "x.yaml").write_bytes(b"a: 1\n" * 100_000)
+    with pytest.raises(ValueError, match="x.yaml.* has 500,000 bytes"):
+        read_config(tmp_path / "x.yaml")
+    with pytest.raises(OSError, match="/dev/zero cannot be read"):
+        read_config(Path("/dev/zero"))
+
+
+def test_a_home_that_is_none():
+    with pytest.raises(ValueError, match="~nosuchuser/x: there is no such home directory"):
+        read_config(MAIN, data_root="~nosuchuser/x").path("data_root")

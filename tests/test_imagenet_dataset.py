@@ -66,7 +66,8 @@ def test_blob_id_is_gits():
     ("train/a.JPEG", "is not `path label`"), ("train/a.JPEG x", "is not `path label`"), ("train/a.JPEG -1", "is not `path label`"),
     ("train/a.JPEG 1.0", "is not `path label`"), ("", "is not `path label`"), (" 1", "is not `path label`"),
     ("train/a.JPEG 3", r"label 3 must lie between 0 and 2 \(num_classes 3\)"), ("/etc/a.JPEG 0", "leaves data_root"),
-    ("train/../../a.JPEG 0", "leaves data_root"), ("~/a.JPEG 0", "leaves data_root"), ("train/a.JPEG ²", "is not `path label`")])
+    ("train/../../a.JPEG 0", "leaves data_root"), ("~/a.JPEG 0", "leaves data_root"), ("train/a.JPEG ²", "is not `path label`"),
+    ("train/\0/a.JPEG 0", "is not `path label`")])
 def test_bad_lines(line, match):
     with pytest.raises(ValueError, match=match):
         parse_line(line, 3)
@@ -147,3 +148,10 @@ def test_published_lists_are_accepted(shared_data):
         assert images.blob == blob
         assert set(images.class_counts(1000)) == {20 if split == "val" else 50}
         assert images.class_names(1000)[0] == "n01440764"
+
+
+def test_a_list_of_absurd_size_is_not_read(folder):
+    with open(folder / "huge.txt", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match="huge.txt has 1,099,511,627,776 bytes"):
+        read_list(folder / "huge.txt", folder, 3)

@@ -23,6 +23,7 @@ from imagenet_transforms import (
     adjust_saturation,
     decode,
     evaluation_view,
+    jitter,
     jpeg_shape,
     normalize,
     random_crop,
@@ -112,6 +113,30 @@ def test_jitter_is_torchvisions(ours, theirs, factor):
     image = picture(64, 48)
     expected = np.asarray(getattr(functional, theirs)(image, factor)).astype(int)
     assert np.abs(ours(np.asarray(image), factor).astype(int) - expected).max() <= 2
+
+
+class Asked(random.Random):
+    """Keeps an order, and gives the lowest of what it is asked for; remembers the ranges."""
+
+    def __init__(self):
+        super().__init__()
+        self.ranges = []
+
+    def sample(self, choices, count):
+        assert len(choices) == count == 3
+        return list(choices)
+
+    def uniform(self, low, high):
+        self.ranges.append((low, high))
+        return low
+
+
+def test_jitter_draws_three_factors_from_the_released_range():
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    image, rng = picture(64, 48), Asked()
+    expected = functional.adjust_saturation(functional.adjust_contrast(functional.adjust_brightness(image, 0.6), 0.6), 0.6)
+    assert np.abs(jitter(np.asarray(image), rng).astype(int) - np.asarray(expected).astype(int)).max() <= 3
+    assert rng.ranges == [(0.6, 1.4)] * 3
 
 
 def test_crops_have_the_area_and_shape_of_the_recipe():
@@ -231,3 +256,44 @@ def running(pid: int) -> bool:
 def test_one_color_stays_one_color():
     view = training_view(jpeg((128, 128, 128)), 32, 1)
     assert np.ptp(view) <= 2
+
+
+def claiming(content: bytes, height: int, width: int) -> bytes:
+    """A JPEG with another size in its header."""
+    place = content.index(b"\xff\xc0") + 5
+    return content[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + content[place + 4:]
+
+
+@pytest.mark.parametrize("content", [claiming(jpeg(), 10_000, 15_000), claiming(jpeg(), 0, 40),
+                                     b"BM" + bytes(8) + bytes([54, 0, 0, 0, 40, 0, 0, 0]) + 2 * (100_000).to_bytes(4, "little")
+                                     + b"\1\0\x18" + bytes(50)])
+@pytest.mark.parametrize("view", [lambda content: evaluation_view(content, 32, 36), lambda content: training_view(content, 32, 0)])
+def test_a_header_that_claims_too_much_is_refused_before_decoding(content, view, recwarn):
+    with pytest.raises(ValueError, match="pixels are none or too many"):
+        view(content)
+    assert not recwarn.list                              # Pillow's own warning would be lines of its own
+
+
+def test_a_strip_is_not_resized_to_more_than_memory_holds():
+    with pytest.raises(ValueError, match="15360000 x 256 pixels"):
+        evaluation_view(encoded(Image.new("L", (60_000, 1))), 224, 256)
+
+
+def test_an_image_that_is_a_program_is_none():
+    with pytest.raises(ValueError, match="its format is unknown"):
+        decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 90\n%%EndComments\nshowpage\n")
+
+
+def test_an_image_that_is_a_pipe_or_huge_is_named(tmp_path):
+    root = make_folder(tmp_path, {"train": [2, 2, 2], "val": [1, 1, 1], "test": [1, 1, 1]})
+    images = read_list(root / "Small_train.txt", root, 3)
+    bad = root / images.paths[0]
+    bad.unlink()
+    os.mkfifo(bad)
+    with pytest.raises(ValueError, match="is no regular file"):
+        epoch(images)
+    bad.unlink()
+    bad.touch()
+    os.truncate(bad, 1 << 40)
+    with pytest.raises(ValueError, match="has 1,099,511,627,776 bytes"):
+        epoch(images)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+import imagenet_test
 from conftest import ROOT
 from engine import count_confusion
 from imagenet_config import read_config
 from imagenet_table import main as table
 from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, macro_f1
-from main import DifficultySampling, main
-from records import load_checkpoint, read_log
+from main import DifficultySampling, main, prepare, sampling_of_epochs
+from records import load_checkpoint, read_log, save_checkpoint
 from resnet10 import ImageNetModel, split_state
 from runtime import Runtime
 from test_imagenet_dataset import make_folder
@@ -183,6 +184,79 @@ def test_second_stages(stage, frozen, first_stage, data, tmp_path, capsys):
     assert main(["--cfg", str(folder / "config.yaml"), "--model_dir", str(tmp_path / "again")]) == 0
     assert all(torch.equal(value, last(tmp_path / "again")["classifier"][key]) for key, value in after["classifier"].items())
     assert after["first_stage"] == "ce"
+
+
+def prepared(path: Path, data: Path, **settings):
+    return prepare(read_config(write_config(path, data, "x", **settings)), False, CPU)[0]
+
+
+def drawn(training, epoch: int) -> torch.Tensor:
+    """How many of an epoch's 21 images are of each class."""
+    return torch.cat([labels for _, labels in training.train_batches(epoch)]).bincount(minlength=3)
+
+
+def test_each_sampling_draws_its_classes(data, tmp_path):
+    """12, 6 and 3 images: their roots are 3.46, 2.45 and 1.73, shares 0.453, 0.321, 0.227."""
+    assert drawn(prepared(tmp_path, data), 1).tolist() == [12, 6, 3]
+    for sampling, share in (("balanced", [1 / 3] * 3), ("square_root", [0.453, 0.321, 0.227])):
+        training = prepared(tmp_path, data, sampling=sampling)
+        counts = sum(drawn(training, epoch) for epoch in range(1, 31))
+        assert (counts / counts.sum()).tolist() == pytest.approx(share, abs=0.06)              # 630 draws: 3 standard deviations
+    difficulty = prepared(tmp_path, data, sampling="difficulty")
+    difficulty.criterion.difficulty.weight.copy_(torch.tensor([0, 3, 0]))
+    assert drawn(difficulty, 2).tolist() == [0, 21, 0]
+
+
+def test_progressive_sampling_goes_from_the_images_shares_to_even(data, tmp_path):
+    config = read_config(write_config(tmp_path, data, "x", sampling="progressive"))
+    probabilities = sampling_of_epochs(config, [12, 6, 3], DifficultySampling(3, "dynamic"))
+    assert probabilities(1).tolist() == pytest.approx([12 / 21, 6 / 21, 3 / 21])
+    assert probabilities(2).tolist() == pytest.approx([19 / 42, 13 / 42, 10 / 42])            # half way
+    assert probabilities(3).tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_the_optimizer_has_the_recipe(data, tmp_path):
+    group = prepared(tmp_path, data, momentum=0.8).optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.05, 0.8, 2e-4)
+    assert prepared(tmp_path, data, weight_decay=0.3).optimizer.param_groups[0]["weight_decay"] == 0.3
+
+
+@pytest.mark.parametrize(("method", "function", "images"), [("tau_norm", "choose_exponent", 9), ("ncm", "class_means", 21)])
+def test_the_exponent_is_chosen_on_validation_and_means_are_of_training(method, function, images, first_stage, monkeypatch, capsys):
+    """The lists have 21, 9 and 15 images; the test list decides nothing."""
+    seen, real = [], getattr(imagenet_test, function)
+
+    def spy(first, second, *more):
+        parts = second if method == "tau_norm" else first
+        seen.append(sum(len(labels) for _, labels in parts))
+        return real(first, second, *more)
+
+    monkeypatch.setattr(imagenet_test, function, spy)
+    assert main(["--test", "--model_dir", str(first_stage), f"--{method}"]) == 0
+    assert seen == [images]
+
+
+def test_the_views_of_a_test_are_of_the_configured_size(first_stage, monkeypatch, capsys):
+    sizes, real = [], imagenet_test.ImageLoader
+    monkeypatch.setattr(imagenet_test, "ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or real(images, *rest))
+    assert main(["--test", "--model_dir", str(first_stage)]) == 0
+    assert sizes == [(32, 36)]
+
+
+def test_a_second_stage_needs_a_finished_first_one_and_later_none(first_stage, data, tmp_path, failing, capsys):
+    """Resumed it has all it needs: another first stage is refused, none at all does not matter."""
+    copy = tmp_path / "ce"
+    shutil.copytree(first_stage, copy)
+    second = run(tmp_path, data, "crt", stage="crt", first_stage=copy, num_epochs=1)
+    other = write_config(tmp_path, data, "crt", stage="crt", first_stage=first_stage.parent / "other", num_epochs=1)
+    assert "was trained with --first_stage ce, not other" in failing(main, "--cfg", other, "--resume")
+    state = last(copy)
+    state["epoch"] = 1
+    save_checkpoint(copy / "last_ce.pth", state)
+    file = write_config(tmp_path, data, "crt2", stage="crt", first_stage=copy)
+    assert "has trained 1 of 3 epochs; finish it first" in failing(main, "--cfg", file)
+    shutil.rmtree(copy)
+    assert main(["--cfg", str(second / "config.yaml"), "--resume"]) == 0
 
 
 def test_tau_norm_is_not_for_lws(first_stage, data, tmp_path, failing):
@@ -385,3 +459,13 @@ def test_an_error_of_the_script_is_one_line(shell):
 def test_confusion_of_a_classifier_on_features():
     weights = Weights(torch.eye(512)[:2])
     assert count_confusion(weights, [(torch.eye(512)[:2], torch.tensor([1, 1]))], 2, CPU).tolist() == [[0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize(("entries", "wrong"), [
+    ({"class_counts": [-1, 2, 3]}, "class_counts"), ({"class_counts": torch.ones(3)}, "class_counts"),
+    ({"class_names": ["x"]}, "class_names"), ({"first_stage": torch.ones(2)}, "first_stage"), ({"classifier": {1: torch.ones(2)}}, "")])
+def test_a_checkpoint_that_describes_itself_wrongly(entries, wrong, first_stage, data, tmp_path, failing):
+    (tmp_path / "x").mkdir()
+    torch.save({**load_checkpoint(first_stage / BEST), **entries}, tmp_path / "x" / BEST)
+    error = failing(main, "--cfg", write_config(tmp_path, data, "x"), "--test")
+    assert BEST in error and (f"its {wrong} cannot be right" if wrong else "no weights by name") in error

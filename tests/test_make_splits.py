@@ -47,7 +47,9 @@ def test_other_split_files_are_left_alone(annotations, tmp_path, failing):
 
 @pytest.mark.parametrize(("line", "match"), [
     ("P01-R01-Tea-1 1 2", "line 9: 'P01-R01-Tea-1 1 2' is not"), ("P01-R01-Tea-99 1 x 3", "line 9"), ("P01-R01-Tea-99 1 0 3", "line 9"),
-    (TRAIN[0], "line 9: P01-R01-Tea-1 is there twice")])
+    (TRAIN[0], "line 9: P01-R01-Tea-1 is there twice"),
+    ("P01-R01-Tea-99 1 999999999 3", "line 9"), ("P01-R01-Tea-99 1 \u0661 3", "line 9"), ("../a-b-c-d 1 1 1", "is not named as a clip"),
+    ("P01 1 1 1", "is not named as a clip")])
 def test_damaged_annotations(annotations, tmp_path, failing, line, match):
     with open(annotations / "train_split1.txt", "a") as file:
         file.write(line + "\n")
@@ -71,3 +73,9 @@ def test_real_annotations(shared_data, tmp_path, capsys):
     counts = {name: len(lines(tmp_path / f"{name}_split.txt")) for name in ("train", "val", "test")}
     assert counts == {"train": 6372, "val": 1927, "test": 2022}
     assert "of each verb 429 779 1421 822 129 1335 130 308 223 249 54 54 139 42 78 117 26 15 22" in capsys.readouterr().out
+
+
+def test_annotations_of_absurd_size_are_not_read(annotations, tmp_path, failing):
+    with open(annotations / "train_split1.txt", "wb") as file:
+        file.truncate(1 << 40)
+    assert "train_split1.txt is no regular file, or larger" in failing(make_splits.main, "--annotations", annotations, "--out", tmp_path)

@@ -198,3 +198,37 @@ def test_log_that_is_not_text(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ValueError, match=r"x\.csv"):
         read_log(tmp_path / "x.csv")
+
+
+def test_an_empty_state_is_refused_and_the_run_stays(tmp_path):
+    run = Run(tmp_path, "x")
+    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    finish(run, 1, is_best=True)
+    save_checkpoint(run.last, {})
+    before = {path: path.read_bytes() for path in run.files}
+    with pytest.raises(ValueError, match="does not hold a run's state"):
+        run.open(ARGUMENTS, {}, resume=True, overwrite=False)
+    assert before == {path: path.read_bytes() for path in run.files}
+
+
+def test_a_pickle_of_endless_steps_ends(tmp_path):
+    values = b"\x80\x02" + b"N" * (2 << 20) + b"."
+    (tmp_path / "a.pth").write_bytes(values)
+    with zipfile.ZipFile(tmp_path / "b.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", values)
+    for name in ("a.pth", "b.pth"):
+        with pytest.raises(ValueError, match=f"{name} is not a checkpoint"):
+            load_checkpoint(tmp_path / name)
+
+
+def test_a_log_of_short_rows_is_refused_at_the_first(tmp_path):
+    (tmp_path / "x.csv").write_text("epoch\n" + "1\n" * (1 << 24))          # 3 GB, if they were rows
+    with pytest.raises(ValueError, match="epoch 1 follows epoch 1"):
+        read_log(tmp_path / "x.csv")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_a_nested_tensor_fits_no_weight():
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    with pytest.raises(ValueError, match=r"x\.pth does not fit this model: weight Tensor instead of 3x2"):
+        load_weights(nn.Linear(2, 3), {"weight": nested, "bias": torch.ones(3)}, Path("x.pth"))

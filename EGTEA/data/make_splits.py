@@ -12,10 +12,12 @@ from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
-from extract_frames import ArgumentParser, exit_code
+from extract_frames import ArgumentParser, exit_code, read_text
 
 HERE = Path(__file__).resolve().parent
 VALIDATION_SUBJECTS = tuple(f"P{number}" for number in range(20, 27))     # Sinha et al., ACCV 2020, section 4
+LARGEST_FILE = 1 << 24      # bytes; EGTEA's have 700,000
+LARGEST_NUMBER = 1000       # of an action, a verb or a noun; EGTEA has 106 actions
 NAME_FILES = ("verb_idx.txt", "verbs.txt")
 
 
@@ -33,17 +35,23 @@ def read_annotations(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; --annotations is the folder with EGTEA's train_split1.txt and test_split1.txt")
     lines, seen = [], set()
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, LARGEST_FILE, "replace").splitlines(), start=1):
         words = line.split()
         if not words:
             continue
-        if len(words) < 4 or not all(word.isdecimal() and int(word) > 0 for word in words[1:]):
+        if len(words) < 4 or not all(map(is_number, words[1:])):
             raise ValueError(f"{path}, line {number}: {line[:100]!r} is not `clip action verb noun` with numbers from 1 on")
+        if words[0].count("-") < 3 or "/" in words[0] or "\0" in words[0]:
+            raise ValueError(f"{path}, line {number}: {words[0][:100]!r} is not named as a clip: OP01-R01-PastaSalad-START-END")
         if words[0] in seen:
             raise ValueError(f"{path}, line {number}: {words[0]} is there twice")
         seen.add(words[0])
         lines.append(" ".join(words))
     return lines
+
+
+def is_number(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and len(word) < 10 and 1 <= int(word) <= LARGEST_NUMBER
 
 
 def subject_of(line: str) -> str:
@@ -62,7 +70,7 @@ def read_names(folder: Path) -> list[str]:
     """`1 take` for each line `1 take` or `take 1` of the file of names, where there is one."""
     path = next((folder / name for name in NAME_FILES if (folder / name).is_file()), None)
     names = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path else ():
+    for line in read_text(path, LARGEST_FILE, "replace").splitlines() if path else ():
         words = line.split()
         number = next((words.pop(place) for place in (0, -1) if words and words[place].isdecimal()), None)
         if number and words:
@@ -72,7 +80,7 @@ def read_names(folder: Path) -> list[str]:
 
 def check_free(path: Path, content: str) -> None:
     """FileExistsError if another file is there."""
-    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != content:
+    if path.exists() and read_text(path, LARGEST_FILE, "replace") != content:
         raise FileExistsError(f"{path} is there already and differs; replace it with --overwrite, or choose another --out")
 
 
