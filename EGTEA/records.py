@@ -193,12 +193,21 @@ class Run:
             self._check_same(state, arguments)
             self._cut_log(state["epoch"])
             return state
+        if resume and (epochs := self._logged()) > 1:       # one may stand there after a kill before the first state
+            raise ValueError(f"{self.last} is missing, though {self.log} holds {epochs} epochs; --overwrite starts anew")
         for path in self.files:
             path.unlink(missing_ok=True)
         description = {"arguments": arguments, **details, "versions": versions()}
         write_atomically(self.description, (json.dumps(description, indent=1, default=str) + "\n").encode())
         self._lock()
         return None
+
+    def _logged(self) -> int:
+        """Epochs in the log; 0 where none can be read."""
+        try:
+            return len(read_log(self.log)[1])
+        except (OSError, ValueError):
+            return 0
 
     def _lock(self) -> None:
         """Hold the description, if it is there, as long as this object lives; OSError if another process does."""

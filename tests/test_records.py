@@ -152,6 +152,24 @@ def test_resume_returns_the_last_state_and_cuts_the_log(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_run_whose_state_is_gone_is_not_deleted_by_resume(tmp_path):
+    """One logged epoch without a state is what a kill leaves; two are somebody's run."""
+    for epochs, kept in ((1, False), (2, True)):
+        run = Run(tmp_path / str(epochs), "x")
+        run.open({}, {}, resume=False, overwrite=False)
+        for epoch in range(1, epochs + 1):
+            finish(run, epoch, is_best=True)
+        run.last.unlink()
+        before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+        if kept:
+            with pytest.raises(ValueError, match=r"last_x.pth is missing, though .*x.csv holds 2 epochs; --overwrite starts anew"):
+                run.open({}, {}, resume=True, overwrite=False)
+            assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
+        else:
+            assert run.open({}, {}, resume=True, overwrite=False) is None
+            assert not run.best.exists()
+
+
 def test_resume_refuses_another_experiment(tmp_path):
     run = Run(tmp_path, "x")
     run.open(ARGUMENTS, {}, resume=False, overwrite=False)
