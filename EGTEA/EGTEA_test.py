@@ -16,7 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egtea_dataset import ClipSet, check_labels, count_labels, evaluation_batches, memory_format, read_class_names, read_split
+from egtea_dataset import (
+    MOST_VERBS,
+    ClipSet,
+    check_labels,
+    count_labels,
+    evaluation_batches,
+    memory_format,
+    read_class_names,
+    read_split,
+)
 from engine import count_confusion
 from records import load_checkpoint, load_weights, write_atomically
 from resnext3d import HEADS, ResNeXt3D, clip_precision
@@ -27,6 +36,7 @@ MAJORITY_ABOVE = 600       # training clips; the paper's four largest verbs
 FRAMES_PER_CLIP, SAMPLE_SIZE = 10, 224     # of a released checkpoint
 HEAD_KEYS = [prefix + key for prefix in ("", "module.") for key in ("fc.bias", "fc.weight")]
 LARGEST_FIGURE = 40        # inches a side
+FIGURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg", ".eps", ".ps")     # that matplotlib writes by itself
 
 
 def is_count(value: object) -> bool:
@@ -58,7 +68,11 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     args = parser.parse_args(argv)
     args.figure = args.figure or args.trained_model.with_name("confusion_matrix.png")
+    if args.figure.suffix.lower() not in FIGURE_SUFFIXES:
+        raise ValueError(f"--figure {args.figure}: a picture's name ends in {', '.join(FIGURE_SUFFIXES)}")
     for flag, path in (("--figure", args.figure), ("--json", args.json)):
+        if path and path.is_dir():
+            raise IsADirectoryError(f"{flag} {path} is a folder; name a file")
         if path and not path.parent.is_dir():
             raise FileNotFoundError(f"{flag} {path}: there is no folder {path.parent}")
     return args
@@ -69,8 +83,8 @@ def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
     path = args.trained_model
     weights = checkpoint.get("state_dict", checkpoint)
     bias = next((value for key, value in weights.items() if key in HEAD_KEYS), None) if isinstance(weights, dict) else None
-    if not isinstance(bias, Tensor) or bias.ndim not in (1, 2):
-        raise ValueError(f"{path} has no head (fc): it is no trained model of this experiment")
+    if not isinstance(bias, Tensor) or bias.is_nested or bias.ndim not in (1, 2) or len(bias) > MOST_VERBS:
+        raise ValueError(f"{path} has no head (fc) of at most {MOST_VERBS} verbs: it is no trained model of this experiment")
     if "class_counts" in checkpoint:
         wrong = [key for key, fits in DESCRIPTION.items() if not fits(checkpoint.get(key))]
         if wrong or not len(bias) == len(checkpoint["class_names"]) == len(checkpoint["class_counts"]):
@@ -147,7 +161,7 @@ def draw(confusion: Tensor, names: list[str], path: Path) -> None:
 
 
 def test(args: Namespace) -> None:
-    """Load, count, report."""
+    """Load, count, report; the files come last, for they may fail."""
     with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:
         checkpoint = load_checkpoint(args.trained_model)
         model = describe(args, checkpoint)
@@ -164,10 +178,10 @@ def test(args: Namespace) -> None:
             figures = {"checkpoint": args.trained_model.name, "arguments": checkpoint.get("arguments", {}),
                        "epoch": checkpoint.get("epoch"), "val_accuracy": checkpoint.get("accuracy"),
                        **report(confusion, counts, names, args.majority_above), "confusion": confusion.tolist()}
+            show(figures)
             if args.json:
                 write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
             draw(confusion, names, args.figure)
-            show(figures)
 
 
 def main(argv: list[str] | None = None) -> int:

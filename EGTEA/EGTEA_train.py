@@ -28,6 +28,7 @@ from egtea_dataset import (
     memory_format,
     read_class_names,
     read_split,
+    split_identity,
     training_batches,
 )
 from engine import Training, begin, fit
@@ -85,6 +86,9 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     args = parser.parse_args(argv)
     if args.accumulate > args.batch_size:
         raise ValueError(f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips has not as many parts")
+    if args.accumulate > 1 and (args.reduction == "weighted_mean" or args.loss_type == "LDAM-DRW"):
+        raise ValueError(f"--accumulate {args.accumulate} goes with neither --reduction weighted_mean nor --loss_type LDAM-DRW: both "
+                         "divide by the summed weights of the whole batch, which its parts do not know")
     args.class_names = args.class_names or args.train_file.with_name("verbs.txt")
     return args
 
@@ -113,7 +117,17 @@ def start_weights(network: ResNeXt3D, path: Path, runtime: Runtime) -> None:
         raise FileNotFoundError(f"no pretrained weights at {path}: get {KINETICS} from {KINETICS_SOURCE} (README, EGTEA), pass "
                                 "--pretrained_model FILE, or train from random weights with --pretrained_model none")
     else:
-        runtime.say(f"{path}: {load_pretrained(network, path)} tensors taken, everything but the head (fc), which starts at random")
+        taken = load_pretrained(network, path)
+        runtime.say(f"{path}: {taken} tensors taken, everything but the head (fc), which starts at random")
+
+
+def build_network(args: Namespace, num_classes: int, head: str, resuming: bool, runtime: Runtime) -> ResNeXt3D:
+    """The network on its device; a run that goes on has weights of its own and needs no pretrained ones."""
+    torch.manual_seed(args.seed)
+    network = ResNeXt3D(num_classes, head)
+    if not resuming:
+        start_weights(network, args.pretrained_model, runtime)
+    return network.to(runtime.device, memory_format=memory_format(runtime.device))
 
 
 def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
@@ -121,18 +135,14 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
     runtime.check_batch_size(args.batch_size)
     train_set, val_set, counts = read_data(args)
     names = read_class_names(args.class_names, len(counts))
-    torch.manual_seed(args.seed)
     head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
-    network = ResNeXt3D(len(counts), head)
-    if not resuming:
-        start_weights(network, args.pretrained_model, runtime)
-    network.to(runtime.device, memory_format=memory_format(runtime.device))
-    optimizer = torch.optim.SGD([{"params": list(network.parameters()), "initial_lr": args.lr}], lr=args.lr, momentum=args.momentum,
-                                weight_decay=WEIGHT_DECAY, fused=True)
+    network = build_network(args, len(counts), head, resuming, runtime)
+    criterion = build_loss(args.loss_type, counts, tau=args.tau, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma,
+                           eql_lambda=args.eql_lambda, reduction=args.reduction).to(runtime.device)
+    groups = [{"params": list(network.parameters()), "initial_lr": args.lr}]
+    optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum, weight_decay=WEIGHT_DECAY, fused=True)
     training = Training(
-        network=network, model=runtime.parallelize(network), criterion=build_loss(
-            args.loss_type, counts, tau=args.tau, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma,
-            eql_lambda=args.eql_lambda, reduction=args.reduction).to(runtime.device), optimizer=optimizer, schedule=step_schedule,
+        network=network, model=runtime.parallelize(network), criterion=criterion, optimizer=optimizer, schedule=step_schedule,
         train_batches=lambda epoch: training_batches(train_set, args.batch_size, args.seed, epoch, args.workers, runtime),
         val_batches=lambda: evaluation_batches(val_set, args.batch_size, args.workers, runtime),
         batches_per_epoch=math.ceil(len(train_set) / args.batch_size), images_per_epoch=len(train_set), num_classes=len(counts),
@@ -150,6 +160,7 @@ def train(args: Namespace) -> None:
     with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:
         run = Run(args.save_model, "model")
         training, description = prepare(args, runtime.broadcast(args.resume and run.last.exists()), runtime)
+        arguments |= {"train_file": split_identity(args.train_file), "val_file": split_identity(args.val_file)}
         begin(training, run, arguments, description, args.resume, args.overwrite, runtime)
         fit(training, run, {"arguments": arguments, **description}, runtime)
 

@@ -4,6 +4,7 @@ A split file holds one clip a line, `clip action verb noun`; the label is the ve
 ROOT/VIDEO/CLIP/*.jpg, in the order of their names; VIDEO is the clip's name up to its third dash.
 """
 
+import hashlib
 import io
 import math
 import os
@@ -81,6 +82,13 @@ def read_split(path: Path) -> list[tuple[str, int]]:
     if not clips:
         raise ValueError(f"{path} holds no clip; derive it anew: {SPLITS_COMMAND}")
     return list(clips.items())
+
+
+def split_identity(path: Path) -> str:
+    """A split file's name and what `git hash-object` prints for its content: the same wherever it stands."""
+    content = path.read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return f"{path.name} {blob}"
 
 
 def count_labels(clips: list[tuple[str, int]], num_classes: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from conftest import ROOT
 from records import load_checkpoint, read_log, save_checkpoint
 from runtime import Runtime
 from test_extract_frames import write_video
+from test_resnext3d import random_state
 
 TRAIN, TEST = ROOT / "EGTEA/EGTEA_train.py", ROOT / "EGTEA/EGTEA_test.py"
 CLIPS = {"P01": (1, 1, 1, 2, 2, 3, 3, 1), "P20": (1, 2, 3), "OP01": (1, 2, 3, 3)}     # the verbs of each subject's clips
@@ -172,9 +174,31 @@ def test_paper_recipe_is_the_default():
     assert args.pretrained_model == ROOT / "pretrained_weights/resnext-101-kinetics.pth" or (ROOT / "EGTEA/pretrained_weights").is_dir()
 
 
-@pytest.mark.parametrize("loss_type", ["LDAM-DRW", "EQL"])
-def test_rival_losses_and_accumulation(data, tmp_path, loss_type):
-    flags = ("--loss_type", loss_type, "--accumulate", 2, "--max_epochs", 1, "--momentum", 0.9)
+def test_flags_arrive_in_the_training(data, tmp_path):
+    """Ten epochs of two batches: the learning rate falls at the first batch of epoch 7, 60 % on."""
+    torch.save({"state_dict": random_state()}, tmp_path / "kinetics.pth")
+    flags = ("--lr", 0.02, "--momentum", 0.7, "--tau", 1.5, "--max_epochs", 10, "--accumulate", 2, "--validate_after_every", 3,
+             "--pretrained_model", tmp_path / "kinetics.pth", "--workers", 0)
+    args = EGTEA_train.parse_arguments(training(data, tmp_path, *flags))
+    prepared, _ = EGTEA_train.prepare(args, False, Runtime(torch.device("cpu")))
+    [group] = prepared.optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.02, 0.7, 5e-4)
+    assert {id(parameter) for parameter in group["params"]} == {id(parameter) for parameter in prepared.network.parameters()}
+    rates = []
+    for epoch, batch in ((1, 0), (6, 1), (7, 0), (10, 1)):
+        prepared.set_lr(epoch, batch)
+        rates.append(group["lr"])
+    assert rates == pytest.approx([0.02, 0.02, 0.002, 0.002])
+    assert prepared.criterion.exponent.item() == 1.5
+    assert (prepared.accumulate, prepared.validate_after_every, prepared.epochs, prepared.seed) == (2, 3, 10, 0)
+    given = {key.removeprefix("module."): value for key, value in random_state().items()}
+    for key, value in prepared.network.state_dict().items():
+        assert key.startswith("fc.") != torch.equal(value, given[key]), key
+
+
+@pytest.mark.parametrize(("loss_type", "accumulate"), [("LDAM-DRW", 1), ("EQL", 2)])
+def test_rival_losses_and_accumulation(data, tmp_path, loss_type, accumulate):
+    flags = ("--loss_type", loss_type, "--accumulate", accumulate, "--max_epochs", 1, "--momentum", 0.9)
     assert EGTEA_train.main(training(data, tmp_path, *flags)) == 0
     assert EGTEA_test.main(flags_for_test(data, tmp_path / "best_model.pth")) == 0
 
@@ -185,6 +209,8 @@ def test_rival_losses_and_accumulation(data, tmp_path, loss_type):
     (("--batch_size", -4), "'-4'"), (("--frames_per_clip", 0), "--frames_per_clip.*'0'"), (("--sample_size", "x"), "--sample_size.*'x'"),
     (("--loss_type", "GAN"), "'GAN'"), (("--seed", -1), "'-1'"), (("--workers", -1), "'-1'"), (("--epochs", 3), "--epochs"),
     (("--accumulate", 9), "--accumulate 9: a batch of 4 clips"), (("--precision", "fp8"), "'fp8'"),
+    (("--accumulate", 2, "--reduction", "weighted_mean"), "--accumulate 2 goes with neither --reduction weighted_mean nor"),
+    (("--accumulate", 2, "--loss_type", "LDAM-DRW"), "--loss_type LDAM-DRW: both divide by the summed weights of the whole batch"),
     (("--data_root", "/nowhere"), "/nowhere not found; pass --data_root"), (("--train_file", "/none.txt"), "/none.txt; .*make_splits.py"),
     (("--val_file", "/none.txt"), "no split file /none.txt"),
     (("--pretrained_model", "/none.pth"), "/none.pth: get resnext-101-kinetics.pth from .*--pretrained_model none")])
@@ -233,6 +259,29 @@ def test_existing_run_is_left_alone(failing, data, finished):
     assert before == {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.iterdir()}
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_another_split_is_another_experiment(failing, data, finished, tmp_path, split):
+    other = rewritten(data / f"splits/{split}_split.txt", tmp_path, lambda lines: lines[::-1])
+    error = failing(EGTEA_train.main, *training(data, finished, "--resume", f"--{split}_file", other))
+    blobs = [git_blob(path) for path in (data / f"splits/{split}_split.txt", other)]
+    assert f"with --{split}_file {split}_split.txt {blobs[0]}, not {split}_split.txt {blobs[1]}: resume with the same settings" in error
+
+
+def git_blob(path: Path) -> str:
+    return subprocess.run(["git", "hash-object", "--no-filters", path], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_split_may_move_and_an_old_checkpoint_knows_none(data, finished, tmp_path):
+    for name in ("last_model.pth", "model.csv", "model.json"):
+        shutil.copy(finished / name, tmp_path)
+    moved = rewritten(data / "splits/train_split.txt", tmp_path, lambda lines: lines)
+    assert EGTEA_train.main(training(data, tmp_path, "--resume", "--train_file", moved)) == 0
+    state = load_checkpoint(tmp_path / "last_model.pth")
+    state["arguments"] = {key: value for key, value in state["arguments"].items() if key not in ("train_file", "val_file")}
+    save_checkpoint(tmp_path / "last_model.pth", state)
+    assert EGTEA_train.main(training(data, tmp_path, "--resume")) == 0
+
+
 def test_unwritable_place(failing, data, tmp_path):
     (tmp_path / "file").write_text("")
     assert "file/run cannot hold the run" in failing(EGTEA_train.main, *training(data, tmp_path / "file/run"))
@@ -249,6 +298,8 @@ def test_wrong_checkpoints(failing, data, finished, tmp_path):
     (tmp_path / "damaged.pth").write_bytes(b"PK\3\4 cut")
     assert "damaged.pth is not a checkpoint" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "damaged.pth"))
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "headless.pth")
+    torch.save({"fc.bias": torch.zeros(1).expand(10 ** 9)}, tmp_path / "huge.pth")
+    assert "has no head (fc) of at most 1000 verbs" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "huge.pth"))
     assert "has no head (fc)" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "headless.pth"))
     state = load_checkpoint(finished / "best_model.pth")
     save_checkpoint(tmp_path / "mute.pth", {**state, "frames_per_clip": None})
@@ -266,6 +317,31 @@ def test_wrong_test_data(failing, data, finished, tmp_path):
     assert "verb 19 of OP01-R01-Tea-9 is not among the 3" in failing(EGTEA_test.main, *flags_for_test(data, best, "--test_file", split))
     assert "there is no folder" in failing(EGTEA_test.main, *flags_for_test(data, best, "--json", tmp_path / "no/such.json"))
     assert "--frames_per_clip" in failing(EGTEA_test.main, *flags_for_test(data, best, "--frames_per_clip", 0))
+
+
+@pytest.mark.parametrize(("flag", "name", "match"), [
+    ("--figure", "matrix.xyz", "matrix.xyz: a picture's name ends in .png, "), ("--figure", "matrix", "a picture's name ends in"),
+    ("--figure", "folder.png", "--figure .*folder.png is a folder"), ("--json", "folder.png", "--json .*folder.png is a folder")])
+def test_places_of_results_are_checked_before_the_evaluation(failing, tmp_path, flag, name, match):
+    (tmp_path / "folder.png").mkdir()
+    assert re.search(match, failing(EGTEA_test.main, "--trained_model", tmp_path / "none.pth", flag, tmp_path / name))
+
+
+def test_pictures_of_every_kind_can_be_drawn():
+    from matplotlib.figure import Figure
+
+    assert {suffix.removeprefix(".") for suffix in EGTEA_test.FIGURE_SUFFIXES} < set(Figure().canvas.get_supported_filetypes())
+
+
+def test_the_report_is_printed_before_files_that_may_fail(data, finished, tmp_path, capsys, monkeypatch):
+    def draw(*arguments: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(EGTEA_test, "draw", draw)
+    assert EGTEA_test.main(flags_for_test(data, finished / "best_model.pth", "--workers", 0)) == 2
+    output, error = capsys.readouterr()
+    assert re.match(r"Test Accuracy is \d\.\d{4}$", output.splitlines()[-1])
+    assert error.endswith("error: no space left\n")
 
 
 @pytest.mark.parametrize("script", [TRAIN, TEST])

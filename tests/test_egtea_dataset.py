@@ -27,6 +27,7 @@ from egtea_dataset import (
     read_clip,
     read_frame,
     read_split,
+    split_identity,
     training_batches,
     video_of,
 )
@@ -78,6 +79,11 @@ def test_split_lines(tmp_path):
     assert count_labels(read_split(path), 14) == [0, 1, *[0] * 10, 1, 0]
     with pytest.raises(ValueError, match="train_split.txt: verb 13 of OP01.* not among the 12"):
         check_labels(path, read_split(path), 12)
+
+
+def test_identity_is_the_name_and_gits_id_without_the_place(tmp_path):
+    (tmp_path / "split.txt").write_text("hello\n")
+    assert split_identity(tmp_path / "split.txt") == "split.txt ce013625030ba8dba906f756967f9e9ca394464a"     # git hash-object
 
 
 @pytest.mark.parametrize(("text", "match"), [
@@ -192,6 +198,32 @@ def test_beyond_the_frame_lies_the_mean(tmp_path):
     assert corner.tolist() == [115, 108, 99]
 
 
+def test_random_views_cover_the_recipe():
+    """Position 0 to 1, +-10 degrees, half mirrored: of 4,000 draws a quarter each, by 4 standard deviations (27) at most off."""
+    generator = np.random.default_rng(0)
+    views = [View.random(generator) for _ in range(4000)]
+    for values, low, high in (([view.position for view in views], 0, 1), ([view.angle for view in views], -10, 10)):
+        assert low <= min(values) < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < max(values) <= high
+        assert np.histogram(values, 4, (low, high))[0] == pytest.approx(1000, abs=110)
+    assert sum(view.flip for view in views) == pytest.approx(2000, abs=127)
+    assert len({view.flip for view in views if abs(view.angle) > 9 and view.position > 0.9}) == 2
+
+
+def test_a_seed_decides_frames_and_view(clips):
+    centre, one, other = clips.load(0), clips.load(0, seed=1), clips.load(0, seed=2)
+    assert np.array_equal(one, clips.load(0, seed=1))
+    assert not np.array_equal(one, centre)
+    assert not np.array_equal(one, other)
+
+
+def test_a_seed_turns_even_a_still_picture(tmp_path):
+    """All frames are the same: what differs is the view."""
+    write_clip(tmp_path, "P01-R01-Tea-1", [picture(48, 80)] * 3)
+    still = ClipSet(tmp_path, [("P01-R01-Tea-1", 0)], frames=3, size=32)
+    assert len({still.load(0, seed)[0].tobytes() for seed in (None, 1, 2, 3)}) == 4
+
+
 def test_one_view_for_a_whole_clip(tmp_path):
     write_clip(tmp_path, "P01-R01-Tea-1", [picture(48, 80)] * 8)
     clip = ClipSet(tmp_path, [("P01-R01-Tea-1", 0)], frames=5, size=32).load(0, seed=3)
@@ -264,6 +296,20 @@ def test_every_training_clip_once_an_epoch(clips, monkeypatch):
     assert sizes == [3, 3, 1]
     assert sorted(index for index, _ in seen) == list(range(7))
     assert len({seed for _, seed in seen}) == 7
+
+
+def test_training_order_is_shuffled_anew_every_epoch(clips, monkeypatch):
+    order = []
+    monkeypatch.setattr(ClipSet, "load", lambda self, index, seed: order.append(index) or np.zeros((4, 16, 16, 3), np.uint8))
+
+    def order_of(seed: int, epoch: int) -> list[int]:
+        order.clear()
+        list(training_batches(clips, 3, seed, epoch, 0, CPU))
+        return list(order)
+
+    orders = [order_of(*choice) for choice in ((0, 1), (0, 2), (0, 3), (1, 1))]
+    assert len({tuple(order) for order in [*orders, range(7)]}) == 5
+    assert order_of(0, 2) == orders[1]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 9])

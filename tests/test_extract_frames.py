@@ -1,6 +1,8 @@
 """Extraction: numbered frames, continuing after a kill, and videos that cannot be read."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,9 +20,9 @@ SCRIPT = ROOT / "EGTEA/data/extract_frames.py"
 
 
 def write_video(path: Path, levels: list[int], height: int = 48, width: int = 64) -> Path:
-    """An mp4 of flat frames with the given grey levels."""
+    """An mp4, or an AVI of JPEGs, of flat frames with the given grey levels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 12, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v")), 12, (width, height))
     assert writer.isOpened()
     for level in levels:
         writer.write(np.full((height, width, 3), level, np.uint8))
@@ -83,7 +85,6 @@ def children(process: int) -> list[int]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def extracts(process: int) -> bool:
     """Whether it lives and is one of ours."""
     try:
@@ -92,6 +93,7 @@ def extracts(process: int) -> bool:
         return False
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_killed_extraction_leaves_no_process_and_continues_to_the_same_frames(videos, extracted, tmp_path):
     command = [sys.executable, str(SCRIPT), "--videos", str(videos), "--out", str(tmp_path), "--workers", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -105,21 +107,22 @@ def test_killed_extraction_leaves_no_process_and_continues_to_the_same_frames(vi
     while any(map(extracts, workers)):
         assert time.monotonic() < end, "a worker outlived its parent"
         time.sleep(0.05)
-    half = tmp_path / "P00-R01-Tea/.P00-R01-Tea-10-F000010.partial"
+    half = tmp_path / "P01-R01-Tea/.P01-R01-Tea-9-F000009.partial"        # the last in order: not extracted yet
     half.mkdir(parents=True, exist_ok=True)
     (half / "000099.jpg").write_bytes(b"half a frame")
     assert extract_frames.main(command[2:]) == 0
     assert tree(tmp_path) == tree(extracted)
 
 
-def test_ctrl_c_ends_in_one_line(videos, tmp_path):
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "SIGINT", 130), (signal.SIGTERM, "SIGTERM", 143)])
+def test_a_stop_signal_ends_in_one_line(videos, tmp_path, number, name, code):
     command = [sys.executable, str(SCRIPT), "--videos", str(videos), "--out", str(tmp_path), "--workers", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert "12 videos" in process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, error = process.communicate(timeout=30)
-    assert process.returncode == 143
-    assert error.splitlines()[-1] == "extract_frames.py: stopped by SIGTERM; the same command continues"
+    assert process.returncode == code
+    assert error.splitlines()[-1] == f"extract_frames.py: stopped by {name}; the same command continues"
     assert "Traceback" not in error
 
 
@@ -142,6 +145,34 @@ def test_unreadable_videos_are_named_and_do_not_stop_the_others(tmp_path, capfd)
         (root / f"P01-R01-Tea-{number}-F{number}.mp4").write_bytes(good.read_bytes())
     assert extract_frames.main(arguments) == 0
     assert len(list((tmp_path / "out").glob("*/*/*.jpg"))) == 12
+
+
+def test_a_video_that_breaks_off_is_named_and_not_taken(tmp_path, capfd):
+    """An AVI that was cut still says in its header how many frames it had."""
+    whole = write_video(tmp_path / "whole.avi", [2 * frame for frame in range(100)]).read_bytes()
+    root = tmp_path / "videos"
+    root.mkdir()
+    for number, share in ((1, 1.0), (2, 0.9), (3, 0.8), (4, 0.4)):
+        (root / f"P01-R01-Tea-{number}.avi").write_bytes(whole[:int(share * len(whole))])
+    assert extract_frames.main(["--videos", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]) == 1
+    named = re.findall(r"P01-R01-Tea-(\d).avi breaks off after (\d+) of 100 frames", capfd.readouterr().err)
+    assert [clip for clip, _ in named] == ["2", "3", "4"]
+    assert 100 > int(named[0][1]) > int(named[1][1]) > int(named[2][1]) > 0
+    assert [path.name for path in (tmp_path / "out/P01-R01-Tea").iterdir()] == ["P01-R01-Tea-1"]
+
+
+@pytest.mark.parametrize(("frames", "promised", "trouble"), [
+    (40, 42, None), (40, 43, "breaks off after 40 of 43 frames"), (990, 1000, None), (989, 1000, "breaks off after 989 of 1000 frames")])
+def test_a_container_may_promise_a_few_frames_too_many(tmp_path, frames, promised, trouble):
+    video = write_video(tmp_path / "clip.avi", [0] * frames, 16, 16)
+    content = bytearray(video.read_bytes())
+    place = content.index(b"strh") + 40         # dwLength of the stream's header
+    assert int.from_bytes(content[place:place + 4], "little") == frames
+    content[place:place + 4] = promised.to_bytes(4, "little")
+    video.write_bytes(content)
+    told = extract_frames.write_frames(video, tmp_path, every=100)
+    assert told is None if trouble is None else told.startswith(trouble) and "--allow_short" in told
+    assert extract_frames.write_frames(video, tmp_path, every=100, allow_short=True) is None
 
 
 def test_nothing_to_extract(failing, tmp_path):
@@ -171,3 +202,16 @@ def test_an_unwritable_folder_ends_in_one_line(failing, videos, tmp_path):
     (tmp_path / "P00-R01-Tea").write_text("a file where a folder should be")
     error = failing(extract_frames.main, "--videos", videos, "--out", tmp_path, "--workers", 1)
     assert "P00-R01-Tea" in error and "could not be written" in error
+
+
+def test_a_pipe_is_no_video_and_a_note_may_be_anything(failing, tmp_path, capsys):
+    root = tmp_path / "videos"
+    root.mkdir()
+    os.mkfifo(root / "P01-R01-Tea-1-F1.mp4")
+    arguments = ["--videos", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert extract_frames.main(arguments) == 1
+    assert "P01-R01-Tea-1-F1.mp4 is no regular file" in capsys.readouterr().err
+    for content in (b"\xff\xfe", b"[" * 100_000, b"[" * 10_000, b" " * 100_000):
+        (tmp_path / "out/extraction.json").write_bytes(content)
+        assert "extraction.json" in failing(extract_frames.main, *arguments)
+    assert "--a b" in failing(extract_frames.main, "--a\nb")

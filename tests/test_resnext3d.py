@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from records import shape_of
 from resnext3d import ResNeXt3D, clip_precision, load_pretrained
@@ -45,6 +47,45 @@ def test_stages_have_the_sizes_of_the_paper(network):
         hook.remove()
     assert sizes == [(1, 256, 8, 16, 16), (1, 512, 4, 8, 8), (1, 1024, 2, 4, 4), (1, 2048, 1, 2, 2)]
     assert logits.shape == (1, 5)
+
+
+def reference_logits(state: dict[str, Tensor], clips: Tensor) -> Tensor:
+    """The network of github.com/kenshohara/3D-ResNets-PyTorch (models/resnext.py, depth 101, shortcut B), step by step."""
+    def convolve(x: Tensor, key: str, **options: object) -> Tensor:
+        return F.conv3d(x, state[f"{key}.weight"], **options)
+
+    def normalize(x: Tensor, key: str) -> Tensor:
+        mean, var, weight, bias = (state[f"{key}.{name}"].view(-1, 1, 1, 1) for name in ("running_mean", "running_var", "weight", "bias"))
+        return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+
+    x = normalize(convolve(clips, "conv1", stride=(1, 2, 2), padding=(3, 3, 3)), "bn1").clamp(min=0)
+    x = F.max_pool3d(x, kernel_size=3, stride=2, padding=1)
+    for stage, blocks in ((1, 3), (2, 4), (3, 23), (4, 3)):
+        for block in range(blocks):
+            key, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            y = normalize(convolve(x, f"{key}.conv1"), f"{key}.bn1").clamp(min=0)
+            y = normalize(convolve(y, f"{key}.conv2", stride=stride, padding=1, groups=32), f"{key}.bn2").clamp(min=0)
+            y = normalize(convolve(y, f"{key}.conv3"), f"{key}.bn3")
+            if block == 0:
+                x = normalize(convolve(x, f"{key}.downsample.0", stride=stride), f"{key}.downsample.1")
+            x = (x + y).clamp(min=0)
+    return x.mean((2, 3, 4)) @ state["fc.weight"].T + state["fc.bias"]
+
+
+def test_logits_are_those_of_a_plain_second_implementation():
+    generator = torch.Generator().manual_seed(0)
+    network = ResNeXt3D(5).eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                for values, low, high in ((module.running_mean, -0.1, 0.1), (module.running_var, 0.5, 2), (module.weight, 0.5, 1),
+                                          (module.bias, -0.1, 0.1)):
+                    values.uniform_(low, high, generator=generator)
+        clips = torch.randn(1, 3, 4, 40, 40, generator=generator)          # layer4 sees 1 x 2 x 2
+        expected = reference_logits(network.state_dict(), clips)
+        assert (network(clips) - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert network.conv1.weight.std().item() == pytest.approx((2 / (64 * 7 ** 3)) ** 0.5, rel=0.02)     # He et al., fan-out
+    assert network.layer2[0].conv3.weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 33, 33), (2, 3, 5, 40, 56), (1, 3, 3, 24, 24)])
@@ -117,3 +158,9 @@ def test_cosine_head_gives_cosines():
     assert "fc.bias" not in network.state_dict()
     with pytest.raises(ValueError, match="'sigmoid'"):
         ResNeXt3D(3, head="sigmoid")
+
+
+def test_weights_without_names(tmp_path):
+    torch.save({"state_dict": {1: torch.zeros(3)}}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="x.pth holds no weights by name"):
+        load_pretrained(ResNeXt3D(3), tmp_path / "x.pth")

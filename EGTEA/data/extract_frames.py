@@ -7,6 +7,7 @@ command continues. A video that cannot be read does not stop the others; it is n
 """
 
 import argparse
+import errno
 import json
 import multiprocessing
 import os
@@ -24,6 +25,8 @@ from typing import NoReturn
 HERE = Path(__file__).resolve().parents[1]
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 JPEG_QUALITY = 90          # frames are used at about half their size
+LARGEST_NOTE = 1 << 16     # bytes
+FEW_MISSING = 2            # frames, or 1 %: containers that estimate their number from the duration promise so many too much
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -33,7 +36,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help explains)\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help explains)\n")
 
 
 def exit_code(action: Callable[[], int]) -> int:
@@ -57,12 +60,21 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def read_text(path: Path, most: int, errors: str = "strict") -> str:
+    """What a text file says. OSError if there is no regular file, or if it has more than `most` bytes: no such file needs as many."""
+    if path.exists() and not path.is_file() or path.stat().st_size > most:
+        raise OSError(errno.EINVAL, f"{path} is no regular file, or larger than {most:,} bytes")
+    return path.read_text(encoding="utf-8", errors=errors)
+
+
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--videos", type=Path, default=HERE / "cropped_clips",
                         help="folder that holds the clips, at any depth; default: EGTEA/cropped_clips")
     parser.add_argument("--out", type=Path, default=HERE / "extracted_frames", help="default: EGTEA/extracted_frames")
     parser.add_argument("--every", type=positive_int, default=1, metavar="N", help="keep every N-th frame; default: 1")
+    parser.add_argument("--allow_short", action="store_true", help="take a video that ends before the frames which its container promises, "
+                        "as one cut without encoding it anew may")
     parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes; default: one a core")
     return parser.parse_args(argv)
 
@@ -93,7 +105,9 @@ def prepare_out(out: Path, every: int) -> None:
     note = out / "extraction.json"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        before = json.loads(note.read_text())["every"] if note.exists() else every
+        before = json.loads(read_text(note, LARGEST_NOTE))["every"] if note.exists() else every
+        if type(before) is not int:
+            raise TypeError(before)
         if before != every:
             raise ValueError(f"{out} was extracted with --every {before}, not {every}: choose another --out")
         partial = note.with_suffix(".partial")
@@ -101,7 +115,7 @@ def prepare_out(out: Path, every: int) -> None:
         os.replace(partial, note)
     except OSError as error:
         raise OSError(f"--out {out} cannot be written: {error.strerror}") from error
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{note} is damaged; delete it if you know that {out} was extracted with --every {every}") from error
 
 
@@ -119,14 +133,14 @@ def start_worker() -> None:
     cv2.setNumThreads(0)
 
 
-def extract(video: Path, out: Path, every: int) -> str | None:
+def extract(video: Path, out: Path, every: int, allow_short: bool) -> str | None:
     """One clip's folder, complete or not at all; what is wrong with the video, if anything. OSError if it cannot be written."""
     folder = clip_folder(video, out)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)       # of a killed extraction
         partial.mkdir(parents=True)
-        trouble = write_frames(video, partial, every)
+        trouble = write_frames(video, partial, every, allow_short)
         if trouble:
             shutil.rmtree(partial)
         else:
@@ -137,10 +151,12 @@ def extract(video: Path, out: Path, every: int) -> str | None:
     return trouble
 
 
-def write_frames(video: Path, folder: Path, every: int) -> str | None:
+def write_frames(video: Path, folder: Path, every: int, allow_short: bool = False) -> str | None:
     """Every `every`-th frame as a numbered JPEG; what is wrong with the video, if anything."""
     import cv2
 
+    if not video.is_file():         # of a pipe, nobody might ever write to it
+        return "is no regular file"
     capture = cv2.VideoCapture(str(video))
     if not capture.isOpened():
         return "cannot be opened as a video"
@@ -156,7 +172,9 @@ def write_frames(video: Path, folder: Path, every: int) -> str | None:
     promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     if not count:
         return "holds no frame that can be decoded"
-    return f"breaks off after {count} of {promised} frames" if 2 * count < promised else None
+    if allow_short or promised - count <= max(FEW_MISSING, promised // 100):
+        return None
+    return f"breaks off after {count} of {promised} frames; fetch it anew, or take it as it is with --allow_short"
 
 
 def run(args: Namespace) -> int:
@@ -178,7 +196,7 @@ def extract_all(videos: list[Path], args: Namespace) -> dict[Path, str]:
 
     troubles = {}
     with ProcessPoolExecutor(min(args.workers, len(videos)), multiprocessing.get_context("spawn"), start_worker) as pool:
-        tasks = {pool.submit(extract, video, args.out, args.every): video for video in videos}
+        tasks = {pool.submit(extract, video, args.out, args.every, args.allow_short): video for video in videos}
         try:
             for task in tqdm(as_completed(tasks), "extracting", len(tasks), unit="clip", disable=None):
                 if trouble := task.result():
