@@ -1,4 +1,4 @@
-"""Two short epochs of an experiment in 1, 2 and 4 processes; test_processes.py starts it.
+"""A short epoch of an experiment in 1, 2 and 4 processes; test_processes.py starts it.
 
     python tests/steps.py {CIFAR-LT,ImageNet-LT,EGTEA} OUT FLAGS...
 
@@ -15,7 +15,6 @@ from torch import nn
 
 from conftest import ROOT
 
-EPOCHS = 2
 SHAPES = {"CIFAR-LT": (8, 3, 32, 32), "ImageNet-LT": (8, 3, 32, 32), "EGTEA": (8, 3, 4, 40, 40)}
 GENTLE = 0.01        # of the learning rate: without batch statistics a step goes far
 
@@ -75,8 +74,7 @@ def work(experiment: str, out: Path, flags: list[str], rank: int, world_size: in
         start = parameters(training.network)
         counts = count_confusion(training.model, training.val_batches(), training.num_classes, runtime)
         validate(training, runtime)
-        for epoch in range(1, EPOCHS + 1):
-            train_epoch(training, epoch, runtime)
+        train_epoch(training, 1, runtime)
         if runtime.is_main:
             steps = parameters(training.network) - start
             torch.save({"counts": counts, "weight": training.criterion.weight, "steps": steps}, out / f"{world_size}.pth")

@@ -74,20 +74,32 @@ def wait_for(condition, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("moment", ["before the first checkpoint", "while the next is written"])
-def test_killed_and_resumed_ends_bit_for_bit_like_uninterrupted(finished, tmp_path, moment):
-    command = [sys.executable, str(TRAIN), *map(str, SHORT), "--save_model", str(tmp_path), "--resume"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    if moment == "before the first checkpoint":
-        wait_for((tmp_path / f"{NAME}.json").exists, process)
-        time.sleep(0.3)
-    else:
-        wait_for((tmp_path / f"last_{NAME}.pth").exists, process)
-        wait_for((tmp_path / f"last_{NAME}.pth.partial").exists, process)
-    process.kill()
-    process.wait()
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert ("starting from epoch 1" in output) == (moment == "before the first checkpoint")
+DIES_AT_A_WRITE = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import cifar_train, records
+write, states = records.write_atomically, 0
+def dying_write(path, content):
+    global states
+    states += path.name.startswith("last_")
+    if states == int(sys.argv[2]):
+        path.with_name(path.name + ".partial").write_bytes(content[:len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, content)
+records.write_atomically = dying_write
+cifar_train.main(sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize("state", [1, 2])
+def test_killed_while_a_state_is_written_and_resumed_ends_bit_for_bit_like_uninterrupted(finished, tmp_path, shell, capsys, state):
+    """Half of the first state, or of the second, is written; the log and the best epoch are ahead of it."""
+    flags = [*map(str, SHORT), "--save_model", str(tmp_path), "--resume"]
+    killed = shell("-c", DIES_AT_A_WRITE, ROOT / "CIFAR-LT", state, *flags)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / f"last_{NAME}.pth.partial").exists() and len(read_log(tmp_path / f"{NAME}.csv")[1]) == state
+    assert cifar_train.main(flags) == 0
+    assert ("starting from epoch 1" in capsys.readouterr().out) == (state == 1)
     assert same_weights(finished, tmp_path)
     rows, expected = (read_log(folder / f"{NAME}.csv")[1] for folder in (tmp_path, finished))
     timing = ("seconds", "images_per_second")

@@ -22,7 +22,7 @@ def survives(row: faults.Row, tried: int) -> None:
 
 
 def killed(work: Path, rng: random.Random) -> None:
-    survives(faults.killed(faults.imagenet(work), 4, work, rng), 4)
+    survives(faults.killed(faults.imagenet(work), 3, work, rng), 3)
 
 
 def stopped(work: Path, rng: random.Random) -> None:
@@ -43,7 +43,7 @@ def restarted(work: Path, rng: random.Random) -> None:
 
 def long_run(work: Path, rng: random.Random) -> None:
     """Of so few epochs, some are needed until memory is what it will be."""
-    survives(faults.long_run(40, work, growth=0.15), 1)
+    survives(faults.long_run(30, work, growth=0.15), 1)
 
 
 def notices_a_write_in_place(work: Path, rng: random.Random) -> None:
