@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from records import Run, load_weights, log_row, shape_of
@@ -43,8 +44,19 @@ class Training:
     seed: int = 0
     validate_after_every: int = 1
     accumulate: int = 1
+    averaged: AveragedModel | None = field(default=None, init=False)     # see average_weights
     first_epoch: int = field(default=1, init=False)
     best_accuracy: float = field(default=-1.0, init=False)
+
+    @property
+    def kept(self) -> nn.Module:
+        """What is validated and kept, bare: the network, or its average."""
+        return self.averaged.module if self.averaged else self.network
+
+    def average_weights(self, decay: float) -> None:
+        """Validate and keep an exponential moving average of weights and running statistics, over about 1 / (1 - decay) steps."""
+        self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.optimizer.register_step_post_hook(lambda *_: self.averaged.update_parameters(self.network))
 
     def set_lr(self, epoch: int, batch: int) -> None:
         """The schedule's learning rate for a batch, counted from 0, of an epoch, counted from 1."""
@@ -54,7 +66,8 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """All that changes from epoch to epoch; what is random is drawn from (seed, epoch) and needs no state."""
-        return {"state_dict": self.network.state_dict(), "criterion": self.criterion.state_dict(),
+        trained = {"trained": self.network.state_dict()} if self.averaged else {}
+        return {"state_dict": self.kept.state_dict(), **trained, "criterion": self.criterion.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "best_accuracy": self.best_accuracy}
 
     def momenta(self, saved: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -71,7 +84,10 @@ class Training:
 
     def restore(self, state: dict[str, Any], run: Run) -> None:
         """Continue after the epoch that `state` was saved at. ValueError if it is not of this training."""
-        load_weights(self.network, state.get("state_dict"), run.last)
+        load_weights(self.kept, state.get("state_dict"), run.last)
+        if self.averaged:
+            load_weights(self.network, state.get("trained"), run.last)
+            self.averaged.n_averaged.fill_(1)       # else the next step would start the average anew
         try:
             self.criterion.load_state_dict(state["criterion"])
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": self.momenta(state["optimizer"]["state"])})
@@ -120,7 +136,11 @@ def fit(training: Training, run: Run, description: dict[str, Any], runtime: Runt
 def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
     """Count, and let the difficulty set the next weights; accuracy of each class, (C,), and of all images."""
     runtime.synchronize(training.network)
-    confusion = count_confusion(training.model, training.val_batches(), training.num_classes, runtime)
+    model = training.model
+    if training.averaged:
+        runtime.synchronize(training.kept)
+        model = training.kept
+    confusion = count_confusion(model, training.val_batches(), training.num_classes, runtime)
     correct, total = confusion.diagonal(), confusion.sum(1)
     training.criterion.update(correct, total)
     return correct / total, (correct.sum() / total.sum()).item()

@@ -31,6 +31,7 @@ LARGEST_LOG = 1 << 26            # bytes; 2,000 epochs of 1,000 classes have 30 
 LARGEST_EPOCH = 10 ** 6
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")     # as format_value writes it: not nan, not inf, no digits but ASCII's
 LARGEST_VALUE = 1e30             # of a measure in a log; pictures of more fail half way
+FOR_RESUME = ("optimizer", "trained")     # parts of a state that only --resume needs; `trained`: the weights, where their average is kept
 SAME_EXPERIMENT = ("resume", "overwrite", "download", "n_gpus", "workers", "compile")   # settings that a resumed run may change
 
 
@@ -259,7 +260,7 @@ class Run:
         except OSError as error:
             raise OSError(f"{self.log} could not be written: {error.strerror}") from error
         if is_best:
-            save_checkpoint(self.best, {key: value for key, value in state.items() if key != "optimizer"})
+            save_checkpoint(self.best, {key: value for key, value in state.items() if key not in FOR_RESUME})
         save_checkpoint(self.last, state)
 
 

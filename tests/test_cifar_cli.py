@@ -189,8 +189,16 @@ def test_cifar100_command_to_the_letter_and_a_released_checkpoint(cifar, tmp_pat
     assert cifar_test.main(["--saved_model_path", str(released), "--data_root", str(cifar), "--normalization", "released-test"]) == 0
 
 
+def test_schedules():
+    """The paper's rate falls at epochs 160 and 210 of 240; the fast one is level from 10 % to 40 % and ends at 0."""
+    paper = [cifar_train.step_schedule(epoch / 240) for epoch in (0, 159, 160, 209, 210, 239)]
+    assert paper == pytest.approx([1, 1, 0.01, 0.01, 0.0001, 0.0001])
+    assert [cifar_train.level_schedule(share) for share in (0, 0.05, 0.1, 0.399, 0.7, 1)] == pytest.approx([0.04, 0.52, 1, 1, 0.5, 0])
+    assert [cifar_train.one_cycle_schedule(share) for share in (0, 0.15, 0.3, 0.65, 1)] == pytest.approx([0.04, 0.52, 1, 0.5, 0])
+
+
 def test_fast_recipe_common_protocol_and_reduction(cifar, tmp_path):
-    """The flags reach the run: Nesterov, the recipe's batch size, 35 instead of 10 images of the largest class."""
+    """The flags reach the run: Nesterov, batch size, the average of the weights; 35 instead of 10 images of the largest class."""
     flags = ["--recipe", "fast", "--protocol", "common", "--reduction", "weighted_mean", "--imbalance", "35", "--max_epochs", "1"]
     assert cifar_train.main([*flags, "--data_root", str(cifar), "--save_model", str(tmp_path)]) == 0
     last = load_checkpoint(tmp_path / "last_cifar100_imbalance35.pth")
@@ -198,6 +206,7 @@ def test_fast_recipe_common_protocol_and_reduction(cifar, tmp_path):
     assert all(group["nesterov"] for group in last["optimizer"]["param_groups"])
     assert last["arguments"]["batch_size"] == cifar_train.FAST.batch_size
     assert (last["arguments"]["recipe"], last["arguments"]["reduction"]) == ("fast", "weighted_mean")
+    assert not torch.equal(last["trained"]["conv1.weight"], last["state_dict"]["conv1.weight"])
 
 
 @pytest.mark.parametrize("loss_type", ["FL", "EQL", "CB_Focal", "LDAM-DRW", "Logit_Adjustment"])

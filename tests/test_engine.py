@@ -72,6 +72,39 @@ def test_weights_of_a_row_follow_from_its_accuracy(tmp_path):
         assert weights == pytest.approx([4 * d / sum(difficulty) for d in difficulty], rel=1e-3)
 
 
+def test_the_average_of_the_weights_is_validated_and_kept(tmp_path):
+    """Decay 0.5 over 4 steps: the average after each is half what it was and half the new weights; it starts as the first step's."""
+    averaging = training(epochs=1)
+    averaging.average_weights(0.5)
+    steps = []
+    averaging.optimizer.register_step_post_hook(lambda *_: steps.append(averaging.network.weight.detach().clone()))
+    run = open_run(tmp_path)
+    fit(averaging, run, {}, CPU)
+    expected = ((steps[0] + steps[1]) / 2 + steps[2]) / 4 + steps[3] / 2
+    best = load_checkpoint(run.best)
+    assert torch.allclose(best["state_dict"]["weight"], expected, atol=1e-6)
+    assert not torch.allclose(best["state_dict"]["weight"], averaging.network.weight, atol=1e-3)
+    assert "trained" not in best and "optimizer" not in best
+    logits = INPUTS @ expected.T + best["state_dict"]["bias"]
+    assert float(read_log(run.log)[1][0]["accuracy"]) == pytest.approx((logits.argmax(1) == LABELS).float().mean().item())
+
+
+def test_an_average_resumes_as_if_uninterrupted(tmp_path):
+    whole, first, second = (training(epochs=3) for _ in range(3))
+    for each in (whole, first, second):
+        each.average_weights(0.9)
+    run = open_run(tmp_path)
+    fit(whole, open_run(tmp_path / "whole"), {}, CPU)
+    first.epochs = 2
+    first.schedule = lambda progress: 1 - progress * 2 / 3
+    fit(first, run, {}, CPU)
+    second.restore(load_checkpoint(run.last), run)
+    fit(second, run, {}, CPU)
+    for ours, theirs in ((second.network, whole.network), (second.kept, whole.kept)):
+        assert torch.equal(ours.weight, theirs.weight)
+    assert not torch.equal(whole.kept.weight, whole.network.weight)
+
+
 def test_validation_after_every_second_epoch_and_the_last(tmp_path):
     run = open_run(tmp_path)
     fit(training(epochs=5, validate_after_every=2), run, {}, CPU)
