@@ -56,7 +56,12 @@ class Training:
     def average_weights(self, decay: float) -> None:
         """Validate and keep an exponential moving average of weights and running statistics, over about 1 / (1 - decay) steps."""
         self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-        self.optimizer.register_step_post_hook(lambda *_: self.averaged.update_parameters(self.network))
+
+    def step(self) -> None:
+        """The optimizer's, and the average's."""
+        self.optimizer.step()
+        if self.averaged:
+            self.averaged.update_parameters(self.network)
 
     def set_lr(self, epoch: int, batch: int) -> None:
         """The schedule's learning rate for a batch, counted from 0, of an epoch, counted from 1."""
@@ -170,7 +175,7 @@ def train_epoch(training: Training, epoch: int, runtime: Runtime) -> float:
         if not torch.isfinite(loss + gradient):     # the one wait for the device: better than a poisoned epoch
             raise ValueError(f"epoch {epoch}, batch {batch + 1}: loss {loss.item():g}, gradient norm {gradient.item():g}; the last "
                              f"finite loss was {last_finite:g}; the last good checkpoint is kept, a smaller learning rate may help")
-        training.optimizer.step()
+        training.step()
         last_finite = loss.item()
         loss_sum += loss * len(labels)
         count += len(labels)

@@ -198,7 +198,7 @@ def test_schedules():
 
 
 def test_fast_recipe_common_protocol_and_reduction(cifar, tmp_path):
-    """The flags reach the run: Nesterov, batch size, the average of the weights; 35 instead of 10 images of the largest class."""
+    """The flags reach the run: Nesterov, batch size, averaged weights, Muon; 35 instead of 10 images of the largest class."""
     flags = ["--recipe", "fast", "--protocol", "common", "--reduction", "weighted_mean", "--imbalance", "35", "--max_epochs", "1"]
     assert cifar_train.main([*flags, "--data_root", str(cifar), "--save_model", str(tmp_path)]) == 0
     last = load_checkpoint(tmp_path / "last_cifar100_imbalance35.pth")
@@ -207,6 +207,8 @@ def test_fast_recipe_common_protocol_and_reduction(cifar, tmp_path):
     assert last["arguments"]["batch_size"] == cifar_train.FAST.batch_size
     assert (last["arguments"]["recipe"], last["arguments"]["reduction"]) == ("fast", "weighted_mean")
     assert not torch.equal(last["trained"]["conv1.weight"], last["state_dict"]["conv1.weight"])
+    assert last["trained"]["layer2.3.conv2.weight"].norm() ** 2 == pytest.approx(32, rel=0.05)     # filters: norm sqrt(32) and a small step
+    assert last["trained"]["conv1.weight"].norm() ** 2 != pytest.approx(16, rel=0.05)              # of an image: SGD
 
 
 @pytest.mark.parametrize("loss_type", ["FL", "EQL", "CB_Focal", "LDAM-DRW", "Logit_Adjustment"])

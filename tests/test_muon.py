@@ -1,0 +1,50 @@
+"""Muon against an SVD, and plain groups against PyTorch's SGD."""
+
+import pytest
+import torch
+
+from muon import Muon, orthogonalized
+
+
+def matrix(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shape", [(16, 144), (64, 20)])
+def test_orthogonalized_has_the_vectors_of_the_svd_and_values_near_1(shape):
+    u, _, v = torch.linalg.svd(matrix(*shape), full_matrices=False)
+    core = u.T @ orthogonalized(matrix(*shape)) @ v.T
+    assert core.diagonal().min() > 0.6 and core.diagonal().max() < 1.3
+    assert (core - core.diagonal().diag()).abs().max() < 1e-3
+
+
+def test_filters_step_along_the_momentum_made_orthogonal():
+    """Two steps with momentum 0.5: directions g + 0.5 g, then h + 0.5 (h + 0.5 g); filters have norm sqrt(8) before each."""
+    filters, first, second = matrix(8, 4, 3, 3), matrix(8, 4, 3, 3).flip(0), matrix(8, 4, 3, 3).flip(3)
+    parameter = torch.nn.Parameter(filters.clone().contiguous(memory_format=torch.channels_last))
+    plain = torch.nn.Parameter(torch.ones(3))
+    optimizer = Muon([{"params": [plain]}, {"params": [parameter], "orthogonal": True, "lr": 0.1}], lr=1.0, momentum=0.5, nesterov=True)
+    expected = filters
+    for gradient, direction in ((first, 1.5 * first), (second, 1.5 * second + 0.25 * first)):
+        parameter.grad, plain.grad = gradient.clone(), torch.zeros(3)
+        optimizer.step()
+        u, _, v = torch.linalg.svd(direction.reshape(8, 36), full_matrices=False)
+        expected = expected * (8 ** 0.5 / expected.norm()) - 0.1 * (u @ v).view(8, 4, 3, 3)
+        assert (parameter - expected).norm() < 0.3 * 0.1 * 8 ** 0.5          # the iteration's values are only near 1
+        expected = parameter.detach().clone()
+    assert plain.tolist() == [1, 1, 1]
+
+
+def test_other_groups_step_as_with_sgd():
+    parameters = [torch.nn.Parameter(matrix(5)) for _ in range(2)]
+    settings = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "fused": True}
+    filters = torch.nn.Parameter(matrix(4, 9))
+    ours, theirs = Muon([{"params": parameters[:1]}, {"params": [filters], "orthogonal": True}], **settings), \
+        torch.optim.SGD(parameters[1:], **settings)
+    for step in range(3):
+        for parameter in (*parameters, filters):
+            parameter.grad = torch.full_like(parameter, step + 1.0)
+        ours.step()
+        theirs.step()
+        assert torch.equal(*parameters)
+    assert [len(group["params"]) for group in ours.param_groups] == [1, 1]
