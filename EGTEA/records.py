@@ -235,7 +235,11 @@ class Run:
                                  "or choose another --save_model")
 
     def _cut_log(self, epoch: int) -> None:
-        """Drop rows that were written after the state that the run resumes from."""
+        """Drop rows that were written after the state that the run resumes from, the last one perhaps half."""
+        if self.log.is_file():
+            check_file(self.log, LARGEST_LOG)
+            content = self.log.read_bytes()
+            write_atomically(self.log, content[:content.rfind(b"\n") + 1])
         columns, rows = read_log(self.log)
         kept = [row for row in rows if int(row["epoch"]) <= epoch]
         if [int(row["epoch"]) for row in kept] != list(range(1, epoch + 1)):

@@ -152,6 +152,21 @@ def test_resume_returns_the_last_state_and_cuts_the_log(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_half_a_row_that_a_kill_left_is_dropped(tmp_path):
+    run = Run(tmp_path, "x")
+    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    for epoch in (1, 2):
+        finish(run, epoch)
+    whole, last = run.log.read_bytes(), run.last.read_bytes()
+    finish(run, 3)
+    row = run.log.read_bytes()[len(whole):]
+    for torn in (row[:1], row[:len(row) // 2], row[:-1], row):
+        run.log.write_bytes(whole + torn)
+        run.last.write_bytes(last)
+        assert run.open(ARGUMENTS, {}, resume=True, overwrite=False)["epoch"] == 2
+        assert run.log.read_bytes() == whole
+
+
 def test_a_run_whose_state_is_gone_is_not_deleted_by_resume(tmp_path):
     """One logged epoch without a state is what a kill leaves; two are somebody's run."""
     for epochs, kept in ((1, False), (2, True)):
