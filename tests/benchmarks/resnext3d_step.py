@@ -2,8 +2,8 @@
 
     python tests/benchmarks/resnext3d_step.py [--batch_size 4] [--sample_size 112] [--rounds 3] [--bf16]
 
-A training step is forward, backward and the optimizer's step; an evaluation step is the forward pass in eval mode. Seconds are
-processor time, so that other work on the machine counts little. --bf16 times --precision bf16 too, no default on a CPU.
+A training step is forward, backward and the optimizer's step; an evaluation step is the forward pass in eval mode. --bf16 times
+--precision bf16 too, no default on a CPU.
 """
 
 import argparse
@@ -53,12 +53,12 @@ class Contender:
             self.network(self.clips)
 
     def time(self, labels: Tensor) -> None:
-        start = time.process_time()
+        start = time.perf_counter()
         self.train_step(labels)
-        middle = time.process_time()
+        middle = time.perf_counter()
         self.eval_step()
         self.train_seconds.append(middle - start)
-        self.eval_seconds.append(time.process_time() - middle)
+        self.eval_seconds.append(time.perf_counter() - middle)
 
 
 def spread(values: list[float]) -> str:
