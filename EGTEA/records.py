@@ -236,11 +236,7 @@ class Run:
 
     def _cut_log(self, epoch: int) -> None:
         """Drop rows that were written after the state that the run resumes from, the last one perhaps half."""
-        if self.log.is_file():
-            check_file(self.log, LARGEST_LOG)
-            content = self.log.read_bytes()
-            write_atomically(self.log, content[:content.rfind(b"\n") + 1])
-        columns, rows = read_log(self.log)
+        columns, rows = read_log(self.log, whole_lines=True)
         kept = [row for row in rows if int(row["epoch"]) <= epoch]
         if [int(row["epoch"]) for row in kept] != list(range(1, epoch + 1)):
             raise ValueError(f"{self.log} does not hold epochs 1 to {epoch} in order; --overwrite starts anew")
@@ -281,23 +277,24 @@ def log_row(measures: dict[str, Any], class_accuracy: Iterable[float], class_wei
             **{f"weight_{c}": value for c, value in enumerate(class_weight)}}
 
 
-def read_log(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a run's CSV; ValueError if it is damaged."""
+def read_log(path: Path, whole_lines: bool = False) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a run's CSV, without a last line that lacks its end if `whole_lines`; ValueError if it is damaged."""
     if not path.is_file():
         raise FileNotFoundError(f"no log at {path}")
     check_file(path, LARGEST_LOG)
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            columns = next(reader, [])
-            if len(set(columns)) < len(columns):
-                raise ValueError("a column is there twice")
-            rows, before = [], 0
-            for values in reader:
-                if len(values) != len(columns):
-                    raise ValueError("a row does not fit the header")
-                rows.append(dict(zip(columns, values, strict=True)))
-                before = check_row(rows[-1], before)
+            text = file.read()
+        reader = csv.reader(io.StringIO(text[:text.rfind("\n") + 1] if whole_lines else text, newline=""), strict=True)
+        columns = next(reader, [])
+        if len(set(columns)) < len(columns):
+            raise ValueError("a column is there twice")
+        rows, before = [], 0
+        for values in reader:
+            if len(values) != len(columns):
+                raise ValueError("a row does not fit the header")
+            rows.append(dict(zip(columns, values, strict=True)))
+            before = check_row(rows[-1], before)
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} is not a run's log: {error}") from error
     if not rows:
