@@ -143,8 +143,9 @@ def alive(child: int) -> bool:
 
 
 def error_of(folder: Path) -> str:
-    """What the last process wrote to stderr."""
-    return (folder.parent / "err").read_text(errors="replace")
+    """What the last process wrote to stderr, if it came so far."""
+    err = folder.parent / "err"
+    return err.read_text(errors="replace") if err.exists() else ""
 
 
 def fresh(work: Path) -> Path:
