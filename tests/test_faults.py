@@ -7,7 +7,7 @@ from faults import run as faults
 
 
 @pytest.mark.parametrize("checks", [
-    ("killed", "stopped", "full_disk", "long_run"), ("partner_killed", "restarted"),
+    ("killed", "stopped", "full_disk", "long_run"), ("restarted",),
     ("notices_other_weights", "notices_a_write_in_place", "notices_a_hanging_run")], ids="-".join)
 def test_faults(checks, shell):
     run = shell(ROOT / "tests/faults/check.py", *checks, timeout=400)

@@ -22,11 +22,11 @@ def survives(row: faults.Row, tried: int) -> None:
 
 
 def killed(work: Path, rng: random.Random) -> None:
-    survives(faults.killed(faults.imagenet(work), 3, work, rng), 3)
+    survives(faults.killed(faults.imagenet(work), 2, work, rng), 2)
 
 
 def stopped(work: Path, rng: random.Random) -> None:
-    survives(faults.stopped(faults.imagenet(work), 2, work, rng), 2)
+    survives(faults.stopped(faults.imagenet(work), 1, work, rng), 1)
 
 
 def full_disk(work: Path, rng: random.Random) -> None:
