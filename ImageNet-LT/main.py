@@ -187,10 +187,11 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
                 f"a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, sampling {config.sampling}; {runtime}")
     arguments = config.settings() | {f"{split}_list": f"{images.file.name} {images.blob}"
                                      for split, images in zip(("train", "val", "test"), lists, strict=True)}
-    if config.first_stage:
-        arguments["first_stage"] = config.path("first_stage").name
+    first_stage = Path(config.first_stage).name if config.first_stage else None
+    if first_stage:
+        arguments["first_stage"] = first_stage
     return training, arguments, {"class_names": train_set.class_names(config.num_classes), "class_counts": counts,
-                                 "first_stage": Path(config.first_stage).name if config.first_stage else None,
+                                 "first_stage": first_stage,
                                  "normalization": {"mean": list(MEAN), "std": list(STD)}}
 
 
