@@ -425,7 +425,7 @@ def test_table_of_results(first_stage, cdb, tmp_path, capsys, failing):
 
 
 def test_the_two_commands_to_the_letter(tmp_path, shell):
-    """On a copy of the folder, with 1000 classes laid out like ImageNet; three keys of the YAML are set, nothing else."""
+    """On a copy of the folder, with 1000 classes laid out like ImageNet; five keys of the YAML are set, so that it is short."""
     folder = tmp_path / "ImageNet-LT"
     shutil.copytree(ROOT / "ImageNet-LT", folder, ignore=shutil.ignore_patterns("logs", "__pycache__", "tiny-imagenet-lt"))
     counts = {"train": [2] * 8 + [1] * 992, "val": [1] * 1000, "test": [1] * 40 + [0] * 960}
@@ -433,7 +433,7 @@ def test_the_two_commands_to_the_letter(tmp_path, shell):
     for split in ("train", "val", "test"):
         shutil.move(imagenet / f"ImageNet_LT_{split}.txt", folder / "data/ImageNet_LT" / f"ImageNet_LT_{split}.txt")
     config = folder / "config/ImageNet_LT/feat_uniform_with_CDBloss.yaml"
-    values = {"num_epochs": "1", "batch_size": "128", "data_root": str(imagenet)}
+    values = {"num_epochs": "1", "batch_size": "128", "image_size": "64", "test_resize": "72", "data_root": str(imagenet)}
     config.write_text("".join(f"{key}: {values[key]}\n" if (key := line.split(":")[0]) in values else line
                               for line in config.read_text().splitlines(keepends=True)))
     trained = shell("main.py", "--cfg", "./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml", cwd=folder, timeout=500)
