@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")     # what is killed leaves semaphores
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / folder) for folder in ("CIFAR-LT", "ImageNet-LT", "EGTEA", "EGTEA/data", "tests", "tests/faults")]
 
@@ -597,8 +598,10 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
         for name, attempt in plan(args, Path(work)):
             if args.kind in name:
-                rows += attempt()
-                print(f"{rows[-1].kind}: {rows[-1].tried} tried, {rows[-1].lost} lost", flush=True)
+                new = attempt()
+                for row in new:
+                    print(f"{row.kind}: {row.tried} tried, {row.lost} lost", flush=True)
+                rows += new
     if not rows:
         print(f"no kind of fault has {args.kind!r} in its name", file=sys.stderr)
         return 2
