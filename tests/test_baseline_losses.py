@@ -59,6 +59,11 @@ def test_equalization_draws_with_probability_gamma():
     assert EqualizationLoss([1000, 1], gamma=0.0)(logits, labels).item() == pytest.approx(math.log(2))
 
 
+def test_equalization_takes_a_class_at_the_threshold_for_frequent():
+    """Shares 16, 10 and 6 of 32, against 10 / 32."""
+    assert EqualizationLoss([16, 10, 6], lambda_=0.3125).rare.tolist() == [False, False, True]
+
+
 def test_effective_number_weights():
     raw = [0.1 / (1 - 0.9 ** n) for n in COUNTS]
     expected = [3 * value / sum(raw) for value in raw]
@@ -114,6 +119,12 @@ def test_balanced_softmax():
     assert BalancedSoftmaxLoss(COUNTS)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(("loss_type", "name"), [("CB_Softmax", "weight"), ("CB_Focal", "weight"), ("LDAM-DRW", "deferred_weight")])
+def test_build_loss_passes_beta_on(loss_type, name):
+    """Of 1 and 2 images, at beta 1/2: 1 and (1/2) / (3/4) = 2/3, scaled to 6/5 and 4/5."""
+    assert getattr(build_loss(loss_type, [1, 2], beta=0.5), name).tolist() == pytest.approx([1.2, 0.8])
+
+
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_every_loss_builds_runs_and_updates(loss_type):
     loss = build_loss(loss_type, COUNTS)
@@ -131,6 +142,8 @@ def test_build_loss_passes_the_settings_on():
     assert build_loss("CDB-FL", COUNTS, tau=1.5, gamma=3.0).focal_gamma == 3
     assert build_loss("CDB-CE", COUNTS, tau=1.5, gamma=3.0).focal_gamma == 0
     assert build_loss("EQL", COUNTS, eql_lambda=0.5).rare.tolist() == [False, True, True]
+    assert build_loss("EQL", COUNTS, eql_gamma=0.3).gamma == 0.3
+    assert build_loss("CB_Focal", COUNTS, gamma=3.0).focal_gamma == 3
     assert build_loss("CDB-CE", COUNTS, reduction="weighted_mean").reduction == "weighted_mean"
     with pytest.raises(ValueError, match="'Focal'"):
         build_loss("Focal", COUNTS)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ import cifar_test
 import cifar_train
 from conftest import ROOT
 from records import load_checkpoint, read_log, save_checkpoint
+from resnet32 import ResNet32
 from test_cifar_dataset import Gadget, write_cifar, write_python2
 
 TRAIN, TEST = ROOT / "CIFAR-LT/cifar_train.py", ROOT / "CIFAR-LT/cifar_test.py"
@@ -147,6 +149,7 @@ def test_three_processes_count_what_one_counts(finished, tmp_path, shell):
 
 
 def test_torchrun_trains_with_the_same_weights_on_every_rank(tmp_path, shell):
+    """And with the same average of them, running statistics included."""
     probe = tmp_path / "probe.py"
     probe.write_text(f"""
 import json, sys
@@ -154,15 +157,17 @@ sys.path.insert(0, {str(ROOT / 'CIFAR-LT')!r})
 import cifar_train, torch
 def fit(training, run, description, runtime, fit=cifar_train.fit):
     fit(training, run, description, runtime)
-    state = [training.criterion.weight.tolist(), [p.double().sum().item() for p in training.network.state_dict().values()]]
+    networks = training.network.state_dict(), training.kept.state_dict()
+    state = [training.criterion.weight.tolist(), *[[p.double().sum().item() for p in network.values()] for network in networks]]
     open({str(tmp_path)!r} + f"/rank{{runtime.rank}}.json", "w").write(json.dumps(state))
 cifar_train.fit = fit
 sys.exit(cifar_train.main())
 """)
-    run = shell(*TORCHRUN, 2, probe, *SHORT[:-1], 2, "--batch_size", 32, "--save_model", tmp_path / "run")
+    flags = ("--class_num", 10, "--data_root", write_cifar(tmp_path, "cifar10", per_class=35), "--imbalance", 1, "--recipe", "fast")
+    run = shell(*TORCHRUN, 2, probe, *flags, "--max_epochs", 2, "--save_model", tmp_path / "run")
     assert run.returncode == 0, run.stderr
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
-    assert ranks[0] == ranks[1]
+    assert ranks[0] == ranks[1] and ranks[0][1] != ranks[0][2]
     assert ranks[0][0] != [1.0] * 10
     assert "2 processes" in run.stdout
     assert run.stdout.count("epoch 2/2") == 1
@@ -186,7 +191,31 @@ def test_cifar100_command_to_the_letter_and_a_released_checkpoint(cifar, tmp_pat
     output = capsys.readouterr().out.splitlines()
     assert output[-1] == ours
     assert any("few" in line for line in output)                     # the file's name says imbalance 10
-    assert cifar_test.main(["--saved_model_path", str(released), "--data_root", str(cifar), "--normalization", "released-test"]) == 0
+
+
+def red_or_not() -> ResNet32:
+    """Class 0 for an image whose red is above the mean that is subtracted, class 1 for one below: the shortcuts carry both."""
+    network = ResNet32(100)
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.ones_(network.bn1.weight)
+    with torch.no_grad():
+        network.conv1.weight[:2, 0, 1, 1] = torch.tensor([1.0, -1.0])
+        network.linear.weight[[0, 1], [24, 25]] = 1                  # 8 channels before, then 16 more
+    return network
+
+
+@pytest.mark.parametrize(("flags", "accuracy"), [((), [1, 0]), (("--normalization", "released-test"), [0, 1])])
+def test_a_released_checkpoint_is_tested_as_the_flags_and_its_name_say(tmp_path, flags, accuracy):
+    """Pixels of 125 / 255 = 0.490 lie above ImageNet's mean of red, 0.485, and below the released test's, 0.4914."""
+    write_cifar(tmp_path, per_class=1)
+    write_python2(tmp_path / "cifar-100-python/test", {b"data": np.full((100, 3072), 125, np.uint8), b"fine_labels": list(range(100))})
+    path, out = tmp_path / "cifar100_imbalance10.pth", tmp_path / "figures.json"
+    torch.save({f"module.{key}": value for key, value in red_or_not().state_dict().items()}, path)
+    assert cifar_test.main(["--saved_model_path", str(path), "--data_root", str(tmp_path), "--json", str(out), *flags]) == 0
+    classes = json.loads(out.read_text())["classes"]
+    assert [classes[c]["accuracy"] for c in (0, 1)] == accuracy
+    assert [classes[c]["training_images"] for c in (0, 99)] == [475, 47]      # 500 less 25 for validation, and a tenth
 
 
 def test_schedules():
@@ -262,7 +291,6 @@ def test_damaged_data(failing, cifar, tmp_path, damage):
         import pickle
         (folder / "train").write_bytes(pickle.dumps(Gadget(tmp_path / "owned")))
     else:
-        import numpy as np
         write_python2(folder / "train", {b"data": np.zeros((100, 3072), np.uint8), b"fine_labels": list(range(100))})
     error = failing(cifar_train.main, "--data_root", tmp_path, "--save_model", tmp_path / "run")
     assert str(tmp_path) in error

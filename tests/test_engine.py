@@ -16,9 +16,9 @@ INPUTS = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(40) % 4
 
 
-def training(epochs=3, loss_type="CDB-CE", inputs=INPUTS, **settings) -> Training:
+def training(epochs=3, loss_type="CDB-CE", inputs=INPUTS, norm=None, **settings) -> Training:
     torch.manual_seed(0)
-    network = nn.Linear(3, 4)
+    network = nn.Linear(3, 4) if norm is None else nn.Sequential(norm, nn.Linear(3, 4))
     groups = [{"params": network.parameters(), "initial_lr": 0.5}]
     return Training(network=network, model=network, criterion=build_loss(loss_type, [10] * 4, tau=1.0),
                     optimizer=torch.optim.SGD(groups, lr=0.5), schedule=lambda progress: 1 - progress,
@@ -70,6 +70,42 @@ def test_weights_of_a_row_follow_from_its_accuracy(tmp_path):
         difficulty = [1 - float(row[f"accuracy_{c}"]) for c in range(4)]
         weights = [float(row[f"weight_{c}"]) for c in range(4)]
         assert weights == pytest.approx([4 * d / sum(difficulty) for d in difficulty], rel=1e-3)
+
+
+def test_the_best_epoch_is_kept_not_the_last(tmp_path):
+    """Of 4 images, 2, 3, 3 and 1 are recognised: the second epoch is the first of the best."""
+    falling, weights, hits = training(epochs=4, loss_type="CE"), [], iter([2, 3, 3, 1])
+
+    def val_batches():
+        weights.append(falling.network.weight.detach().clone())
+        wrong = torch.arange(4) >= next(hits)
+        return [(INPUTS[:4], (falling.network(INPUTS[:4]).argmax(1) + wrong) % 4)]
+
+    falling.val_batches = val_batches
+    run = open_run(tmp_path)
+    fit(falling, run, {}, CPU)
+    best = load_checkpoint(run.best)
+    assert (best["epoch"], best["accuracy"], falling.best_accuracy) == (2, 0.75, 0.75)
+    assert torch.equal(best["state_dict"]["weight"], weights[1]) and not torch.equal(weights[1], weights[2])
+
+
+def test_deferred_weights_come_with_the_third_of_three_epochs(tmp_path):
+    """Effective numbers at beta 1/2: (1/2) / (1 - 1/2 ** n) for n = 1, 2, 3, 4 is 1, 2/3, 4/7, 8/15, in all 291/105."""
+    deferring, run = training(epochs=3), open_run(tmp_path)
+    deferring.criterion = build_loss("LDAM-DRW", [1, 2, 3, 4], beta=0.5)
+    fit(deferring, run, {}, CPU)
+    deferred = [4 * share * 105 / 291 for share in (1, 2 / 3, 4 / 7, 8 / 15)]
+    for row, expected in zip(read_log(run.log)[1], ([1] * 4, [1] * 4, deferred), strict=True):
+        assert [float(row[f"weight_{c}"]) for c in range(4)] == pytest.approx(expected, rel=1e-3)
+
+
+def test_running_statistics_are_averaged_like_weights():
+    averaging = training(norm=nn.BatchNorm1d(3))
+    averaging.average_weights(0.75)
+    for mean in (0.0, 1.0):
+        averaging.network[0].running_mean.fill_(mean)
+        averaging.step()
+    assert averaging.kept[0].running_mean.tolist() == [0.25] * 3
 
 
 def test_the_average_of_the_weights_is_validated_and_kept(tmp_path):

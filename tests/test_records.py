@@ -11,10 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+import cifar_train
 import records
 from records import Run, load_checkpoint, load_weights, log_row, read_log, save_checkpoint, write_atomically
 
 ARGUMENTS = {"seed": 0, "lr": 0.1, "resume": False}
+MAY_CHANGE = {"resume", "overwrite", "download", "n_gpus", "workers", "compile"}
+SETTINGS = {key for key, value in vars(cifar_train.parse_arguments([])).items() if not isinstance(value, Path)} | {"workers"}
 
 
 def finish(run: Run, epoch: int, is_best: bool = False, **state) -> None:
@@ -191,6 +194,18 @@ def test_resume_refuses_another_experiment(tmp_path):
     finish(run, 1)
     with pytest.raises(ValueError, match=r"--lr 0\.1, not 0\.2"):
         run.open({**ARGUMENTS, "lr": 0.2}, {}, resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("key", sorted(SETTINGS))
+def test_resume_keeps_every_setting_but_those_of_execution(tmp_path, key):
+    run, arguments = Run(tmp_path, "x"), dict.fromkeys(SETTINGS, 0)
+    run.open(arguments, {}, resume=False, overwrite=False)
+    finish(run, 1, arguments=arguments)
+    if key in MAY_CHANGE:
+        assert run.open({**arguments, key: 1}, {}, resume=True, overwrite=False)["epoch"] == 1
+    else:
+        with pytest.raises(ValueError, match=f"--{key} 0, not 1"):
+            run.open({**arguments, key: 1}, {}, resume=True, overwrite=False)
 
 
 @pytest.mark.parametrize("flag", ["resume", "overwrite"])

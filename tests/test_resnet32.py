@@ -53,3 +53,19 @@ def test_stages_halve_the_image_and_double_the_channels():
         stage.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[1:])))
     network.eval()(torch.zeros(1, 3, 32, 32))
     assert shapes == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+
+
+def test_a_block_without_its_second_norm_is_its_shortcut():
+    x = torch.arange(-16.0, 16).view(1, 2, 4, 4)
+    same, larger = BasicBlock(2, 2, stride=1), BasicBlock(2, 4, stride=2)
+    for block in (same, larger):
+        torch.nn.init.zeros_(block.bn2.weight)
+    assert same(x).flatten().tolist() == [0] * 16 + list(range(16))
+    assert larger(x).flatten(2).tolist() == [[[0] * 4, [0] * 4, [0, 2, 8, 10], [0] * 4]]
+
+
+def test_convolutions_start_as_he_et_al_2015():
+    """Variance 2 / fan-in: of 16 channels, and of 32, under 3x3 filters."""
+    network = ResNet32(10)
+    assert network.layer2[0].conv1.weight.std().item() == pytest.approx((2 / 144) ** 0.5, rel=0.05)
+    assert network.layer3[0].conv1.weight.std().item() == pytest.approx((2 / 288) ** 0.5, rel=0.05)

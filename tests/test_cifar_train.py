@@ -1,0 +1,142 @@
+"""What `prepare` wires together: the constants of the recipes, the flags, the images of an epoch. Nothing is trained."""
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_train import parse_arguments, prepare
+from engine import Training
+from resnet32 import CosineHead
+from runtime import Runtime
+from test_cifar_dataset import write_cifar, write_python2
+
+CPU = Runtime(torch.device("cpu"))
+MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))     # ImageNet's
+DIGITS = ("--dataset", "digits", "--imbalance", "20")
+COUNTS = [114, 81, 58, 41, 30, 21, 15, 11, 7, 5]                 # 114 * 20 ** (-c / 9)
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory) -> tuple[str, ...]:
+    """Flags for 400 training and 250 validation images; red is a pixel's row, green its column, both from 1 on, blue the class."""
+    root = write_cifar(tmp_path_factory.mktemp("cifar10"), "cifar10", tests=1)
+    labels = np.arange(130) % 10
+    row, column = (np.broadcast_to(axis, (32, 32)) for axis in np.ogrid[1:33, 1:33])
+    pixels = np.stack([np.stack([row, column, np.full((32, 32), label)]) for label in labels]).astype(np.uint8)
+    for path in root.glob("*/data_batch_*"):
+        write_python2(path, {b"data": pixels.reshape(130, 3072), b"labels": labels.tolist()})
+    return "--class_num", "10", "--imbalance", "1", "--data_root", str(root)
+
+
+def prepared(*flags: str) -> Training:
+    return prepare(parse_arguments([*flags]), CPU)[0]
+
+
+def rates(training: Training, epochs: tuple[int, ...]) -> list[list[float]]:
+    """The learning rate of each parameter group at the start of each epoch."""
+    found = []
+    for epoch in epochs:
+        training.set_lr(epoch, 0)
+        found.append([group["lr"] for group in training.optimizer.param_groups])
+    return found
+
+
+def groups(training: Training) -> list[tuple[int, float]]:
+    """How many parameters each group has, and their weight decay."""
+    return [(len(group["params"]), group["weight_decay"]) for group in training.optimizer.param_groups]
+
+
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    """What ImageNet's constants were applied to, 0 to 255."""
+    return (images * STD + MEAN) * 255
+
+
+def test_paper_recipe(cifar10):
+    """240 epochs of batches of 32; 0.1, from epoch 161 on 0.001, from 211 on 0.00001; all but the head's bias decays by 5e-4."""
+    training = prepared(*cifar10)
+    assert (training.epochs, training.batches_per_epoch, training.averaged) == (240, 13, None)
+    assert len(next(iter(training.train_batches(1)))[1]) == 32
+    assert rates(training, (1, 160, 161, 210, 211, 240)) == [pytest.approx([lr] * 2) for lr in (0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5)]
+    assert groups(training) == [(94, 5e-4), (1, 0)]
+    assert training.optimizer.param_groups[1]["params"][0] is training.network.linear.bias
+    assert all((group["momentum"], group["nesterov"]) == (0.9, False) for group in training.optimizer.param_groups)
+
+
+def test_fast_recipe(cifar10):
+    """30 epochs of batches of 64; a rise from 4 % in 3 epochs, level to the 12th, then down; Muon at 0.02 on 30 convolutions."""
+    training = prepared(*cifar10, "--recipe", "fast")
+    assert (training.epochs, training.batches_per_epoch) == (30, 7)
+    assert len(next(iter(training.train_batches(1)))[1]) == 64
+    shares = {1: 0.04, 4: 1, 12: 1, 22: 0.5, 28: 1 / 6}
+    assert rates(training, tuple(shares)) == [pytest.approx([0.1 * share, 0.1 * share, 0.02 * share]) for share in shares.values()]
+    assert groups(training) == [(64, 5e-4), (1, 0), (30, 0)]
+    assert training.optimizer.param_groups[1]["params"][0] is training.network.linear.bias
+    assert [group.get("orthogonal", False) for group in training.optimizer.param_groups] == [False, False, True]
+    assert all((group["momentum"], group["nesterov"]) == (0.9, True) for group in training.optimizer.param_groups)
+
+
+def test_fast_recipe_averages_with_decay_0_998(cifar10):
+    training = prepared(*cifar10, "--recipe", "fast")
+    for value in (0.0, 1.0):
+        torch.nn.init.constant_(training.network.linear.bias, value)
+        training.averaged.update_parameters(training.network)
+    assert training.kept.linear.bias.tolist() == pytest.approx([0.002] * 10, rel=1e-4)
+
+
+@pytest.mark.parametrize(("recipe", "expected"), [("paper", [0.2, 0.2]), ("fast", [0.2, 0.2, 0.04])])
+def test_lr_flag_moves_every_rate(cifar10, recipe, expected):
+    """Twice the recipe's 0.1; the fourth epoch has the peak rate in both."""
+    assert rates(prepared(*cifar10, "--recipe", recipe, "--lr", "0.2"), (4,)) == [pytest.approx(expected)]
+
+
+@pytest.mark.parametrize("recipe", ["paper", "fast"])
+def test_training_images_are_shifted_by_up_to_4_pixels_flipped_and_normalised(cifar10, recipe):
+    """Two pixels in the middle say where a crop was cut and whether it was flipped: row 16, column 16 or 17, moved by -4 to 4."""
+    images = pixels(torch.cat([images for images, _ in prepared(*cifar10, "--recipe", recipe).train_batches(1)]))
+    assert len(images) == 400
+    assert (images - images.round()).abs().max() < 1e-3 and images.round().unique().tolist() == list(range(33))
+    row, column, step = images[:, 0, 15, 15], images[:, 1, 15, 15], images[:, 1, 15, 16] - images[:, 1, 15, 15]
+    assert row.round().unique().tolist() == list(range(12, 21))
+    assert (column + step.clamp(max=0)).round().unique().tolist() == list(range(12, 21))
+    assert 150 < (step < 0).sum() < 250
+
+
+def test_validation_images_are_whole_and_normalised_as_in_training(cifar10):
+    images, labels = (torch.cat(parts) for parts in zip(*prepared(*cifar10).val_batches(), strict=True))
+    assert torch.allclose(pixels(images)[:, :2], torch.stack(torch.meshgrid(*[torch.arange(1.0, 33)] * 2, indexing="ij")), atol=1e-3)
+    assert torch.allclose(pixels(images)[:, 2, 0, 0], labels.float(), atol=1e-3)
+    assert labels.bincount().tolist() == [25] * 10
+
+
+def test_every_epoch_has_an_order_of_its_own(cifar10):
+    training, again = prepared(*cifar10), prepared(*cifar10)
+    first, second, repeated = (torch.cat([labels for _, labels in batches])
+                               for batches in (training.train_batches(1), training.train_batches(2), again.train_batches(1)))
+    assert torch.equal(first, repeated)
+    assert not torch.equal(first, second) and first.bincount().tolist() == second.bincount().tolist() == [40] * 10
+
+
+@pytest.mark.parametrize(("flags", "name", "value"), [
+    (("--tau", "1.5"), "tau", 1.5), (("--tau", "dynamic-released"), "tau", "dynamic-released"), ((), "tau", "dynamic"),
+    (("--reduction", "weighted_mean"), "reduction", "weighted_mean"), ((), "reduction", "mean"),
+    (("--loss_type", "FL", "--gamma", "3"), "gamma", 3), (("--loss_type", "CDB-FL", "--gamma", "3"), "focal_gamma", 3),
+    (("--loss_type", "EQL", "--eql_gamma", "0.3"), "gamma", 0.3)])
+def test_flags_reach_the_loss(flags, name, value):
+    assert getattr(prepared(*DIGITS, *flags).criterion, name) == value
+
+
+def test_losses_know_the_counts_of_the_training_set():
+    """383 images: classes 8 and 9 have 1.8 and 1.3 % of them; 5 are as good as 1 / (1 - 0.5 ** 5) = 32 / 31 of any number."""
+    equalization = prepared(*DIGITS, "--loss_type", "EQL", "--eql_lambda", "0.02").criterion
+    assert equalization.class_counts.tolist() == COUNTS
+    assert equalization.rare.tolist() == [False] * 8 + [True] * 2
+    weight = prepared(*DIGITS, "--loss_type", "CB_Softmax", "--beta", "0.5").criterion.weight
+    assert (weight[9] / weight[0]).item() == pytest.approx(32 / 31)
+
+
+def test_ldam_gets_a_head_of_cosines():
+    training, description = prepare(parse_arguments([*DIGITS, "--loss_type", "LDAM-DRW"]), CPU)
+    assert isinstance(training.network.linear, CosineHead)
+    assert (description["head"], description["class_counts"]) == ("cosine", COUNTS)
+    assert training.criterion.margins[[0, 9]].tolist() == pytest.approx([0.5 * (5 / 114) ** 0.25, 0.5])
+    assert isinstance(prepared(*DIGITS).network.linear, torch.nn.Linear)
