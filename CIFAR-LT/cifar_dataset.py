@@ -239,7 +239,8 @@ def long_tailed(dataset: str, data_root: Path, imbalance: float, protocol: str =
     """The training set, long-tailed, and the balanced set that difficulty and the kept epoch are measured on.
 
     "paper" holds out the last HELD_OUT_PER_CLASS images of each class before the cut. "common" is what most other papers do:
-    the cut is from all images, and the set is the test set, which makes the numbers of the kept epoch too good.
+    the cut is from all images, and the set is the test set: it chooses the epoch, which makes the numbers too good, and gives CDB
+    its difficulties, which is more than a rival is given.
     """
     images = read_split(dataset, data_root, "train")
     num_classes = NUM_CLASSES[dataset]

@@ -72,6 +72,10 @@ def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
         if wrong:
             raise ValueError(f"{path} does not describe a CIFAR-LT model; missing or unknown: {', '.join(wrong)}")
         description = {key: checkpoint[key] for key in ("dataset", "class_counts", "head", "normalization", "state_dict")}
+        trained = checkpoint.get("arguments", {})
+        if args.imbalance not in (None, trained.get("imbalance")):
+            raise ValueError(f"--imbalance {args.imbalance:g} is not what {path} was trained with; it knows its class counts itself")
+        description["protocol"] = trained.get("protocol")
     else:
         description = describe_released(args, checkpoint)
     classes = NUM_CLASSES[description["dataset"]]
@@ -140,13 +144,15 @@ def test(args: Namespace) -> None:
         network = ResNet32(num_classes, model["head"])
         load_weights(network, model["state_dict"], args.saved_model_path)
         network.to(runtime.device, memory_format=torch.channels_last)
-        confusion = count_confusion(runtime.parallelize(network), evaluation_batches(images, model["normalization"], runtime),
+        confusion = count_confusion(runtime.parallelize(network, trains=False), evaluation_batches(images, model["normalization"], runtime),
                                     num_classes, runtime)
         if runtime.is_main:
             figures = {"checkpoint": args.saved_model_path.name, "dataset": dataset, "normalization": model["normalization"],
                        **report(confusion.cpu(), model["class_counts"], class_names(dataset, args.data_root))}
             if args.json:
                 write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
+            if model.get("protocol") == "common":
+                print("this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: --protocol common")
             show(figures)
 
 

@@ -4,8 +4,8 @@ one GPU, or the CPU of a machine without:
     python cifar_train.py --class_num 100 --imbalance 200 --loss_type CDB-CE --tau 1.5 --n_gpus 1
 all of a machine's GPUs, one process each (on the CPU too):
     torchrun --standalone --nproc-per-node 4 cifar_train.py --imbalance 200 --tau 1.5
-no data at hand, about a minute:
-    python cifar_train.py --dataset digits --imbalance 20 --save_model ./saved_model/digits
+no data at hand, about two minutes:
+    python cifar_train.py --dataset digits --save_model ./saved_model/digits
 
 Beside saved_model/best_cifar100_imbalance200.pth, the epoch with the best validation accuracy, stand last_... (for --resume),
 the log ...csv (`plot.py` draws it) and ...json with the arguments.
@@ -15,7 +15,7 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,10 @@ class Recipe:
     flip: bool = True
     average: float = 0.0      # decay of the moving average of the weights that is validated and kept; 0: none
     muon: float = 0.0         # peak relative step of Muon on all convolutions but the first; 0: SGD on them too
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields as a run's description keeps them, the schedule by its name."""
+        return {field.name: getattr(value, "__name__", value) for field in fields(self) for value in (getattr(self, field.name),)}
 
 
 def step_schedule(progress: float) -> float:
@@ -96,17 +100,18 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     data = parser.add_argument_group("data")
     data.add_argument("--class_num", type=positive_int, help="100: CIFAR-100 (default), 10: CIFAR-10")
     data.add_argument("--dataset", choices=NUM_CLASSES, help="instead of --class_num")
-    data.add_argument("--imbalance", type=float, default=200, help="largest class size / smallest; default: 200")
+    data.add_argument("--imbalance", type=float, help="largest class size / smallest; default: 200; digits 20")
     data.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
     data.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="paper (default): 25 images of each class are held out for "
-                      "validation, the rest is cut; common: the whole is cut and the epoch chosen on the test set, as most other papers do")
+                      "validation, the rest is cut; common: the whole is cut, and the test set chooses the epoch, as in many papers, and "
+                      "gives CDB its difficulties too")
     data.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
     add_loss_arguments(parser)
     training = parser.add_argument_group("training")
     training.add_argument("--recipe", choices=("paper", "fast"), help="fast: an eighth of the epochs; default: paper")
     training.add_argument("--max_epochs", type=positive_int, help=defaults("epochs"))
     training.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; " + defaults("batch_size"))
-    training.add_argument("--lr", type=float, help="peak learning rate; " + defaults("lr"))
+    training.add_argument("--lr", type=float, help="peak learning rate, and Muon's in proportion; " + defaults("lr"))
     training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
     training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
                           help="validation, and with it new CDB weights; the last epoch always; default: 1")
@@ -126,6 +131,8 @@ def complete(args: Namespace) -> Namespace:
     if args.class_num not in (None, NUM_CLASSES[args.dataset]):
         raise ValueError(f"--class_num {args.class_num}: {args.dataset} has {NUM_CLASSES[args.dataset]} classes")
     args.class_num = NUM_CLASSES[args.dataset]
+    if args.imbalance is None:
+        args.imbalance = 20.0 if args.dataset == "digits" else 200.0
     if args.recipe and args.dataset == "digits":
         raise ValueError(f"--recipe {args.recipe} is for CIFAR: digits has a recipe of its own")
     args.recipe = args.recipe or ("digits" if args.dataset == "digits" else "paper")
@@ -185,7 +192,7 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]
     runtime.say(f"{args.dataset}, imbalance {args.imbalance:g}: {len(train_set)} training images of {args.class_num} classes "
                 f"({max(counts)} to {min(counts)} a class), {len(val_set)} for validation; {args.loss_type}; {runtime}")
     return training, {"dataset": args.dataset, "class_names": class_names(args.dataset, args.data_root), "class_counts": counts,
-                      "head": head, "normalization": "train"}
+                      "head": head, "normalization": "train", "recipe": recipe.plain()}
 
 
 def train(args: Namespace) -> None:

@@ -105,7 +105,8 @@ class Training:
 def begin(training: Training, run: Run, arguments: dict[str, Any], description: dict[str, Any], resume: bool, overwrite: bool,
           runtime: Runtime) -> bool:
     """Open the run's files, and continue from what they hold; whether it starts from epoch 1 instead."""
-    state = runtime.broadcast(run.open(arguments, description, resume, overwrite) if runtime.is_main else None)
+    details = {**description, "precision": runtime.precision}       # `auto` among the arguments does not tell it
+    state = runtime.broadcast(run.open(arguments, details, resume, overwrite) if runtime.is_main else None)
     if state:
         training.restore(state, run)
     elif resume:

@@ -172,8 +172,8 @@ def test(args: Namespace) -> None:
         check_labels(args.test_file, clips, len(names))
         test_set = ClipSet(args.data_root, clips, model["frames_per_clip"], model["sample_size"])
         network.to(runtime.device, memory_format=memory_format(runtime.device))
-        confusion = count_confusion(runtime.parallelize(network), evaluation_batches(test_set, args.batch_size, args.workers, runtime),
-                                    len(names), runtime).cpu()
+        batches = evaluation_batches(test_set, args.batch_size, args.workers, runtime)
+        confusion = count_confusion(runtime.parallelize(network, trains=False), batches, len(names), runtime).cpu()
         if runtime.is_main:
             figures = {"checkpoint": args.trained_model.name, "arguments": checkpoint.get("arguments", {}),
                        "epoch": checkpoint.get("epoch"), "val_accuracy": checkpoint.get("accuracy"),

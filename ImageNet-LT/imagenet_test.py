@@ -107,7 +107,7 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> 
     counts = counts or lists["train"].class_counts(config.num_classes)
     if method == "tau_norm" and isinstance(network.classifier, ScaledClassifier):
         raise ValueError(f"--tau_norm: {path} is of stage lws, whose classifier is rescaled already; name a first stage")
-    backbone = runtime.parallelize(network.feat_model)
+    backbone = runtime.parallelize(network.feat_model, trains=False)
     features = {split: extract(backbone, ImageLoader(lists[split], config.image_size, config.test_resize, config.workers,
                                                      runtime).evaluation_batches(), runtime)
                 for split in lists if split != "train" or method == "ncm"}

@@ -58,10 +58,21 @@ class Runtime:
         cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
         place = f"{self.gpus} GPUs" if self.gpus > 1 else "1 GPU" if self.gpus else cpu
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
-        return f"{place}{processes}, {'bf16' if self.bf16 else 'fp32'}"
+        return f"{place}{processes}, {self.precision}"
 
-    def parallelize(self, network: nn.Module) -> nn.Module:
-        """The view of `network` that is called. Batch statistics are per replica; `synchronize` evens out the running ones."""
+    @property
+    def precision(self) -> str:
+        """What the forward pass computes in."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def parallelize(self, network: nn.Module, trains: bool = True) -> nn.Module:
+        """The view of `network` that is called. Batch statistics are per replica; `synchronize` evens out the running ones.
+
+        A process of several that only evaluates calls the bare network: there are no gradients to exchange, and a reducer that
+        never saw one may abort the process at its end (seen in PyTorch 2.14 with gloo).
+        """
+        if self.world_size > 1 and not trains:
+            return network
         if self.world_size > 1:
             return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)
         return nn.DataParallel(network, device_ids=list(range(self.gpus))) if self.gpus > 1 else network
