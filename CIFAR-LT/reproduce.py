@@ -3,30 +3,35 @@
     python reproduce.py --list                                      which runs there are, and which are finished
     python reproduce.py --only recipe=paper,imbalance=200           run some; again after an interruption: it resumes
     python reproduce.py --table                                     write the tables again without running anything
-    python reproduce.py --publish --only imbalance=200,tau=1.5      put the trained weights into ../pretrained_weights
+    python reproduce.py --again --only recipe=fast,imbalance=20     run what is finished too, in --runs, and compare
+    python reproduce.py --publish --only recipe=paper,tau=1.5       put the trained weights into ../pretrained_weights
 
 Runs live in --runs DIR; each finished one leaves its log, its description and its test figures in results/NAME/, from where
 the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md and RESULTS.md;
 and the pictures results/losses.png and results/tau.png.
 """
 
+import contextlib
 import csv
+import fcntl
 import hashlib
 import io
 import json
 import math
+import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from records import read_log, write_atomically, write_between
+from records import load_checkpoint, read_log, write_atomically, write_between
 from reproduce_figures import SHOTS, Line, draw_losses, draw_tau
 from runtime import ArgumentParser, exit_code, positive_int
 
@@ -53,8 +58,8 @@ class Entry:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The flags that say something; the paper's recipe is what happens without."""
-        return {key: value for key in OPTIONS if (value := getattr(self, key)) and (key, value) != ("recipe", "paper")}
+        """The flags that say something: the paper's recipe, or that of the digits, is what happens without."""
+        return {key: value for key in OPTIONS if (value := getattr(self, key)) and value not in ("paper", "digits")}
 
     @property
     def name(self) -> str:
@@ -116,9 +121,9 @@ TABLES = {
         fast(100, "CDB-CE", "dynamic", precision="fp32"),
     ),
     "digits": (
-        Entry("digits", 20, "CE", seeds=3),
-        Entry("digits", 20, "CDB-CE", seeds=3),
-        Entry("digits", 20, "CDB-CE", precision="fp32", seeds=3),
+        Entry("digits", 20, "CE", recipe="digits", seeds=3),
+        Entry("digits", 20, "CDB-CE", recipe="digits", seeds=3),
+        Entry("digits", 20, "CDB-CE", recipe="digits", precision="fp32", seeds=3),
     ),
 }
 
@@ -174,15 +179,42 @@ def select(only: str, seeds: int | None, runs: Path) -> list[Job]:
     return jobs
 
 
+def call(command: list[str]) -> int:
+    """Run a command in a session of its own; its exit code. A stop signal is passed on, once, and ends us after it: KeyboardInterrupt."""
+    received: list[int] = []
+
+    def forward(number: int, frame: object) -> None:
+        received.append(number)
+        if len(received) == 1:
+            child.send_signal(number)
+
+    child = subprocess.Popen(command, start_new_session=True)
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+              if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt(received[0])
+    return code
+
+
 def execute(job: Job, data_root: Path) -> None:
-    """Train (or resume), test, and copy what the table needs. ValueError if a command fails."""
+    """Train (or resume) and test in the job's folder. ValueError if a command fails."""
     folder = job.runs / job.name
     test = [f"--saved_model_path={folder / f'best_{job.log}.pth'}", f"--json={folder / 'test.json'}"]
     for command in ([HERE / "cifar_train.py", *job.entry.flags, "--seed", job.seed, "--save_model", folder, "--resume"],
                     [HERE / "cifar_test.py", *test]):
-        code = subprocess.run([sys.executable, *map(str, command), "--data_root", str(data_root)], check=False).returncode
+        code = call([sys.executable, *map(str, command), "--data_root", str(data_root)])
         if code:
             raise ValueError(f"{Path(command[0]).name} ended with exit code {code} in {folder}; the same command continues there")
+
+
+def keep(job: Job) -> None:
+    """Copy what the tables need of a run to its place in results/, the test's figures last: with them it counts as finished."""
+    folder = job.runs / job.name
     job.result.mkdir(parents=True, exist_ok=True)
     for name in (f"{job.log}.csv", f"{job.log}.json", "test.json"):
         shutil.copyfile(folder / name, job.result / f"{name}.partial")
@@ -208,13 +240,18 @@ def table_rows(entries: tuple[Entry, ...]) -> list[dict[str, str]]:
             continue
         tests = [test_figures(job) for job in jobs]
         logs = [read_log(job.result / f"{job.log}.csv")[1] for job in jobs]
-        best = [max((row for row in log if row["accuracy"]), key=lambda row: float(row["accuracy"])) for log in logs]
+        best = [best_row(log) for log in logs]
         shots = {name: show([test["shots"][name] for test in tests]) for name in SHOTS[1:]}
         rows.append({"imbalance": str(entry.imbalance), "loss": entry.label, "paper": f"{entry.published:.2f}" if entry.published else "-",
                      "this repository": show([test["accuracy"] for test in tests]), "seeds": str(len(jobs)),
                      "best epoch": ", ".join(f"{row['epoch']} of {len(log)}" for row, log in zip(best, logs, strict=True)),
                      "validation": show([float(row["accuracy"]) for row in best]), **shots})
     return rows
+
+
+def best_row(log: list[dict[str, str]]) -> dict[str, str]:
+    """The epoch whose weights were kept: the first with the best validation accuracy, of those that were validated."""
+    return max((row for row in log if row["accuracy"]), key=lambda row: float(row["accuracy"]))
 
 
 def show(shares: list[float | None]) -> str:
@@ -228,6 +265,23 @@ def show(shares: list[float | None]) -> str:
 def markdown(rows: list[dict[str, str]]) -> str:
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
     return "\n".join(lines + ["| " + " | ".join(row.values()) + " |" for row in rows]) + "\n"
+
+
+def compare(job: Job) -> None:
+    """Say how a finished job that ran again came out."""
+    kept, new = (json.loads(path.read_text())["accuracy"] for path in (job.result / "test.json", job.runs / job.name / "test.json"))
+    print(f"{job.name}: test accuracy {new:.4f}, in results/ {kept:.4f}", flush=True)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Only one process writes pages and pictures at a time."""
+    folder = os.open(RESULTS, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def write_tables() -> None:
@@ -265,12 +319,27 @@ def draw() -> None:
         draw_tau(taus, RESULTS / "tau.png")
 
 
+def check_publishable(job: Job) -> None:
+    """ValueError unless the job's folder in --runs holds the very run that results/ tells of."""
+    if job.state != "finished":
+        raise ValueError(f"{job.name} is not finished ({job.state}): run it first")
+    folder = job.runs / job.name
+    if not (folder / f"{job.log}.csv").exists():
+        raise ValueError(f"{folder} holds no run: --runs must be where it was trained")
+    if (folder / f"{job.log}.csv").read_bytes() != (job.result / f"{job.log}.csv").read_bytes():
+        raise ValueError(f"{folder} holds another run than {job.result}: their logs differ")
+    best, kept = best_row(read_log(folder / f"{job.log}.csv")[1]), load_checkpoint(folder / f"best_{job.log}.pth")
+    if kept.get("epoch") != int(best["epoch"]):
+        raise ValueError(f"{folder / f'best_{job.log}.pth'} is of epoch {kept.get('epoch')}, the log's best is {best['epoch']}")
+
+
 def publish(jobs: list[Job]) -> None:
     """Copy the best checkpoints of finished jobs to pretrained_weights/, and write its README for all that are there."""
     for job in jobs:
-        if job.state != "finished":
-            raise ValueError(f"{job.name} is not finished ({job.state}): run it first")
+        check_publishable(job)
+    for job in jobs:
         write_atomically(WEIGHTS / f"{job.name}.pth", (job.runs / job.name / f"best_{job.log}.pth").read_bytes())
+        print(WEIGHTS / f"{job.name}.pth")
     every = [Job(entry, seed, WEIGHTS) for entry in all_entries() for seed in range(100)]
     sections = []
     for job in every:
@@ -296,8 +365,12 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--seeds", type=positive_int, help="seeds of each run: 0 to N - 1; default: as the table says")
     parser.add_argument("--list", action="store_true", help="show the runs and their state, run nothing")
     parser.add_argument("--table", action="store_true", help="write the table from what is finished, run nothing")
+    parser.add_argument("--again", action="store_true", help="run what is finished too, and say how it compares; results/ stays")
     parser.add_argument("--publish", action="store_true", help="put the weights of finished runs into ../pretrained_weights")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.table and (args.only or args.seeds):
+        raise ValueError("--table writes every table from all that is finished: leave --only and --seeds away")
+    return args
 
 
 def reproduce(args: Namespace) -> None:
@@ -310,25 +383,35 @@ def reproduce(args: Namespace) -> None:
     if args.publish:
         publish(jobs)
         return
-    open_jobs = [] if args.table else [job for job in jobs if job.state != "finished"]
+    done = [job for job in jobs if job.state == "finished"]
+    open_jobs = [] if args.table else [job for job in jobs if args.again or job not in done]
+    if done and not (args.table or args.again):
+        print(f"{len(done)} of {len(jobs)} are finished, in {RESULTS}; --again runs them all the same")
     started = time.perf_counter()
     for number, job in enumerate(open_jobs, 1):
         each = (time.perf_counter() - started) / max(number - 1, 1) / 60
         left = f", about {each * (len(open_jobs) - number + 1):.0f} min left" if number > 1 else ""
         print(f"run {number} of {len(open_jobs)}: {job.name}{left}", flush=True)
         execute(job, args.data_root)
-        write_tables()
+        if job in done:
+            compare(job)
+            continue
+        keep(job)
+        with alone():
+            write_tables()
+            draw()
     if not open_jobs:
-        write_tables()
-    draw()
+        with alone():
+            write_tables()
+            draw()
 
 
 def main(argv: list[str] | None = None) -> int:
     try:
         return exit_code(lambda: reproduce(parse_arguments(argv)))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("reproduce.py: stopped; the same command continues", file=sys.stderr)
-        return 130
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
 
 
 if __name__ == "__main__":

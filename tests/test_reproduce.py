@@ -2,10 +2,18 @@
 
 import hashlib
 import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
+import torch
 
 import reproduce
+from conftest import ROOT
+from records import load_checkpoint
 from reproduce import Entry, Job, main, marks, select, table_rows
 
 MARKS = marks("cifar100")
@@ -21,7 +29,7 @@ def results(tmp_path, monkeypatch):
         job = Job(entry, seed, tmp_path)
         job.result.mkdir(parents=True)
         job.result.joinpath(f"{job.log}.csv").write_text("epoch,accuracy\n1,0.2\n2,0.5\n3,0.4\n4,\n")
-        shots = {"all": accuracy, "many": 0.6, "medium": 0.4, "few": 0.1}
+        shots = {"all": accuracy, "many": accuracy + 0.2, "medium": accuracy + 0.1, "few": accuracy - 0.2}
         job.result.joinpath("test.json").write_text(json.dumps({"accuracy": accuracy, "shots": shots}))
 
     return finish
@@ -37,7 +45,12 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert row["this repository"] == "38.00 ± 1.00"
     assert row["seeds"] == "3"
     assert row["best epoch"] == "2 of 4, 2 of 4, 2 of 4"
-    assert row["few"] == "10.00 ± 0.00"
+    assert row["validation"] == "50.00 ± 0.00"
+    assert (row["many"], row["medium"], row["few"]) == ("58.00 ± 1.00", "48.00 ± 1.00", "18.00 ± 1.00")
+    line, = reproduce.lines([entry, Entry("cifar100", 100, "CE")], lambda entry: entry.label)
+    assert (line.group, line.name, line.published) == ("imbalance 200, paper recipe", "CDB-CE, tau 1.5", 37.40)
+    assert line.accuracy["all"] == pytest.approx([38, 39, 37])
+    assert line.accuracy["few"] == pytest.approx([18, 19, 17])
     assert main(["--table"]) == 0
     first = (tmp_path / "README.md").read_text()
     assert first.startswith(f"before\n{MARKS[0]}\n| imbalance |")
@@ -48,6 +61,27 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     capsys.readouterr()
     assert main(["--list", "--only", "imbalance=200,loss_type=CDB-CE,recipe=paper", "--runs", str(tmp_path)]) == 0
     assert capsys.readouterr().out.split() == ["finished", "cifar100_imbalance200_CDB-CE_1.5_seed0"]
+
+
+def test_the_papers_numbers():
+    """Tables 1 to 4 of the paper: CIFAR100-LT, top-1 %."""
+    published = {(entry.imbalance, entry.loss_type, entry.tau): entry.published for entry in reproduce.all_entries() if entry.published}
+    assert published == {(200, "CDB-CE", "1.5"): 37.40, (100, "CE", ""): 38.21, (100, "CDB-CE", "dynamic"): 42.57,
+                         (100, "CDB-CE", "1"): 41.67, (100, "FL", ""): 38.41, (10, "CDB-CE", "dynamic"): 58.74}
+
+
+def test_an_entry_is_its_command():
+    entry = Entry("cifar100", 100, "CDB-CE", "2", "fast", precision="fp32", protocol="common", reduction="weighted_mean")
+    assert " ".join(entry.flags) == ("--dataset cifar100 --imbalance 100 --loss_type CDB-CE --tau 2 --recipe fast --precision fp32 "
+                                     "--protocol common --reduction weighted_mean")
+    assert entry.name == "cifar100_imbalance100_CDB-CE_2_fast_fp32_common_weighted_mean"
+    assert Entry("digits", 20, "CE", recipe="digits").flags == ["--dataset", "digits", "--imbalance", "20", "--loss_type", "CE"]
+    assert Entry("cifar100", 200, "CE").name == "cifar100_imbalance200_CE"
+
+
+def test_every_table_stands_in_a_page():
+    pages = "".join((ROOT / page).read_text() for page in ("README.md", "CIFAR-LT/RESULTS.md"))
+    assert [table for table in reproduce.TABLES if not all(mark in pages for mark in marks(table))] == []
 
 
 def test_selection(tmp_path):
@@ -62,25 +96,58 @@ def test_wrong_selection_is_one_line(failing, results, tmp_path):
     assert "is not finished (open)" in failing(main, "--publish", "--only", "imbalance=100,loss_type=CE,recipe=paper", "--runs", tmp_path)
     assert "matches no run" in failing(main, "--only", "imbalance=3", "--list")
     assert "--seeds" in failing(main, "--seeds", 0)
+    assert "leave --only" in failing(main, "--table", "--only", "imbalance=100")
 
 
-def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkeypatch):
-    """One real run of the chain, on noise in CIFAR's format and one epoch."""
+def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkeypatch, capsys, failing):
+    """One real run of the chain, on noise in CIFAR's format."""
     from test_cifar_dataset import write_cifar
 
     write_cifar(tmp_path / "data", per_class=35)
     entry = Entry("cifar100", 10, "CE")
     monkeypatch.setattr(reproduce, "TABLES", {"cifar100": (entry,), "cifar100-fast": (), "tau": ()})
-    monkeypatch.setattr(Entry, "flags", [*entry.flags, "--max_epochs", "1"])
-    assert main(["--runs", str(tmp_path / "runs"), "--data_root", str(tmp_path / "data")]) == 0
+    monkeypatch.setattr(Entry, "flags", [*entry.flags, "--max_epochs", "2"])
+    command = ["--runs", str(tmp_path / "runs"), "--data_root", str(tmp_path / "data")]
+    assert main(command) == 0
     result = tmp_path / "results" / "cifar100_imbalance10_CE_seed0"
     assert sorted(path.name for path in result.iterdir()) == ["cifar100_imbalance10.csv", "cifar100_imbalance10.json", "test.json"]
-    assert "1 of 1" in (tmp_path / "README.md").read_text()
+    assert re.search(r"\| [12] of 2 \|", (tmp_path / "README.md").read_text())
     assert (tmp_path / "results" / "losses.png").stat().st_size > 5000
     monkeypatch.setattr(reproduce, "WEIGHTS", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
-    assert main(["--runs", str(tmp_path / "runs"), "--publish"]) == 0
-    published = (tmp_path / "weights" / "cifar100_imbalance10_CE_seed0.pth").read_bytes()
+    assert main([*command, "--publish"]) == 0
+    path = tmp_path / "weights" / "cifar100_imbalance10_CE_seed0.pth"
+    published = path.read_bytes()
+    assert published == (tmp_path / "runs" / result.name / "best_cifar100_imbalance10.pth").read_bytes()
     assert hashlib.sha256(published).hexdigest() in (tmp_path / "weights" / "README.md").read_text()
     assert str(tmp_path).encode() not in published
     assert str(tmp_path) not in (result / "cifar100_imbalance10.json").read_text()
+    capsys.readouterr()
+    assert main([*command, "--again"]) == 0
+    accuracy = json.loads((result / "test.json").read_text())["accuracy"]
+    assert f"{result.name}: test accuracy {accuracy:.4f}, in results/ {accuracy:.4f}" in capsys.readouterr().out
+    refused_to_publish(tmp_path / "runs" / result.name, tmp_path / "elsewhere", failing)
+    assert path.read_bytes() == published
+
+
+def refused_to_publish(run, elsewhere, failing):
+    """Another place, weights of another epoch, another log: none is what results/ tells of."""
+    assert "must be where it was trained" in failing(main, "--publish", "--runs", elsewhere)
+    copy = elsewhere / run.name
+    shutil.copytree(run, copy)
+    best, log = copy / "best_cifar100_imbalance10.pth", copy / "cifar100_imbalance10.csv"
+    torch.save({**load_checkpoint(best), "epoch": 7}, best)
+    assert "is of epoch 7, the log's best is" in failing(main, "--publish", "--runs", elsewhere)
+    log.write_bytes(log.read_bytes().replace(b"\n2,", b"\n2,9"))
+    assert "their logs differ" in failing(main, "--publish", "--runs", elsewhere)
+
+
+def test_sigterm_stops_the_training_too(tmp_path):
+    command = [sys.executable, ROOT / "CIFAR-LT/reproduce.py", "--only", "recipe=digits,precision=fp32", "--seeds", 50, "--runs", tmp_path]
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert any("epoch 1/60" in line for line in process.stdout)
+        process.terminate()
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert error.endswith("reproduce.py: stopped; the same command continues\n")
+    assert "cifar_train.py: stopped by SIGTERM" in error
