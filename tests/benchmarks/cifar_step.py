@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CIFAR-LT"))
 
 from baseline_losses import build_loss
 from cifar_dataset import ImageSet, evaluation_batches, long_tail_counts
-from cifar_train import build_optimizer, training_batches
+from cifar_train import PAPER, build_optimizer, training_batches
 from engine import Training, count_confusion, train_epoch
 from resnet32 import ResNet32
 from runtime import Runtime, start_runtime
@@ -79,7 +79,7 @@ def ours(images: torch.Tensor, labels: torch.Tensor, compiled: bool, runtime: Ru
     """images/s of cifar_train.py's own functions, and the training that they work on."""
     train = ImageSet(images, labels)
     network = ResNet32(100).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(network, 0.1, nesterov=False)
+    optimizer = build_optimizer(network, PAPER.lr, PAPER)
     training = Training(network=network, model=torch.compile(network) if compiled else network,
                         criterion=build_loss("CDB-CE", COUNTS, tau=1.5), optimizer=optimizer, schedule=lambda progress: 1.0,
                         train_batches=lambda epoch: (), val_batches=lambda: (), batches_per_epoch=1, images_per_epoch=len(train),
