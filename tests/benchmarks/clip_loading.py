@@ -39,7 +39,7 @@ def write_clip(root: Path, clip: str, speed: int) -> None:
     for frame in range(60):
         writer.write(np.ascontiguousarray(scene[:, frame * speed:frame * speed + WIDTH]))
     writer.release()
-    trouble = extract(video, root / "frames", every=1)
+    trouble = extract(video, root / "frames", every=1, allow_short=False)
     if trouble:
         raise SystemExit(f"{video} {trouble}")
 
