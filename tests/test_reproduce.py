@@ -12,17 +12,22 @@ import pytest
 import torch
 
 import reproduce
+import reproduce_jobs
+import reproduce_tables
+import reproduce_weights
 from conftest import ROOT
 from records import load_checkpoint
-from reproduce import Entry, Job, main, marks, select, table_rows
+from reproduce import main, select
+from reproduce_jobs import Entry, Job
+from reproduce_tables import marks, table_rows
 
 MARKS = marks("cifar100")
 
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(reproduce, "PAGES", (tmp_path / "README.md", tmp_path / "RESULTS.md"))
+    monkeypatch.setattr(reproduce_jobs, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(reproduce_tables, "PAGES", (tmp_path / "README.md", tmp_path / "RESULTS.md"))
     (tmp_path / "README.md").write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
 
     def finish(entry: Entry, seed: int, accuracy: float) -> None:
@@ -47,7 +52,7 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert row["best epoch"] == "2 of 4, 2 of 4, 2 of 4"
     assert row["validation"] == "50.00 ± 0.00"
     assert (row["many"], row["medium"], row["few"]) == ("58.00 ± 1.00", "48.00 ± 1.00", "18.00 ± 1.00")
-    line, = reproduce.lines([entry, Entry("cifar100", 100, "CE")], lambda entry: entry.label)
+    line, = reproduce_tables.lines([entry, Entry("cifar100", 100, "CE")], lambda entry: entry.label)
     assert (line.group, line.name, line.published) == ("imbalance 200, paper recipe", "CDB-CE, tau 1.5", 37.40)
     assert line.accuracy["all"] == pytest.approx([38, 39, 37])
     assert line.accuracy["few"] == pytest.approx([18, 19, 17])
@@ -113,7 +118,7 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     assert sorted(path.name for path in result.iterdir()) == ["cifar100_imbalance10.csv", "cifar100_imbalance10.json", "test.json"]
     assert re.search(r"\| [12] of 2 \|", (tmp_path / "README.md").read_text())
     assert (tmp_path / "results" / "losses.png").stat().st_size > 5000
-    monkeypatch.setattr(reproduce, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(reproduce_weights, "WEIGHTS", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
     assert main([*command, "--publish"]) == 0
     path = tmp_path / "weights" / "cifar100_imbalance10_CE_seed0.pth"
