@@ -88,8 +88,8 @@ def select(only: str, seeds: int | None, runs: Path) -> list[Job]:
     """The jobs of the tables that match `only` (key=value, of an entry's settings); ValueError if none does."""
     jobs = [Job(entry, seed, runs) for entry in all_entries() for seed in range(seeds or entry.seeds)]
     for condition in filter(None, only.split(",")):
-        key, _, value = condition.partition("=")
-        if key not in FILTERS or not value:
+        key, found, value = condition.partition("=")
+        if key not in FILTERS or not found:
             raise ValueError(f"--only {only!r}: give KEY=VALUE, with commas between several; KEY is one of {', '.join(FILTERS)}")
         jobs = [job for job in jobs if str(getattr(job.entry, key)) == value]
     if not jobs:
@@ -101,7 +101,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "reproduce", help="where runs live; default: ../runs/reproduce")
     parser.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
-    parser.add_argument("--only", default="", metavar="KEY=VALUE[,...]", help="of the settings: " + ", ".join(FILTERS))
+    parser.add_argument("--only", default="", metavar="KEY=VALUE[,...]",
+                        help=f"of the settings: {', '.join(FILTERS)}; KEY= for runs without that setting")
     parser.add_argument("--seeds", type=positive_int, help="seeds of each run: 0 to N - 1; default: as the table says")
     parser.add_argument("--list", action="store_true", help="show the runs and their state, run nothing")
     parser.add_argument("--table", action="store_true", help="write the table from what is finished, run nothing")

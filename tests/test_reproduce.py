@@ -92,6 +92,8 @@ def test_every_table_stands_in_a_page():
 def test_selection(tmp_path):
     assert [job.name for job in select("imbalance=100,loss_type=CE,recipe=paper", 2, tmp_path)] == [
         "cifar100_imbalance100_CE_seed0", "cifar100_imbalance100_CE_seed1"]
+    assert [job.name for job in select("tau=dynamic,imbalance=100,recipe=fast,protocol=,precision=,reduction=", 1, tmp_path)] == [
+        "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0"]
     for only in ("imbalance=7", "epochs=3", "imbalance"):
         with pytest.raises(ValueError, match=only):
             select(only, None, tmp_path)
