@@ -57,7 +57,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """dataset, class_counts (None if unknown), head, normalization and state_dict of a checkpoint, ours or a released one.
+    """dataset, class_counts (None if unknown), head, normalization and state_dict of a checkpoint, ours (protocol too) or a released one.
 
     ValueError where the flags contradict it.
     """

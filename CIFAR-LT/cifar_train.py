@@ -15,7 +15,7 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Recipe:
 
     def plain(self) -> dict[str, Any]:
         """Its fields as a run's description keeps them, the schedule by its name."""
-        return {field.name: getattr(value, "__name__", value) for field in fields(self) for value in (getattr(self, field.name),)}
+        return {**asdict(self), "schedule": self.schedule.__name__}
 
 
 def step_schedule(progress: float) -> float:

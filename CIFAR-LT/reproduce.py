@@ -20,7 +20,7 @@ from typing import Any
 
 import reproduce_jobs
 from reproduce_jobs import HERE, OPTIONS, Entry, Job, compare, execute, keep
-from reproduce_tables import alone, draw, write_tables
+from reproduce_tables import write_pages
 from reproduce_weights import publish
 from runtime import ArgumentParser, exit_code, positive_int
 
@@ -106,7 +106,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--seeds", type=positive_int, help="seeds of each run: 0 to N - 1; default: as the table says")
     parser.add_argument("--list", action="store_true", help="show the runs and their state, run nothing")
     parser.add_argument("--table", action="store_true", help="write the table from what is finished, run nothing")
-    parser.add_argument("--again", action="store_true", help="run what is finished too, and say how it compares; results/ stays")
+    parser.add_argument("--again", action="store_true", help="run what is finished too, and say how it compares; results/ stays; "
+                        "a --runs that holds the run already is only tested again: give it an empty one")
     parser.add_argument("--publish", action="store_true", help="put the weights of finished runs into ../pretrained_weights")
     args = parser.parse_args(argv)
     if args.table and (args.only or args.seeds):
@@ -138,13 +139,9 @@ def reproduce(args: Namespace) -> None:
             compare(job)
             continue
         keep(job)
-        with alone():
-            write_tables(TABLES)
-            draw(TABLES)
+        write_pages(TABLES)
     if not open_jobs:
-        with alone():
-            write_tables(TABLES)
-            draw(TABLES)
+        write_pages(TABLES)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -137,5 +137,5 @@ def keep(job: Job) -> None:
 
 def compare(job: Job) -> None:
     """Say how a finished job that ran again came out."""
-    kept, new = (json.loads(path.read_text())["accuracy"] for path in (job.result / "test.json", job.runs / job.name / "test.json"))
-    print(f"{job.name}: test accuracy {new:.4f}, in results/ {kept:.4f}", flush=True)
+    new = json.loads((job.runs / job.name / "test.json").read_text())
+    print(f"{job.name}: test accuracy {new['accuracy']:.4f}, in results/ {test_figures(job)['accuracy']:.4f}", flush=True)

@@ -94,6 +94,13 @@ def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
             for entry in entries if (jobs := finished(entry))]
 
 
+def write_pages(tables: dict[str, tuple[Entry, ...]]) -> None:
+    """Tables and pictures, for all that has finished."""
+    with alone():
+        write_tables(tables)
+        draw(tables)
+
+
 def draw(tables: dict[str, tuple[Entry, ...]]) -> None:
     """The pictures of RESULTS.md, as far as their runs have finished."""
     losses = lines([entry for table in ("cifar100", "cifar100-fast") for entry in tables[table]], lambda entry: entry.label)
