@@ -68,8 +68,7 @@ class Runtime:
     def parallelize(self, network: nn.Module, trains: bool = True) -> nn.Module:
         """The view of `network` that is called. Batch statistics are per replica; `synchronize` evens out the running ones.
 
-        A process of several that only evaluates calls the bare network: there are no gradients to exchange, and a reducer that
-        never saw one may abort the process at its end (seen in PyTorch 2.14 with gloo).
+        A process of several that only evaluates calls the bare network: there are no gradients to exchange.
         """
         if self.world_size > 1 and not trains:
             return network
@@ -274,8 +273,8 @@ def told_stop(program: str) -> int:
     return 128 + _stop_signal
 
 
-def exit_code(action: Callable[..., None], *arguments: object) -> int:
-    """Run a script's action: 0; told in one line: a user's mistake or a failing disk: 2; a lost partner: 1; a signal: 128 + its number."""
+def outcome(action: Callable[..., None], *arguments: object) -> int:
+    """What `exit_code` returns."""
     program = os.path.basename(sys.argv[0])
     try:
         action(*arguments)
@@ -285,12 +284,30 @@ def exit_code(action: Callable[..., None], *arguments: object) -> int:
     except Stopped:
         return told_stop(program)
     except RuntimeError as error:
-        partner_lost = int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(words in str(error) for words in PARTNER_LOST)
-        if not (_stop_signal or partner_lost):
-            raise
         if _stop_signal:          # the partners were stopped too, and an earlier end of theirs is no news
-            os._exit(told_stop(program))     # the process group is broken: nothing to take down
+            return told_stop(program)
+        if not (several_processes() and any(words in str(error) for words in PARTNER_LOST)):
+            raise
         print(f"{program}: error: another process of this job ended or cannot be reached; --resume continues after the last finished epoch",
               file=sys.stderr, flush=True)
-        os._exit(1)
+        return 1
     return 0
+
+
+def several_processes() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def exit_code(action: Callable[..., None], *arguments: object) -> int:
+    """Run a script's action: 0; told in one line: a user's mistake or a failing disk: 2; a lost partner: 1; a signal: 128 + its number.
+
+    A process of several ends here. While Python takes itself down, a thread of gloo that still lets go of its last gradient
+    would abort the process (PyTorch 2.14; pytorch/pytorch pull request 179291), and torchrun would fail a job that is finished.
+    """
+    code = outcome(action, *arguments)
+    if several_processes():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed import HashStore
 
 import runtime
+from conftest import ROOT
 from runtime import ArgumentParser, Runtime, Stopped, check_gpus, epoch_seed, exit_code, raise_if_stopped, start_runtime, wants_bf16
 
 CPU = torch.device("cpu")
@@ -155,3 +156,13 @@ def test_epoch_seeds_differ_and_do_not_change():
     assert len({epoch_seed(seed, epoch) for seed in range(20) for epoch in range(500)}) == 10_000
     assert epoch_seed(0, 1) == epoch_seed(0, 1) != epoch_seed(1, 0)
     assert 0 <= epoch_seed(2 ** 32 - 1, 10) < 2 ** 32
+
+
+@pytest.mark.parametrize("processes, action, code, left", [
+    (1, "print('done', end='')", 0, "done, torn down"), (2, "print('done', end='')", 0, "done"), (2, "int('x')", 2, "")])
+def test_a_process_of_several_ends_without_taking_python_down(processes, action, code, left, shell):
+    """Its threads may still need Python: three processes that trained one batch aborted in 2 of 6 jobs."""
+    run = shell("-c", f"import atexit, sys; sys.path.insert(0, 'CIFAR-LT'); from runtime import exit_code; "
+                      f"atexit.register(print, ', torn down', end=''); sys.exit(exit_code(lambda: {action}))", cwd=ROOT,
+                WORLD_SIZE=str(processes))
+    assert (run.returncode, run.stdout) == (code, left), run.stderr
