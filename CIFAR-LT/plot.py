@@ -47,28 +47,34 @@ def find_log(run: Path) -> Path:
     """The CSV that RUN means; an error says what is wrong with it."""
     if not run.is_dir():
         return run
-    logs = sorted(path for path in run.glob("*.csv") if path.with_suffix(".json").exists())
+    logs = sorted(path for pattern in ("*.csv", "*.csv.gz") for path in run.glob(pattern) if beside(path).exists())
     if len(logs) != 1:
         found = f"{len(logs)} runs ({', '.join(path.name for path in logs[:4])}): name one" if logs else "no run (X.csv beside X.json)"
         raise FileNotFoundError(f"{run} holds {found}")
     return logs[0]
 
 
+def beside(log: Path) -> Path:
+    """The description of a log's run: X.json of X.csv or X.csv.gz."""
+    return log.with_name(log.name.removesuffix(".gz")).with_suffix(".json")
+
+
 def load_log(run: Path) -> Log:
     """Read a run; ValueError or FileNotFoundError names the file that is damaged or missing."""
     path = find_log(run)
+    about = beside(path)
     columns, rows = read_log(path)
     try:
-        check_file(path.with_suffix(".json"), LARGEST_DESCRIPTION)
-        description = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        check_file(about, LARGEST_DESCRIPTION)
+        description = json.loads(about.read_text(encoding="utf-8"))
         class_counts, arguments = np.array(description["class_counts"], dtype=float), description["arguments"]
         if class_counts.ndim != 1 or not len(class_counts) or not (class_counts > 0).all() or not np.isfinite(class_counts).all():
             raise ValueError("class_counts must be a list of numbers above 0")
         label = f"{arguments['loss_type']}" + (f", tau {arguments['tau']}" if arguments["loss_type"].startswith("CDB") else "")
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path.with_suffix('.json')} not found: it belongs beside {path.name}") from None
+        raise FileNotFoundError(f"{about} not found: it belongs beside {path.name}") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path.with_suffix('.json')} is not a run's description: {error!r}") from error
+        raise ValueError(f"{about} is not a run's description: {error!r}") from error
 
     def series(name: str) -> np.ndarray:
         return np.array([float(row[name]) if row[name] else math.nan for row in rows])
@@ -82,7 +88,7 @@ def load_log(run: Path) -> Log:
     if np.isnan(measures["accuracy"]).all():
         raise ValueError(f"{path} holds no validated epoch yet")
     accuracy, weight = (np.stack([series(f"{kind}_{c}") for c in classes], axis=1) for kind in ("accuracy", "weight"))
-    return Log(path.stem, label, measures, accuracy, weight, class_counts)
+    return Log(about.stem, label, measures, accuracy, weight, class_counts)
 
 
 def draw_curves(log: Log, path: Path) -> None:
@@ -162,7 +168,7 @@ def draw_classes(logs: list[Log], path: Path) -> None:
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's CSV file or its folder")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's CSV file (gzipped perhaps) or its folder")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go; default: the first run's folder")
     return parser.parse_args(argv)
 

@@ -3,6 +3,7 @@
 reproduce.py has the list of them.
 """
 
+import gzip
 import json
 import shutil
 import signal
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from records import read_log
+from records import read_log, write_atomically
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -76,6 +77,11 @@ class Job:
         return RESULTS / self.name
 
     @property
+    def kept_log(self) -> Path:
+        """Compressed: the tables' logs together would have 3 MB."""
+        return self.result / f"{self.log}.csv.gz"
+
+    @property
     def state(self) -> str:
         if (self.result / "test.json").exists():
             return "finished"
@@ -130,7 +136,8 @@ def keep(job: Job) -> None:
     """Copy what the tables need of a run to its place in results/, the test's figures last: with them it counts as finished."""
     folder = job.runs / job.name
     job.result.mkdir(parents=True, exist_ok=True)
-    for name in (f"{job.log}.csv", f"{job.log}.json", "test.json"):
+    write_atomically(job.kept_log, gzip.compress((folder / f"{job.log}.csv").read_bytes(), mtime=0))
+    for name in (f"{job.log}.json", "test.json"):
         shutil.copyfile(folder / name, job.result / f"{name}.partial")
         (job.result / f"{name}.partial").replace(job.result / name)
 

@@ -41,7 +41,7 @@ def table_rows(entries: tuple[Entry, ...]) -> list[dict[str, str]]:
         if not jobs:
             continue
         tests = [test_figures(job) for job in jobs]
-        logs = [read_log(job.result / f"{job.log}.csv")[1] for job in jobs]
+        logs = [read_log(job.kept_log)[1] for job in jobs]
         best = [best_row(log) for log in logs]
         shots = {name: show([test["shots"][name] for test in tests]) for name in SHOTS[1:]}
         rows.append({"imbalance": str(entry.imbalance), "loss": entry.label, "paper": f"{entry.published:.2f}" if entry.published else "-",

@@ -1,5 +1,6 @@
 """The trained weights of finished runs, as pretrained_weights/ has them; `reproduce.py --publish` calls it."""
 
+import gzip
 import hashlib
 
 from records import load_checkpoint, read_log, write_atomically
@@ -16,7 +17,7 @@ def check_publishable(job: Job) -> None:
     folder = job.runs / job.name
     if not (folder / f"{job.log}.csv").exists():
         raise ValueError(f"{folder} holds no run: --runs must be where it was trained")
-    if (folder / f"{job.log}.csv").read_bytes() != (job.result / f"{job.log}.csv").read_bytes():
+    if (folder / f"{job.log}.csv").read_bytes() != gzip.decompress(job.kept_log.read_bytes()):
         raise ValueError(f"{folder} holds another run than {job.result}: their logs differ")
     best, kept = best_row(read_log(folder / f"{job.log}.csv")[1]), load_checkpoint(folder / f"best_{job.log}.pth")
     if kept.get("epoch") != int(best["epoch"]):

@@ -7,6 +7,7 @@ log) and `X.json` (arguments and versions). Only the main process touches them.
 import contextlib
 import csv
 import fcntl
+import gzip
 import io
 import json
 import math
@@ -18,6 +19,7 @@ import stat
 import warnings
 import weakref
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -278,13 +280,19 @@ def log_row(measures: dict[str, Any], class_accuracy: Iterable[float], class_wei
 
 
 def read_log(path: Path, whole_lines: bool = False) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a run's CSV, without a last line that lacks its end if `whole_lines`; ValueError if it is damaged."""
+    """Columns and rows of a run's CSV, as it is or gzipped (X.csv.gz); ValueError if it is damaged.
+
+    A last line that lacks its end is left out if `whole_lines`.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no log at {path}")
     check_file(path, LARGEST_LOG)
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            text = file.read()
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            content = file.read(LARGEST_LOG + 1)
+        if len(content) > LARGEST_LOG:
+            raise ValueError("it is too large")
+        text = content.decode()
         reader = csv.reader(io.StringIO(text[:text.rfind("\n") + 1] if whole_lines else text, newline=""), strict=True)
         columns = next(reader, [])
         if len(set(columns)) < len(columns):
@@ -295,7 +303,7 @@ def read_log(path: Path, whole_lines: bool = False) -> tuple[list[str], list[dic
                 raise ValueError("a row does not fit the header")
             rows.append(dict(zip(columns, values, strict=True)))
             before = check_row(rows[-1], before)
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a run's log: {error}") from error
     if not rows:
         raise ValueError(f"{path} holds no finished epoch")

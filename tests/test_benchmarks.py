@@ -11,7 +11,7 @@ from conftest import ROOT
 from runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"))
-RUNS = [ROOT / f"CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5{recipe}_seed0/cifar100_imbalance200.csv" for recipe in ("", "_fast")]
+RUNS = [ROOT / f"CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5{recipe}_seed0/cifar100_imbalance200.csv.gz" for recipe in ("", "_fast")]
 
 
 def test_a_step_of_either_side():

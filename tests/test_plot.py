@@ -1,8 +1,10 @@
 """The pictures of a run: which files, from which logs, and what a damaged log says."""
 
+import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from plot import load_log, main
@@ -40,6 +42,18 @@ def test_pictures_of_one_run_and_of_two(run_folder, capsys):
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.parent == one for path in drawn)
     assert main([str(one), str(two / "toy_imbalance10.csv"), "--out", str(one / "both")]) == 0
     assert len(list((one / "both").glob("*.png"))) == 5
+
+
+def test_gzipped_log(run_folder, capsys):
+    """As reproduce.py keeps it."""
+    folder = run_folder("a")
+    log = folder / "toy_imbalance10.csv"
+    (folder / "toy_imbalance10.csv.gz").write_bytes(gzip.compress(log.read_bytes(), mtime=0))
+    assert np.array_equal(load_log(log).accuracy, load_log(folder / "toy_imbalance10.csv.gz").accuracy, equal_nan=True)
+    log.unlink()
+    assert main([str(folder)]) == 0
+    assert [Path(line).name for line in capsys.readouterr().out.split()] == [
+        "toy_imbalance10_curves.png", "toy_imbalance10_weights.png", "classes.png"]
 
 
 def test_damaged_and_missing_logs(run_folder, failing, tmp_path):

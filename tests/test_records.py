@@ -1,6 +1,7 @@
 """What a run leaves behind must survive a crash, a full disk and a hostile file."""
 
 import errno
+import gzip
 import math
 import os
 import pickle
@@ -246,6 +247,22 @@ def test_log_that_is_not_text(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ValueError, match=r"x\.csv"):
         read_log(tmp_path / "x.csv")
+
+
+def test_gzipped_logs(tmp_path, monkeypatch):
+    log, text = tmp_path / "x.csv.gz", b"epoch,loss\n1,0.5\n2,0.25\n"
+    log.write_bytes(gzip.compress(text))
+    assert read_log(log) == (["epoch", "loss"], [{"epoch": "1", "loss": "0.5"}, {"epoch": "2", "loss": "0.25"}])
+    damaged = bytearray(gzip.compress(text))
+    damaged[12] ^= 255
+    for content in (text, b"", gzip.compress(text)[:-9], damaged, gzip.compress(b"epoch,loss\n1\n")):
+        log.write_bytes(content)
+        with pytest.raises(ValueError, match=r"x\.csv\.gz (is not a run's log|holds no finished epoch)"):
+            read_log(log)
+    monkeypatch.setattr(records, "LARGEST_LOG", 1000)
+    log.write_bytes(gzip.compress(text + b"3,0.125\n" * 1000))             # small, until it is unpacked
+    with pytest.raises(ValueError, match="it is too large"):
+        read_log(log)
 
 
 def test_an_empty_state_is_refused_and_the_run_stays(tmp_path):

@@ -1,5 +1,6 @@
 """The table comes from logs alone: states, selection, means and spreads, and a README that changes only between its marks."""
 
+import gzip
 import hashlib
 import json
 import re
@@ -33,7 +34,7 @@ def results(tmp_path, monkeypatch):
     def finish(entry: Entry, seed: int, accuracy: float) -> None:
         job = Job(entry, seed, tmp_path)
         job.result.mkdir(parents=True)
-        job.result.joinpath(f"{job.log}.csv").write_text("epoch,accuracy\n1,0.2\n2,0.5\n3,0.4\n4,\n")
+        job.kept_log.write_bytes(gzip.compress(b"epoch,accuracy\n1,0.2\n2,0.5\n3,0.4\n4,\n"))
         shots = {"all": accuracy, "many": accuracy + 0.2, "medium": accuracy + 0.1, "few": accuracy - 0.2}
         job.result.joinpath("test.json").write_text(json.dumps({"accuracy": accuracy, "shots": shots}))
 
@@ -117,7 +118,7 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     command = ["--runs", str(tmp_path / "runs"), "--data_root", str(tmp_path / "data")]
     assert main(command) == 0
     result = tmp_path / "results" / "cifar100_imbalance10_CE_seed0"
-    assert sorted(path.name for path in result.iterdir()) == ["cifar100_imbalance10.csv", "cifar100_imbalance10.json", "test.json"]
+    assert sorted(path.name for path in result.iterdir()) == ["cifar100_imbalance10.csv.gz", "cifar100_imbalance10.json", "test.json"]
     assert re.search(r"\| [12] of 2 \|", (tmp_path / "README.md").read_text())
     assert (tmp_path / "results" / "losses.png").stat().st_size > 5000
     monkeypatch.setattr(reproduce_weights, "WEIGHTS", tmp_path / "weights")

@@ -2,9 +2,10 @@
 
     python tests/benchmarks/time_to_accuracy.py PAPER_RUN FAST_RUN [--data_root DIR] [--goal 0.374] [--rounds 3]
 
-A RUN is a CSV that cifar_train.py left, or its folder, such as CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5_seed0; the JSON beside it
-tells how it was trained. The log says how many epochs the goal took; what an epoch of each recipe takes, training and
-validation, is measured here, alternately, since the runs' own clocks may have run on machines that were not quiet.
+A RUN is a CSV that cifar_train.py left, gzipped perhaps, or its folder, such as
+CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5_seed0; the JSON beside it tells how it was trained. The log says how many epochs
+the goal took; what an epoch of each recipe takes, training and validation, is measured here, alternately, since the runs' own
+clocks may have run on machines that were not quiet.
 """
 
 import argparse
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CIFAR-LT"))
 
 import cifar_train
 from engine import train_epoch, validate
-from plot import find_log
+from plot import beside, find_log
 from records import read_log
 from runtime import Runtime, start_runtime
 
@@ -36,7 +37,7 @@ def first_epoch(log: Path, goal: float) -> int:
 
 def epoch_timer(log: Path, data_root: Path, runtime: Runtime) -> Callable[[], float]:
     """Seconds of an epoch of that run's recipe, from random weights."""
-    arguments = json.loads(log.with_suffix(".json").read_text())["arguments"]
+    arguments = json.loads(beside(log).read_text())["arguments"]
     flags = [word for key in SETTINGS if key in arguments for word in (f"--{key}", str(arguments[key]))]
     training = cifar_train.prepare(cifar_train.parse_arguments([*flags, "--data_root", str(data_root)]), runtime)[0]
 
