@@ -157,7 +157,7 @@ def test(args: Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: test(parse_arguments(argv)))
+    return exit_code(lambda: test(parse_arguments(argv)), hint="")
 
 
 if __name__ == "__main__":

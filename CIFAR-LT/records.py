@@ -198,6 +198,9 @@ class Run:
             return state
         if resume and (epochs := self._logged()) > 1:       # one may stand there after a kill before the first state
             raise ValueError(f"{self.last} is missing, though {self.log} holds {epochs} epochs; --overwrite starts anew")
+        if resume and not epochs and self.best.exists():    # a kill leaves none without a logged epoch
+            raise ValueError(f"{self.last} is missing, though {self.best} is there, of another run or a renamed folder: choose another "
+                             "--save_model; --overwrite starts anew")
         for path in self.files:
             path.unlink(missing_ok=True)
         description = {"arguments": arguments, **details, "versions": versions()}

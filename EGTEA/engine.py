@@ -108,6 +108,9 @@ def begin(training: Training, run: Run, arguments: dict[str, Any], description: 
     details = {**description, "precision": runtime.precision}       # `auto` among the arguments does not tell it
     state = runtime.broadcast(run.open(arguments, details, resume, overwrite) if runtime.is_main else None)
     if state:
+        if state.get("precision", runtime.precision) != runtime.precision:
+            raise ValueError(f"{run.last} was trained in {state['precision']}, and this run would go on in {runtime.precision}: resume "
+                             f"with precision {state['precision']}, or choose another --save_model")
         training.restore(state, run)
     elif resume:
         runtime.say(f"nothing to resume in {run.folder}: starting from epoch 1")
@@ -133,7 +136,8 @@ def fit(training: Training, run: Run, description: dict[str, Any], runtime: Runt
                     "images_per_second": images_per_second}
         if runtime.is_main:
             row = log_row(measures, class_accuracy.tolist(), training.criterion.weight.tolist())
-            run.finish_epoch(row, {**training.state(), "epoch": epoch, "accuracy": accuracy, **description}, is_best)
+            run.finish_epoch(row, {**training.state(), "epoch": epoch, "accuracy": accuracy, "precision": runtime.precision, **description},
+                             is_best)
         left = (time.perf_counter() - started) / (epoch - training.first_epoch + 1) * (training.epochs - epoch)
         runtime.say(progress_line(training, measures, left))
     runtime.say(f"best validation accuracy {training.best_accuracy:.4f}: {run.best}")

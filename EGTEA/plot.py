@@ -30,6 +30,7 @@ COLORS = ("#777777", "#c0392b", "#2471a3", "#239b56", "#b7950b", "#7d3c98", "#d3
 class Log:
     """One run: its measures by epoch, (E,); accuracy and weight by epoch and class, (E, C); training images of each class, (C,)."""
 
+    folder: str
     name: str
     label: str
     measures: dict[str, np.ndarray]
@@ -88,7 +89,7 @@ def load_log(run: Path) -> Log:
     if np.isnan(measures["accuracy"]).all():
         raise ValueError(f"{path} holds no validated epoch yet")
     accuracy, weight = (np.stack([series(f"{kind}_{c}") for c in classes], axis=1) for kind in ("accuracy", "weight"))
-    return Log(about.stem, label, measures, accuracy, weight, class_counts)
+    return Log(path.resolve().parent.name, about.stem, label, measures, accuracy, weight, class_counts)
 
 
 def draw_curves(log: Log, path: Path) -> None:
@@ -144,18 +145,24 @@ def draw_weights(log: Log, path: Path) -> None:
     plt.close(figure)
 
 
+def tell_apart(logs: list[Log]) -> list[str]:
+    """A name for each: its loss, and its folder too where two have the same."""
+    labels = [log.label for log in logs]
+    return labels if len(set(labels)) == len(labels) else [f"{log.folder}, {log.label}" for log in logs]
+
+
 def draw_classes(logs: list[Log], path: Path) -> None:
     """Validation accuracy of each class at the kept epoch against its training images, with means of neighbouring classes."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
-    for number, log in enumerate(logs):
+    for number, (log, name) in enumerate(zip(logs, tell_apart(logs), strict=True)):
         accuracy, color = log.accuracy[log.best], COLORS[number % len(COLORS)]
         order = np.argsort(-log.class_counts, kind="stable")
         groups = np.array_split(order, min(GROUPS, len(order)))
         axes.plot(log.class_counts, accuracy, "o", color=color, markersize=3.5, alpha=0.35)
         axes.plot([log.class_counts[group].mean() for group in groups], [accuracy[group].mean() for group in groups],
-                  color=color, linewidth=2, label=f"{log.label}: {log.measures['accuracy'][log.best]:.3f}")
+                  color=color, linewidth=2, label=f"{name}: {log.measures['accuracy'][log.best]:.3f}")
     axes.set(title=f"{' / '.join(dict.fromkeys(log.name for log in logs))}: accuracy of each class, at the kept epoch", xscale="log",
              xlabel="training images of the class", ylabel="validation accuracy", ylim=(-0.03, 1.03))
     axes.invert_xaxis()

@@ -30,6 +30,7 @@ MEMORY_KEPT = 1 << 28                         # bytes at the top of the heap tha
 # What gloo and NCCL say when a partner is gone; both raise a plain RuntimeError or a subclass.
 PARTNER_LOST = ("remote worker", "onnection closed by peer", "onnection reset by peer", "roken pipe", "remote process exited",
                 "Timed out waiting")
+RESUME_HINT = "; --resume continues after the last finished epoch"
 
 _stop_signal = 0
 
@@ -74,7 +75,7 @@ class Runtime:
             return network
         if self.world_size > 1:
             return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)
-        return nn.DataParallel(network, device_ids=list(range(self.gpus))) if self.gpus > 1 else network
+        return nn.DataParallel(InPrecision(network, self), device_ids=list(range(self.gpus))) if self.gpus > 1 else network
 
     def autocast(self) -> torch.autocast:
         """The forward pass runs in bf16 inside; take the loss outside, on `.float()`."""
@@ -114,6 +115,18 @@ class Runtime:
         """Print from the main process, at once."""
         if self.is_main:
             print(*words, flush=True)
+
+
+class InPrecision(nn.Module):
+    """What DataParallel replicates: its threads do not inherit autocast's type, and would compute in fp16 (PyTorch 2.14)."""
+
+    def __init__(self, network: nn.Module, runtime: Runtime):
+        super().__init__()
+        self.network, self.runtime = network, runtime
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with self.runtime.autocast():
+            return self.network(inputs)
 
 
 @contextlib.contextmanager
@@ -266,14 +279,13 @@ def seed_number(text: str) -> int:
     return int(text)
 
 
-def told_stop(program: str) -> int:
+def told_stop(program: str, hint: str) -> int:
     """Say which signal stopped the run; the exit code."""
-    print(f"{program}: stopped by {signal.Signals(_stop_signal).name}; --resume continues after the last finished epoch",
-          file=sys.stderr, flush=True)
+    print(f"{program}: stopped by {signal.Signals(_stop_signal).name}{hint}", file=sys.stderr, flush=True)
     return 128 + _stop_signal
 
 
-def outcome(action: Callable[..., None], *arguments: object) -> int:
+def outcome(action: Callable[..., None], *arguments: object, hint: str) -> int:
     """What `exit_code` returns."""
     program = os.path.basename(sys.argv[0])
     try:
@@ -282,14 +294,13 @@ def outcome(action: Callable[..., None], *arguments: object) -> int:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2
     except Stopped:
-        return told_stop(program)
+        return told_stop(program, hint)
     except RuntimeError as error:
         if _stop_signal:          # the partners were stopped too, and an earlier end of theirs is no news
-            return told_stop(program)
+            return told_stop(program, hint)
         if not (several_processes() and any(words in str(error) for words in PARTNER_LOST)):
             raise
-        print(f"{program}: error: another process of this job ended or cannot be reached; --resume continues after the last finished epoch",
-              file=sys.stderr, flush=True)
+        print(f"{program}: error: another process of this job ended or cannot be reached{hint}", file=sys.stderr, flush=True)
         return 1
     return 0
 
@@ -299,13 +310,15 @@ def several_processes() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def exit_code(action: Callable[..., None], *arguments: object) -> int:
+def exit_code(action: Callable[..., None], *arguments: object, hint: str = RESUME_HINT) -> int:
     """Run a script's action: 0; told in one line: a user's mistake or a failing disk: 2; a lost partner: 1; a signal: 128 + its number.
+
+    `hint` ends the line of the last two: what to do about it.
 
     A process of several ends here. While Python takes itself down, a thread of gloo that still lets go of its last gradient
     would abort the process (PyTorch 2.14; pytorch/pytorch pull request 179291), and torchrun would fail a job that is finished.
     """
-    code = outcome(action, *arguments)
+    code = outcome(action, *arguments, hint=hint)
     if several_processes():
         sys.stdout.flush()
         sys.stderr.flush()

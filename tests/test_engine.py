@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from baseline_losses import build_loss
-from engine import Training, backward, count_confusion, fit, shot_accuracy
+from engine import Training, backward, begin, count_confusion, fit, shot_accuracy
 from records import Run, load_checkpoint, read_log
 from runtime import Runtime
 
@@ -168,6 +168,20 @@ def test_resume_is_exact(tmp_path):
     fit(second, run, {}, CPU)
     assert torch.equal(second.network.weight, whole.network.weight)
     assert second.best_accuracy == whole.best_accuracy
+
+
+def test_resume_in_another_precision_is_refused(tmp_path):
+    """`auto` may be bf16 on the first machine and fp32 on the second; the state of an earlier version does not say."""
+    run = open_run(tmp_path)
+    fit(training(epochs=1), run, {"arguments": {}}, CPU)
+    in_bf16 = Runtime(CPU.device, bf16=True)
+    with pytest.raises(ValueError, match="trained in fp32, and this run would go on in bf16: resume with precision fp32"):
+        begin(training(), run, {}, {}, True, False, in_bf16)
+    assert not begin(training(), run, {}, {}, True, False, CPU)
+    state = load_checkpoint(run.last)
+    del state["precision"]
+    torch.save(state, run.last)
+    assert not begin(training(), run, {}, {}, True, False, in_bf16)
 
 
 def test_restore_refuses_what_does_not_fit(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plot import load_log, main
+from plot import load_log, main, tell_apart
 from records import Run, log_row
 
 
@@ -42,6 +42,12 @@ def test_pictures_of_one_run_and_of_two(run_folder, capsys):
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.parent == one for path in drawn)
     assert main([str(one), str(two / "toy_imbalance10.csv"), "--out", str(one / "both")]) == 0
     assert len(list((one / "both").glob("*.png"))) == 5
+
+
+def test_runs_of_one_loss_are_told_apart_by_their_folders(run_folder):
+    ce, one, two = (load_log(run_folder(name, loss)) for name, loss in (("a", "CE"), ("b", "CDB-CE"), ("c", "CDB-CE")))
+    assert tell_apart([ce, one]) == ["CE", "CDB-CE, tau 1.5"]
+    assert tell_apart([ce, one, two]) == ["a, CE", "b, CDB-CE, tau 1.5", "c, CDB-CE, tau 1.5"]
 
 
 def test_gzipped_log(run_folder, capsys):

@@ -189,6 +189,15 @@ def test_a_run_whose_state_is_gone_is_not_deleted_by_resume(tmp_path):
             assert not run.best.exists()
 
 
+def test_weights_without_a_log_are_not_deleted_by_resume(tmp_path):
+    """Downloaded, or of a run whose folder's name was its own."""
+    run = Run(tmp_path, "x")
+    run.best.write_bytes(b"somebody's weights")
+    with pytest.raises(ValueError, match=r"last_x.pth is missing, though .*best_x.pth is there"):
+        run.open(ARGUMENTS, {}, resume=True, overwrite=False)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("best_x.pth", b"somebody's weights")]
+
+
 def test_resume_refuses_another_experiment(tmp_path):
     run = Run(tmp_path, "x")
     run.open(ARGUMENTS, {}, resume=False, overwrite=False)

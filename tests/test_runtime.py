@@ -1,7 +1,9 @@
 """Devices, shares, precision, signals."""
 
+import contextlib
 import os
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -48,10 +50,36 @@ def test_cpu_says_so_once(capsys, monkeypatch):
 
 
 def test_data_parallel_wraps_for_several_gpus(monkeypatch):
-    monkeypatch.setattr(nn, "DataParallel", lambda network, device_ids: (network, device_ids))
+    monkeypatch.setattr(nn, "DataParallel", lambda module, device_ids: (module.network, device_ids))
     network = nn.Linear(1, 1)
     assert Runtime(torch.device("cuda", 0), gpus=2).parallelize(network) == (network, [0, 1])
     assert Runtime(torch.device("cuda", 0), gpus=1).parallelize(network) is network
+
+
+def test_replicas_compute_in_the_precision_of_the_run(monkeypatch):
+    """PyTorch's own threads, with what they ask a GPU for patched: without InPrecision both would report float16."""
+    apply = sys.modules["torch.nn.parallel.parallel_apply"]
+    for name, answer in (("is_available", True), ("current_accelerator", torch.device("cuda"))):
+        monkeypatch.setattr(torch.accelerator, name, lambda *_, answer=answer: answer)
+    for name in ("current_stream", "device_index"):
+        monkeypatch.setattr(torch.accelerator, name, lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(apply, "_get_device_index", lambda *_: 0)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    monkeypatch.setattr(nn, "DataParallel", lambda module, device_ids: module)
+    seen = []
+
+    class Probe(nn.Module):
+        def forward(self, inputs):
+            seen.append(torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32)
+            return inputs
+
+    for bf16, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        place = Runtime(torch.device("cuda", 0), gpus=2, bf16=bf16)
+        replicas = [place.parallelize(Probe()) for _ in range(2)]
+        with place.autocast():
+            apply.parallel_apply(replicas, [torch.zeros(1)] * 2, devices=[0, 0])
+        assert [seen.pop(), seen.pop()] == [expected] * 2
 
 
 def test_shares_are_equal_and_disjoint():
@@ -86,6 +114,8 @@ def test_stop_signal_ends_the_batch_loop_with_its_code(number, capsys):
                 assert batch < 5
     assert exit_code(work) == 128 + number
     assert f"stopped by {number.name}; --resume continues" in capsys.readouterr().err
+    assert exit_code(work, hint="") == 128 + number
+    assert capsys.readouterr().err.endswith(f"stopped by {number.name}\n")          # a test has no --resume
 
 
 def test_a_restarted_job_meets_below_a_name_of_its_own(monkeypatch):
