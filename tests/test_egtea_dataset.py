@@ -322,6 +322,14 @@ def test_every_validation_clip_in_one_process(clips, processes):
     assert sum(len(labels) for part in parts for _, labels in part) == 7
 
 
+def test_evaluation_sees_segment_centres_and_the_centre_square(clips):
+    """Of 6 frames in 4 segments the centres are 0, 2, 3 and 5."""
+    inputs, labels = whole(evaluation_batches(clips, 3, 0, CPU))
+    expected = [read_clip([folder / f"{i:06d}.jpg" for i in (0, 2, 3, 5)], View(0.5, 0.0, False), 16) for folder in clips.folders]
+    assert torch.equal(inputs, normalize(torch.from_numpy(np.stack(expected))))
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_of_a_worker_arrives_as_it_is(clips, workers):
     path = clips.folders[4] / "000003.jpg"
