@@ -67,7 +67,14 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--figure", type=Path, metavar="PNG", help="the confusion matrix; default: confusion_matrix.png by the checkpoint")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     args = parser.parse_args(argv)
-    args.figure = args.figure or args.trained_model.with_name("confusion_matrix.png")
+    args.figure = args.figure or args.trained_model.parent / "confusion_matrix.png"
+    return args
+
+
+def check_places(args: Namespace) -> None:
+    """OSError or ValueError if there is no checkpoint, or if results could not be written once the evaluation is done."""
+    if not args.trained_model.is_file():
+        raise FileNotFoundError(f"no checkpoint at {args.trained_model}: train one with EGTEA_train.py first, or pass --trained_model")
     if args.figure.suffix.lower() not in FIGURE_SUFFIXES:
         raise ValueError(f"--figure {args.figure}: a picture's name ends in {', '.join(FIGURE_SUFFIXES)}")
     for flag, path in (("--figure", args.figure), ("--json", args.json)):
@@ -75,7 +82,6 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
             raise IsADirectoryError(f"{flag} {path} is a folder; name a file")
         if path and not path.parent.is_dir():
             raise FileNotFoundError(f"{flag} {path}: there is no folder {path.parent}")
-    return args
 
 
 def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +168,7 @@ def draw(confusion: Tensor, names: list[str], path: Path) -> None:
 
 def test(args: Namespace) -> None:
     """Load, count, report; the files come last, for they may fail."""
+    check_places(args)
     with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:
         checkpoint = load_checkpoint(args.trained_model)
         model = describe(args, checkpoint)

@@ -293,8 +293,13 @@ def test_torchrun_needs_a_batch_that_divides(data, tmp_path):
         EGTEA_train.prepare(args, False, Runtime(torch.device("cpu"), world_size=3))
 
 
+def test_before_any_training_the_test_says_to_train(failing, tmp_path):
+    missing = tmp_path / "models/best_model.pth"
+    error = failing(EGTEA_test.main, "--trained_model", missing)
+    assert f"error: no checkpoint at {missing}: train one with EGTEA_train.py first, or pass --trained_model\n" in error
+
+
 def test_wrong_checkpoints(failing, data, finished, tmp_path):
-    assert "no checkpoint at" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "none.pth"))
     (tmp_path / "damaged.pth").write_bytes(b"PK\3\4 cut")
     assert "damaged.pth is not a checkpoint" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "damaged.pth"))
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "headless.pth")
@@ -324,7 +329,8 @@ def test_wrong_test_data(failing, data, finished, tmp_path):
     ("--figure", "folder.png", "--figure .*folder.png is a folder"), ("--json", "folder.png", "--json .*folder.png is a folder")])
 def test_places_of_results_are_checked_before_the_evaluation(failing, tmp_path, flag, name, match):
     (tmp_path / "folder.png").mkdir()
-    assert re.search(match, failing(EGTEA_test.main, "--trained_model", tmp_path / "none.pth", flag, tmp_path / name))
+    (tmp_path / "unread.pth").write_bytes(b"")
+    assert re.search(match, failing(EGTEA_test.main, "--trained_model", tmp_path / "unread.pth", flag, tmp_path / name))
 
 
 def test_pictures_of_every_kind_can_be_drawn():
