@@ -89,6 +89,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     if args.accumulate > 1 and (args.reduction == "weighted_mean" or args.loss_type == "LDAM-DRW"):
         raise ValueError(f"--accumulate {args.accumulate} goes with neither --reduction weighted_mean nor --loss_type LDAM-DRW: both "
                          "divide by the summed weights of the whole batch, which its parts do not know")
+    if args.class_names and not args.class_names.is_file():
+        raise FileNotFoundError(f"--class_names {args.class_names}: there is no such file")
     args.class_names = args.class_names or args.train_file.with_name("verbs.txt")
     return args
 

@@ -212,7 +212,8 @@ def test_rival_losses_and_accumulation(data, tmp_path, loss_type, accumulate):
     (("--accumulate", 2, "--reduction", "weighted_mean"), "--accumulate 2 goes with neither --reduction weighted_mean nor"),
     (("--accumulate", 2, "--loss_type", "LDAM-DRW"), "--loss_type LDAM-DRW: both divide by the summed weights of the whole batch"),
     (("--data_root", "/nowhere"), "/nowhere not found; pass --data_root"), (("--train_file", "/none.txt"), "/none.txt; .*make_splits.py"),
-    (("--val_file", "/none.txt"), "no split file /none.txt"),
+    (("--val_file", "/none.txt"), "no split file /none.txt"), (("--class_names", "/none.txt"), "--class_names /none.txt: there is no such"),
+    (("--class_names", "/"), "--class_names /: there is no such file"),
     (("--pretrained_model", "/none.pth"), "/none.pth: get resnext-101-kinetics.pth from .*--pretrained_model none")])
 def test_wrong_flags(failing, data, tmp_path, flags, match):
     assert re.search(match, failing(EGTEA_train.main, *training(data, tmp_path / "run", *flags)))
