@@ -1,5 +1,7 @@
 """Extraction: numbered frames, continuing after a kill, and videos that cannot be read."""
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -173,6 +175,34 @@ def test_a_container_may_promise_a_few_frames_too_many(tmp_path, frames, promise
     told = extract_frames.write_frames(video, tmp_path, every=100)
     assert told is None if trouble is None else told.startswith(trouble) and "--allow_short" in told
     assert extract_frames.write_frames(video, tmp_path, every=100, allow_short=True) is None
+
+
+def test_one_extraction_at_a_time_into_a_folder(failing, videos, tmp_path, monkeypatch):
+    arguments = ["--videos", str(videos), "--out", str(tmp_path)]
+    held = []
+
+    def extract_all(missing: list[Path], args: object) -> dict:
+        with open(tmp_path / "extraction.lock", "rb") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        held.append(len(missing))
+        return {}
+
+    monkeypatch.setattr(extract_frames, "extract_all", extract_all)
+    with open(tmp_path / "extraction.lock", "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert f"another process extracts into {tmp_path}; wait for it" in failing(extract_frames.main, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["extraction.lock"]
+    assert extract_frames.main(arguments) == extract_frames.main(arguments) == 0
+    assert held == [12, 12]
+
+
+def test_a_file_system_without_locks(videos, tmp_path, monkeypatch):
+    def flock(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(extract_frames, "extract_all", lambda missing, args: {})
+    assert extract_frames.main(["--videos", str(videos), "--out", str(tmp_path)]) == 0
 
 
 def test_nothing_to_extract(failing, tmp_path):

@@ -7,7 +7,9 @@ command continues. A video that cannot be read does not stop the others; it is n
 """
 
 import argparse
+import contextlib
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -16,7 +18,7 @@ import signal
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -100,11 +102,34 @@ def clip_folder(video: Path, out: Path) -> Path:
     return out / "-".join(video.stem.split("-")[:3]) / video.stem
 
 
-def prepare_out(out: Path, every: int) -> None:
-    """The folder, with a note of --every: frames of two choices must not mix. ValueError if an earlier choice differs."""
-    note = out / "extraction.json"
+@contextlib.contextmanager
+def hold(out: Path) -> Iterator[None]:
+    """The folder, for this process alone: two would mix the frames of a clip. OSError if another one extracts into it.
+
+    The locked file stays, empty: whoever removed it could not know who waits for it. The lock goes with its process, killed or not.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out / "extraction.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise OSError(f"--out {out} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise OSError(f"another process extracts into {out}; wait for it, or choose another --out") from None
+    except OSError:     # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def prepare_out(out: Path, every: int) -> None:
+    """A note of --every in the folder: frames of two choices must not mix. ValueError if an earlier choice differs."""
+    note = out / "extraction.json"
+    try:
         before = json.loads(read_text(note, LARGEST_NOTE))["every"] if note.exists() else every
         if type(before) is not int:
             raise TypeError(before)
@@ -180,10 +205,11 @@ def write_frames(video: Path, folder: Path, every: int, allow_short: bool = Fals
 def run(args: Namespace) -> int:
     """Extract what is missing; 1 if some videos could not be read."""
     videos = find_videos(args.videos)
-    prepare_out(args.out, args.every)
-    missing = [video for video in videos if not clip_folder(video, args.out).is_dir()]
-    print(f"{len(videos)} videos, {len(videos) - len(missing)} of them extracted before", flush=True)
-    troubles = extract_all(missing, args) if missing else {}
+    with hold(args.out):
+        prepare_out(args.out, args.every)
+        missing = [video for video in videos if not clip_folder(video, args.out).is_dir()]
+        print(f"{len(videos)} videos, {len(videos) - len(missing)} of them extracted before", flush=True)
+        troubles = extract_all(missing, args) if missing else {}
     print(f"{len(videos) - len(troubles)} clips of {len(videos)} are in {args.out}", flush=True)
     for video, trouble in sorted(troubles.items()):
         print(f"{video} {trouble}", file=sys.stderr)
@@ -204,7 +230,7 @@ def extract_all(videos: list[Path], args: Namespace) -> dict[Path, str]:
         except BrokenProcessPool as error:
             raise OSError("a worker was killed, for want of memory perhaps; the same command with fewer --workers continues") from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
     return troubles
 
 
