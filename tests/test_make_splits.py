@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import make_splits
+from egtea_dataset import read_class_names
 
 TRAIN = ["P01-R01-Tea-1 1 2 3", "P20-R01-Tea-2 4 1 6 7", "P19-R02-Tea-3 1 1 1", "P26-R01-Pizza-4 1 2 1", "P2-R01-Tea-5 1 3 1",
          "OP01-R01-Tea-6 1 1 1", "P27-R01-Tea-7 1 1 1", "P200-R01-Tea-8 1 1 1"]
@@ -55,6 +56,25 @@ def test_damaged_annotations(annotations, tmp_path, failing, line, match):
         file.write(line + "\n")
     assert match in failing(make_splits.main, "--annotations", annotations, "--out", tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(("names", "match"), [
+    ("1 take\n0 none\n", "verb_idx.txt, line 2: '0 none' is not a verb's number"), ("take\n", "line 1: 'take' is not"),
+    ("1 take\n\nput 1\n", "line 3: verb 1 is named twice, 'take' and 'put'"), ("7\n", "line 1: '7' is not"),
+    ("\u0661 take\n", "line 1"), ("1001 take\n", "line 1"), ("take -1\n", "line 1: 'take -1' is not")])
+def test_names_that_training_would_refuse(annotations, tmp_path, failing, names, match):
+    (annotations / "verb_idx.txt").write_text(names, encoding="utf-8")
+    assert match in failing(make_splits.main, "--annotations", annotations, "--out", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "verbs.txt").write_text(names, encoding="utf-8")
+    with pytest.raises(ValueError, match="verbs.txt"):
+        read_class_names(tmp_path / "verbs.txt", 2)
+
+
+def test_training_reads_the_names_as_they_are_written(annotations, tmp_path):
+    (annotations / "verb_idx.txt").write_text("2 Put down\n\nTake 1\n")
+    assert make_splits.main(["--annotations", str(annotations), "--out", str(tmp_path)]) == 0
+    assert read_class_names(tmp_path / "verbs.txt", 3) == ["Take", "Put down", "verb 3"]
 
 
 def test_missing_annotations_and_unwritable_places(annotations, tmp_path, failing, shell):

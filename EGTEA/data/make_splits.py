@@ -67,15 +67,20 @@ def make_splits(training: list[str], testing: list[str]) -> dict[str, list[str]]
 
 
 def read_names(folder: Path) -> list[str]:
-    """`1 take` for each line `1 take` or `take 1` of the file of names, where there is one."""
+    """`1 take` for each line `1 take` or `take 1` of the file of names, where there is one; what training would refuse is refused here."""
     path = next((folder / name for name in NAME_FILES if (folder / name).is_file()), None)
-    names = []
-    for line in read_text(path, LARGEST_FILE, "replace").splitlines() if path else ():
+    names = {}
+    for place, line in enumerate(read_text(path, LARGEST_FILE, "replace").splitlines() if path else (), start=1):
         words = line.split()
-        number = next((words.pop(place) for place in (0, -1) if words and words[place].isdecimal()), None)
-        if number and words:
-            names.append(f"{number} {' '.join(words)}")
-    return names
+        if not words:
+            continue
+        number = next((words.pop(end) for end in (0, -1) if words[end].isdecimal()), "")
+        if not is_number(number) or not words:
+            raise ValueError(f"{path}, line {place}: {line[:100]!r} is not a verb's number, from 1 on, and its name: `1 take`")
+        if int(number) in names:
+            raise ValueError(f"{path}, line {place}: verb {number} is named twice, {names[int(number)]!r} and {' '.join(words)!r}")
+        names[int(number)] = " ".join(words)
+    return [f"{number} {name}" for number, name in names.items()]
 
 
 def check_free(path: Path, content: str) -> None:
