@@ -120,7 +120,8 @@ def report(confusion: Tensor, counts: list[int], names: list[str], majority_abov
     for name, group in (("all", majority | ~majority), ("majority", majority), ("minority", ~majority)):
         tested = group & (total > 0)
         if tested.any():
-            figures[name] = {"classes": int(group.sum()), "top1": (correct[tested].sum() / total[tested].sum()).item(),
+            figures[name] = {"classes": int(group.sum()), "tested": int(tested.sum()),
+                             "top1": (correct[tested].sum() / total[tested].sum()).item(),
                              "precision": precision[tested].mean().item(), "recall": recall[tested].mean().item()}
     figures["verbs"] = [{"name": name, "training_clips": counts[c], "clips": int(total[c]), "correct": int(correct[c]),
                          "precision": precision[c].item(), "recall": None if math.isnan(recall[c]) else recall[c].item()}
@@ -139,8 +140,8 @@ def show(figures: dict[str, Any]) -> None:
     for name in ("all", "majority", "minority"):
         if name in figures:
             group = figures[name]
-            print(f"{name:<9}{group['classes']:3d} classes  top-1 {group['top1']:.4f}  mean precision {group['precision']:.4f}  "
-                  f"mean recall {group['recall']:.4f}")
+            print(f"{name:<9}{group['classes']:3d} classes, {group['tested']} tested  top-1 {group['top1']:.4f}  "
+                  f"mean precision {group['precision']:.4f}  mean recall {group['recall']:.4f}")
     print(f"Test Accuracy is {figures['all']['top1']:.4f}", flush=True)
 
 

@@ -154,11 +154,15 @@ def test_precision_and_recall_are_those_of_scikit_learn():
     assert figures["minority"]["top1"] == pytest.approx((true == predicted)[true >= 3].mean())
 
 
-def test_a_class_without_test_clips_is_left_out_of_the_means():
+def test_a_class_without_test_clips_is_left_out_of_the_means(capsys):
+    """Recall 1, 1/2, none; precision 2/3, 1, 0: over the two that are tested 3/4 and 5/6."""
     figures = EGTEA_test.report(torch.tensor([[2, 0, 0], [1, 1, 0], [0, 0, 0]]), [9, 9, 9], list("abc"), 600)
-    assert figures["all"]["recall"] == pytest.approx(0.75)
+    assert (figures["all"]["recall"], figures["all"]["precision"]) == (pytest.approx(3 / 4), pytest.approx(5 / 6))
+    assert (figures["minority"]["classes"], figures["minority"]["tested"]) == (3, 2)
     assert figures["verbs"][2]["recall"] is None
     assert "majority" not in figures
+    EGTEA_test.show(figures)
+    assert "minority   3 classes, 2 tested  top-1 0.7500  mean precision 0.8333  mean recall 0.7500\n" in capsys.readouterr().out
 
 
 def test_step_schedule():
