@@ -165,6 +165,40 @@ def test_a_class_without_test_clips_is_left_out_of_the_means(capsys):
     assert "minority   3 classes, 2 tested  top-1 0.7500  mean precision 0.8333  mean recall 0.7500\n" in capsys.readouterr().out
 
 
+def test_the_checkpoint_says_how_test_clips_are_loaded_unless_a_flag_does(failing, tmp_path, monkeypatch):
+    (tmp_path / "test_split.txt").write_text("OP01-R01-Tea-0 1 1 1\n")
+    save_checkpoint(tmp_path / "best.pth", {"state_dict": {"fc.bias": torch.zeros(3)}, "class_names": list("abc"), "head": "linear",
+                                            "class_counts": [4, 2, 2], "frames_per_clip": 5, "sample_size": 48})
+    usual = ("--trained_model", tmp_path / "best.pth", "--test_file", tmp_path / "test_split.txt")
+
+    def refuse(root: Path, clips: list, frames: int, size: int) -> None:
+        raise ValueError(f"{len(clips)} clip, {frames} frames of {size} pixels")
+
+    monkeypatch.setattr(EGTEA_test, "ResNeXt3D", lambda num_classes, head: None)
+    monkeypatch.setattr(EGTEA_test, "load_weights", lambda network, weights, path: None)
+    monkeypatch.setattr(EGTEA_test, "ClipSet", refuse)
+    for flags, told in (((), "5 frames of 48"), (("--frames_per_clip", 2), "2 frames of 48"), (("--sample_size", 64), "5 frames of 64")):
+        assert f"error: 1 clip, {told} pixels" in failing(EGTEA_test.main, *usual, *flags)
+
+
+def test_a_released_checkpoint_follows_the_paper(tmp_path):
+    (tmp_path / "train_split.txt").write_text("P01-R01-Tea-1 1 2 1\nP01-R01-Tea-2 1 2 1\nP01-R01-Tea-3 1 1 1\n")
+    args = EGTEA_test.parse_arguments(["--train_file", str(tmp_path / "train_split.txt")])
+    description = EGTEA_test.describe(args, {"state_dict": {"module.fc.bias": torch.zeros(2)}})
+    assert (description["frames_per_clip"], description["sample_size"], description["head"]) == (10, 224, "linear")
+    assert (description["class_counts"], description["class_names"]) == ([1, 2], ["verb 1", "verb 2"])
+
+
+def test_defaults_of_the_test():
+    """Majority classes have more than 600 training clips, as in the paper."""
+    args = EGTEA_test.parse_arguments([])
+    assert (args.majority_above, args.batch_size, args.n_gpus, args.precision, args.workers) == (600, 8, 1, "auto", 4)
+    assert (args.frames_per_clip, args.sample_size, args.json) == (None, None, None)
+    assert (args.trained_model, args.figure) == (ROOT / "EGTEA/models/best_model.pth", ROOT / "EGTEA/models/confusion_matrix.png")
+    assert (args.data_root, args.test_file) == (ROOT / "EGTEA/extracted_frames", ROOT / "EGTEA/data/test_split.txt")
+    assert args.train_file == ROOT / "EGTEA/data/train_split.txt"
+
+
 def test_step_schedule():
     assert [EGTEA_train.step_schedule(progress) for progress in (0, 0.59, 0.6, 0.99)] == [1, 1, 0.1, 0.1]
 
@@ -244,6 +278,14 @@ def test_wrong_splits(failing, data, tmp_path, name, change, match):
     assert not (tmp_path / "run").exists()
 
 
+def test_only_cdb_needs_every_verb_in_validation(data, tmp_path):
+    """Trained on clips of verbs 1 1 1 2 2 3 3 1; validated on 1 2, without the 3."""
+    split = rewritten(data / "splits/val_split.txt", tmp_path, lambda lines: lines[:2])
+    args = EGTEA_train.parse_arguments(training(data, tmp_path / "run", "--val_file", split, "--loss_type", "CE"))
+    _, val_set, counts = EGTEA_train.read_data(args)
+    assert (val_set.labels.tolist(), counts) == ([0, 1], [4, 2, 2])
+
+
 def test_a_truncated_frame_ends_training_in_one_line(data, tmp_path, shell):
     folder = tmp_path / "frames/P01-R01-Tea"
     for path in (data / "frames").glob("*/*/*.jpg"):
@@ -285,6 +327,15 @@ def test_a_split_may_move_and_an_old_checkpoint_knows_none(data, finished, tmp_p
     state["arguments"] = {key: value for key, value in state["arguments"].items() if key not in ("train_file", "val_file")}
     save_checkpoint(tmp_path / "last_model.pth", state)
     assert EGTEA_train.main(training(data, tmp_path, "--resume")) == 0
+
+
+def test_a_run_that_goes_on_needs_no_pretrained_weights(data, finished, tmp_path):
+    for name in ("model.csv", "model.json"):
+        shutil.copy(finished / name, tmp_path)
+    state = load_checkpoint(finished / "last_model.pth")
+    state["arguments"]["pretrained_model"] = "kinetics.pth"
+    save_checkpoint(tmp_path / "last_model.pth", state)
+    assert EGTEA_train.main(training(data, tmp_path, "--resume", "--pretrained_model", tmp_path / "kinetics.pth")) == 0
 
 
 def test_unwritable_place(failing, data, tmp_path):
