@@ -4,6 +4,7 @@ tau-normalisation and nearest class mean are those of Kang et al., "Decoupling R
 Recognition", ICLR 2020: both are a new weight matrix on the features of a trained backbone.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -111,13 +112,14 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> 
     features = {split: extract(backbone, ImageLoader(lists[split], config.image_size, config.test_resize, config.workers,
                                                      runtime).evaluation_batches(), runtime)
                 for split in lists if split != "train" or method == "ncm"}
+    exact = dataclasses.replace(runtime, bf16=False)        # in bf16 near scores tie, and a tie goes to the lower class
     classifier, exponent = network.classifier, None
     if method == "tau_norm":
-        exponent = choose_exponent(classifier.fc.weight.detach(), features["val"], runtime)
+        exponent = choose_exponent(classifier.fc.weight.detach(), features["val"], exact)
         classifier = Weights(tau_normalized(classifier.fc.weight.detach(), exponent))
     elif method == "ncm":
         classifier = Weights(class_means(features["train"], config.num_classes, runtime))
-    confusion = count_confusion(classifier, features["test"], config.num_classes, runtime).cpu()
+    confusion = count_confusion(classifier, features["test"], config.num_classes, exact).cpu()
     if runtime.is_main:
         figures = {"run": model_dir.name, "method": method, "exponent": exponent, "arguments": checkpoint.get("arguments", {}),
                    "first_stage": checkpoint.get("first_stage"), "epoch": checkpoint.get("epoch"),

@@ -16,7 +16,7 @@ from conftest import ROOT
 from engine import count_confusion
 from imagenet_config import read_config
 from imagenet_table import main as table
-from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, macro_f1
+from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, evaluate, macro_f1
 from main import DifficultySampling, main, prepare, sampling_of_epochs
 from records import load_checkpoint, read_log, save_checkpoint
 from resnet10 import ImageNetModel, split_state
@@ -282,6 +282,20 @@ def test_exponent_is_the_best_on_validation():
     features[0, :2] = torch.tensor([1.0, 1.7])
     assert choose_exponent(weight, [(features, torch.tensor([1]))], CPU) == 0.3
     assert choose_exponent(weight, [(features, torch.tensor([0]))], CPU) == 0.0
+
+
+@pytest.mark.parametrize(("method", "feature", "exponent"), [("classifier", 2.002, None), ("tau_norm", 1.6255, 0.3)])
+def test_near_scores_are_told_apart_whatever_the_precision(method, feature, exponent, first_stage, tmp_path, monkeypatch, capsys):
+    """Weights (2, 0) and (0, 1), feature (1, x): class 1 wins by 0.1 %, at exponent 0.3 as 2 ** 0.7 = 1.6245; in bf16 they are even."""
+    checkpoint, features = load_checkpoint(first_stage / BEST), torch.zeros(1, 512)
+    weight = torch.zeros(3, 512)
+    weight[0, 0], weight[1, 1], weight[2, 2] = 2, 1, 1
+    features[0, :2] = torch.tensor([1, feature])
+    save_checkpoint(tmp_path / BEST, checkpoint | {"classifier": {"fc.weight": weight, "fc.bias": torch.zeros(3)}})
+    monkeypatch.setattr(imagenet_test, "extract", lambda *_: [(features, torch.tensor([1]))])
+    evaluate(read_config(first_stage / "config.yaml"), tmp_path, method, Runtime(CPU.device, bf16=True))
+    figures = json.loads((tmp_path / RESULTS[method]).read_text())
+    assert figures["accuracy"] == 1 and figures["exponent"] == exponent
 
 
 @pytest.mark.parametrize("method", ["tau_norm", "ncm"])
