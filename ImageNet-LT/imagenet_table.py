@@ -9,7 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from imagenet_test import SHOTS
+from imagenet_test import SHOT_SIZES, SHOTS
 from records import write_atomically, write_between
 from runtime import ArgumentParser, exit_code
 
@@ -58,7 +58,7 @@ def table(results: list[dict[str, Any]]) -> str:
         lines.append("| " + " | ".join([name_of(figures), *shots, f"{figures['f1']:.4f}", str(arguments.get("num_epochs", "")),
                                         str(figures["epoch"]), str(arguments.get("seed", "")), figures["run"]]) + " |")
     tests = sorted({f"{figures['test_list'].split()[0]}, {figures['images']} images" for figures in results})
-    return "\n".join([*lines, "", f"Top-1 in % on {'; '.join(tests)}; many > 100 training images, medium 20-100, few < 20.", ""])
+    return "\n".join([*lines, "", f"Top-1 in % on {'; '.join(tests)}; {SHOT_SIZES}.", ""])
 
 
 def write(args: Namespace) -> None:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine import Batches, count_confusion, shot_accuracy
+from engine import FEW_BELOW, MANY_ABOVE, Batches, count_confusion, shot_accuracy
 from imagenet_config import Config
 from imagenet_dataset import ImageList, check_classes, locate, read_list
 from imagenet_loader import ImageLoader
@@ -27,6 +27,7 @@ BEST = "final_model_checkpoint.pth"
 EXPONENTS = [step / 10 for step in range(11)]      # of tau-normalisation, tried on the validation list
 RESULTS = {"classifier": "test.json", "tau_norm": "test_tau_norm.json", "ncm": "test_ncm.json"}     # by method, in a run's folder
 SHOTS = ("all", "many", "medium", "few")
+SHOT_SIZES = f"many > {MANY_ABOVE} training images, medium {FEW_BELOW}-{MANY_ABOVE}, few < {FEW_BELOW}"
 
 
 class Weights(nn.Module):
@@ -74,10 +75,15 @@ def macro_f1(confusion: Tensor) -> float:
     return (2 * confusion.diagonal().double() / either)[either > 0].mean().item()
 
 
+def read_split(config: Config, split: str) -> ImageList:
+    """The configuration's train, val or test list."""
+    return read_list(config.path(f"{split}_list"), config.path("data_root"), config.num_classes)
+
+
 def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, ImageList]:
     """The lists that a method needs, checked: val for tau_norm, train for ncm or where the class counts are not known."""
     splits = ["test", *(["val"] if method == "tau_norm" else []), *(["train"] if method == "ncm" or with_train else [])]
-    lists = {split: read_list(config.path(f"{split}_list"), config.path("data_root"), config.num_classes) for split in splits}
+    lists = {split: read_split(config, split) for split in splits}
     if "train" in lists:
         check_classes(lists["train"], config.num_classes)
     needed = [split for split in splits if split != "train" or method == "ncm"]
@@ -142,7 +148,6 @@ def show(figures: dict[str, Any]) -> None:
     """The report as a table."""
     values = [*(figures["shots"][name] for name in SHOTS), figures["f1"]]
     chosen = "" if figures["exponent"] is None else f", exponent {figures['exponent']:g} (chosen on validation)"
-    print(f"test of {figures['run']}, {figures['method']}{chosen}: {figures['images']} images; "
-          "many > 100 training images, medium 20-100, few < 20")
+    print(f"test of {figures['run']}, {figures['method']}{chosen}: {figures['images']} images; {SHOT_SIZES}")
     print("".join(f"{name:>9}" for name in (*SHOTS, "F1")))
     print("".join(f"{'-':>9}" if value is None else f"{value:9.4f}" for value in values), flush=True)

@@ -30,9 +30,9 @@ from baseline_losses import build_loss
 from cdb_loss import CDBLoss
 from engine import Training, begin, fit
 from imagenet_config import Config, expanded, read_config
-from imagenet_dataset import ImageList, check_classes, class_probabilities, locate, read_list
+from imagenet_dataset import ImageList, check_classes, class_probabilities, locate
 from imagenet_loader import ImageLoader
-from imagenet_test import BEST, RESULTS, evaluate
+from imagenet_test import BEST, RESULTS, evaluate, read_split
 from imagenet_transforms import MEAN, STD
 from records import Run, load_checkpoint, write_atomically
 from resnet10 import ImageNetModel, join_state, load_network, split_state, start_second_stage
@@ -80,26 +80,11 @@ def resolve(args: Namespace) -> Config:
     return read_config(file, **places, batch_size=args.batch_size, seed=args.seed, n_gpus=args.n_gpus, workers=args.workers)
 
 
-class DifficultySampling(nn.Module):
-    """Plain cross-entropy; the weights of a CDB loss are for the sampler, which draws classes by them."""
-
-    def __init__(self, num_classes: int, tau: float | str):
-        super().__init__()
-        self.difficulty = CDBLoss(num_classes, tau)
+class DifficultySampling(CDBLoss):
+    """Plain cross-entropy; the weights are for the sampler, which draws classes by them."""
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels)
-
-    @property
-    def weight(self) -> Tensor:
-        return self.difficulty.weight
-
-    @property
-    def exponent(self) -> Tensor:
-        return self.difficulty.exponent
-
-    def update(self, correct: Tensor, total: Tensor) -> None:
-        self.difficulty.update(correct, total)
 
 
 class TwoPartTraining(Training):
@@ -120,7 +105,7 @@ def cosine_schedule(epochs: int) -> Callable[[float], float]:
 
 def read_lists(config: Config) -> tuple[ImageList, ...]:
     """train, val and test: every line checked, every image found."""
-    lists = [read_list(config.path(f"{split}_list"), config.path("data_root"), config.num_classes) for split in ("train", "val", "test")]
+    lists = [read_split(config, split) for split in ("train", "val", "test")]
     check_classes(lists[0], config.num_classes)
     if config.loss_type.startswith("CDB") or config.sampling == "difficulty":
         check_classes(lists[1], config.num_classes)
