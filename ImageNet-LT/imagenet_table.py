@@ -35,14 +35,15 @@ def name_of(figures: dict[str, Any]) -> str:
     """What was trained and how it was tested."""
     arguments = figures["arguments"]
     loss, sampling, stage = (arguments.get(key, "") for key in ("loss_type", "sampling", "stage"))
+    name, usual = loss, "uniform"
     if stage in STAGES:
-        return f"{STAGES[stage]} on {figures['first_stage']}"
-    name = loss
+        name, usual = f"{STAGES[stage]} on {figures['first_stage']}", "balanced"
+        name += "" if loss == "CE" else f", {loss}"
     if loss.startswith("CDB"):
-        name += f", tau {arguments['tau']}"
-    elif sampling == "difficulty":
+        name += f", tau {arguments['tau']}" + (", weighted mean" if arguments.get("reduction") == "weighted_mean" else "")
+    if sampling == "difficulty":
         name += f", difficulty-driven sampling, tau {arguments['tau']}"
-    elif sampling not in ("", "uniform"):
+    elif sampling not in ("", usual):
         name += f", {sampling.replace('_', '-')} sampling"
     if figures["method"] in METHODS:
         name += f", {METHODS[figures['method']]}"

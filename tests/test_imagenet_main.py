@@ -16,6 +16,7 @@ from conftest import ROOT
 from engine import count_confusion
 from imagenet_config import read_config
 from imagenet_table import main as table
+from imagenet_table import name_of
 from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, evaluate, macro_f1
 from main import DifficultySampling, main, prepare, sampling_of_epochs
 from records import load_checkpoint, read_log, save_checkpoint
@@ -436,6 +437,22 @@ def test_table_of_results(first_stage, cdb, tmp_path, capsys, failing):
     assert lines[3].split("|")[2].strip() == f"{100 * accuracy:.2f}" and lines[3].split("|")[3].strip() == "-"
     assert "Small_test.txt, 15 images" in lines[-1]
     assert "is no result of main.py" in failing(table, cdb / "cdb.json")
+
+
+@pytest.mark.parametrize(("arguments", "method", "name"), [
+    ({}, "classifier", "cRT on ce"), ({}, "tau_norm", "cRT on ce, tau-normalised (exponent 0.5)"),
+    ({}, "ncm", "cRT on ce, nearest class mean"),
+    ({"stage": "lws", "sampling": "square_root"}, "classifier", "LWS on ce, square-root sampling"),
+    ({"sampling": "uniform"}, "classifier", "cRT on ce, uniform sampling"),
+    ({"loss_type": "CDB-CE", "reduction": "weighted_mean"}, "classifier", "cRT on ce, CDB-CE, tau 1.5, weighted mean"),
+    ({"sampling": "difficulty"}, "ncm", "cRT on ce, difficulty-driven sampling, tau 1.5, nearest class mean"),
+    ({"stage": "features"}, "classifier", "CE, balanced sampling"), ({"stage": "features", "sampling": "uniform"}, "classifier", "CE"),
+    ({"stage": "features", "loss_type": "CDB-FL"}, "classifier", "CDB-FL, tau 1.5, balanced sampling"),
+    (None, "classifier", "")])
+def test_a_row_names_all_that_sets_it_apart(arguments, method, name):
+    usual = {"stage": "crt", "loss_type": "CE", "sampling": "balanced", "tau": 1.5, "reduction": "mean"}
+    assert name_of({"arguments": {} if arguments is None else usual | arguments, "method": method, "first_stage": "ce",
+                    "exponent": 0.5 if method == "tau_norm" else None}) == name
 
 
 def test_the_two_commands_to_the_letter(tmp_path, shell):
