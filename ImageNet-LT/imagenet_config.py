@@ -7,6 +7,7 @@ the data root. Whatever the file does not say has the default below.
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -38,7 +39,7 @@ def setting(allowed: str, check: Callable[[Any], Any], default: Any = MISSING) -
 
 
 def text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise Unfit
     return value
 
@@ -211,6 +212,9 @@ def check_combination(file: Path, config: Config) -> None:
         raise ValueError(f"{file}: stage {config.stage} needs first_stage, the model_dir of a finished first stage")
     if config.stage == "features" and config.first_stage:
         raise ValueError(f"{file}: first_stage {config.first_stage} is for stage crt or lws, not {config.stage}")
+    if config.first_stage and os.path.realpath(config.path("first_stage")) == os.path.realpath(config.path("model_dir")):
+        raise ValueError(f"{file}: first_stage and model_dir are both {config.first_stage}: the second stage would replace the first; "
+                         "choose another model_dir")
     if config.sampling == "difficulty" and config.loss_type != "CE":
         raise ValueError(f"{file}: sampling difficulty replaces the weights in the loss: loss_type must be CE, not {config.loss_type}")
     for key, works in (("tau", config.loss_type.startswith("CDB") or config.sampling == "difficulty"),

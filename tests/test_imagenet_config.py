@@ -81,6 +81,7 @@ def edited(tmp_path, key: str, value: str | None):
     ("loss_type", "CDBCE", "loss_type must be CE, FL, EQL,"), ("loss_type", "LDAM-DRW", "not 'LDAM-DRW'"),
     ("reduction", "sum", "reduction must be mean or weighted_mean, not 'sum'"), ("sampling", "even", "sampling must be uniform, balanced,"),
     ("data_root", "3", "data_root must be the folder that holds the images, not 3"), ("model_dir", "''", "model_dir must be the folder"),
+    ("first_stage", '"x\\0"', "first_stage must be the model_dir of a finished first stage, not 'x\\x00'"),
     ("num_classes", "1", "num_classes must be a whole number from 2 to 100000, not 1"),
     ("workers", "-1", "workers must be a whole number of at least 0"),
     ("data_root", None, "no data_root; add the line `data_root: `"), ("lr", None, "no lr; add the line `lr: ` and a number above 0"),
@@ -94,6 +95,17 @@ def edited(tmp_path, key: str, value: str | None):
 def test_a_wrong_value_is_told_in_one_line(key, value, message, tmp_path, failing):
     error = failing(main, "--cfg", edited(tmp_path, key, value))
     assert f"{tmp_path}/x.yaml" in error and message in error
+
+
+def test_a_second_stage_does_not_replace_its_first(tmp_path, failing):
+    first = tmp_path / "first"
+    first.mkdir()
+    (tmp_path / "link").symlink_to(first)
+    file = edited(tmp_path, "first_stage", f"{first}\nstage: crt")
+    for folder in (first, tmp_path / "x/../first/", tmp_path / "link"):
+        error = failing(main, "--cfg", file, "--model_dir", folder, "--overwrite")
+        assert f"{file}: first_stage and model_dir are both {first}" in error
+    assert read_config(file, model_dir=str(tmp_path / "second")).stage == "crt"
 
 
 @pytest.mark.parametrize(("content", "message"), [
