@@ -112,17 +112,21 @@ def read_lists(config: Config) -> tuple[ImageList, ...]:
     return locate(*lists)
 
 
-def first_stage_checkpoint(config: Config) -> Path:
-    """The first stage's best epoch. FileNotFoundError if there is none, ValueError if its training has not ended."""
+def first_stage_network(config: Config) -> ImageNetModel:
+    """The first stage at its best epoch. FileNotFoundError if there is none, ValueError if its training has not, or may not have, ended."""
     folder = config.path("first_stage")
     path, last = folder / BEST, folder / f"last_{folder.name}.pth"
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: stage {config.stage} starts from the run that first_stage names; train that first")
-    state = load_checkpoint(last) if last.is_file() else {}          # a released one is a single file
+    checkpoint = load_checkpoint(path)
+    network = load_network(checkpoint, path, config.num_classes)
+    if not last.is_file() and "arguments" in checkpoint:             # a released one is a single file, and has none
+        raise ValueError(f"{last} is missing: without it {path} may be of a run that is not finished; a folder must keep its run's name")
+    state = load_checkpoint(last) if last.is_file() else {}
     done, epochs = state.get("epoch"), state.get("arguments", {}).get("num_epochs")
     if done != epochs:
         raise ValueError(f"first_stage {folder} has trained {done} of {epochs} epochs; finish it first, with --resume")
-    return path
+    return network
 
 
 def build_network(config: Config, resuming: bool, runtime: Runtime) -> ImageNetModel:
@@ -130,8 +134,7 @@ def build_network(config: Config, resuming: bool, runtime: Runtime) -> ImageNetM
     torch.manual_seed(config.seed)
     network = ImageNetModel(config.num_classes, config.stage)
     if config.stage != "features" and not resuming:
-        path = first_stage_checkpoint(config)
-        start_second_stage(network, load_network(load_checkpoint(path), path, config.num_classes))
+        start_second_stage(network, first_stage_network(config))
     return network.to(runtime.device, memory_format=torch.channels_last)
 
 

@@ -20,7 +20,7 @@ from imagenet_table import name_of
 from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, evaluate, macro_f1
 from main import DifficultySampling, main, prepare, sampling_of_epochs
 from records import load_checkpoint, read_log, save_checkpoint
-from resnet10 import ImageNetModel, split_state
+from resnet10 import PARTS, ImageNetModel, split_state
 from runtime import Runtime
 from test_imagenet_dataset import make_folder
 
@@ -256,6 +256,12 @@ def test_a_second_stage_needs_a_finished_first_one_and_later_none(first_stage, d
     save_checkpoint(copy / "last_ce.pth", state)
     file = write_config(tmp_path, data, "crt2", stage="crt", first_stage=copy)
     assert "has trained 1 of 3 epochs; finish it first" in failing(main, "--cfg", file)
+    (copy / "last_ce.pth").unlink()
+    error = failing(main, "--cfg", file)
+    assert f"{copy}/last_ce.pth is missing" in error and BEST in error
+    save_checkpoint(copy / BEST, {"state_dict_best": {part: state[part] for part in PARTS}})       # as released: a single file
+    assert torch.equal(prepared(tmp_path, data, stage="crt", first_stage=copy).network.feat_model.conv1.weight,
+                       state["feat_model"]["conv1.weight"])
     shutil.rmtree(copy)
     assert main(["--cfg", str(second / "config.yaml"), "--resume"]) == 0
 
