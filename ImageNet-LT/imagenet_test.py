@@ -90,8 +90,10 @@ def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, Im
     return lists | dict(zip(needed, locate(*(lists[split] for split in needed)), strict=True))
 
 
-def check_description(checkpoint: dict[str, Any], path: Path, num_classes: int) -> None:
-    """ValueError unless what a checkpoint says of its data, where it does, fits its use."""
+def check_description(checkpoint: dict[str, Any], path: Path, config: Config) -> None:
+    """ValueError unless what a checkpoint says of its data and views, where it does, fits its use."""
+    num_classes = config.num_classes
+
     def each(value: object, fits: Callable[[Any], bool]) -> bool:
         return value is None or isinstance(value, list) and len(value) == num_classes and all(map(fits, value))
 
@@ -101,6 +103,10 @@ def check_description(checkpoint: dict[str, Any], path: Path, num_classes: int) 
     wrong = [key for key, fits in fit.items() if not fits]
     if wrong:
         raise ValueError(f"{path} does not describe a model of {num_classes} classes: its {' and '.join(wrong)} cannot be right")
+    for key in ("image_size", "test_resize"):
+        used = checkpoint.get("arguments", {}).get(key, getattr(config, key))
+        if used != getattr(config, key):
+            raise ValueError(f"{path} was trained with {key} {used}, not {getattr(config, key)}: test it with the {key} of its run")
 
 
 def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> None:
@@ -108,7 +114,7 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> 
     path = model_dir / BEST
     checkpoint = runtime.broadcast(load_checkpoint(path) if runtime.is_main else None)
     network = load_network(checkpoint, path, config.num_classes).to(runtime.device, memory_format=torch.channels_last)
-    check_description(checkpoint, path, config.num_classes)
+    check_description(checkpoint, path, config)
     counts = checkpoint.get("class_counts")
     lists = runtime.broadcast(read_for_test(config, method, with_train=not counts) if runtime.is_main else None)
     counts = counts or lists["train"].class_counts(config.num_classes)

@@ -420,6 +420,15 @@ def test_a_bad_checkpoint(content, message, first_stage, data, tmp_path, failing
     assert "does not fit this model: classifier.fc.bias 3 instead of 4" in failing(main, "--cfg", other, "--test")
 
 
+@pytest.mark.parametrize(("key", "value"), [("image_size", 31), ("test_resize", 40)])
+def test_another_view_than_that_of_training_is_refused(key, value, first_stage, data, tmp_path, failing):
+    (tmp_path / "x").mkdir()
+    shutil.copy(first_stage / BEST, tmp_path / "x" / BEST)
+    error = failing(main, "--cfg", write_config(tmp_path, data, "x", **{key: value}), "--test")
+    assert f"{BEST} was trained with {key} {32 if key == 'image_size' else 36}, not {value}" in error
+    assert not (tmp_path / "x/test.json").exists()
+
+
 def test_sigterm_stops_within_a_batch_and_resumes(data, tmp_path, capsys):
     file = write_config(tmp_path, data, "x", num_epochs=500)
     with subprocess.Popen([sys.executable, ROOT / "ImageNet-LT/main.py", "--cfg", file, "--workers", "1"], stdout=subprocess.PIPE,
