@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from conftest import ROOT
-from imagenet_dataset import locate, read_list
+from imagenet_dataset import ImageList, locate, read_list
 from imagenet_loader import ImageLoader, count_workers
 from imagenet_transforms import (
     adjust_brightness,
@@ -159,6 +159,17 @@ def test_half_of_the_views_are_mirrored():
     assert len(clear) > 150 and 0.4 < np.mean(np.array(clear) > 0) < 0.6
 
 
+def test_a_training_view_is_the_crop_jittered(monkeypatch):
+    """The crop is grey, 100, and all around it black. What jitter does to an even grey is its brightness's factor, 0.6 to 1.4."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[8:24, 16:48] = 100
+    content = encoded(Image.fromarray(image), "PNG")
+    monkeypatch.setattr("imagenet_transforms.random_crop", lambda height, width, rng: (height // 8, width // 4, height // 4, width // 2))
+    views = np.stack([training_view(content, 16, seed) for seed in range(200)]).astype(int)
+    assert (np.ptp(views, axis=(1, 2, 3)) == 0).all()
+    assert 57 <= views.min() < 63 and 137 < views.max() <= 140               # each step rounds down
+
+
 def test_normalisation():
     images = torch.tensor([[0, 255, 124], [10, 20, 30]], dtype=torch.uint8).view(1, 1, 2, 3).permute(0, 3, 1, 2)
     assert normalize(images)[0, :, 0, 0].tolist() == pytest.approx([-0.485 / 0.229, (1 - 0.456) / 0.224, (124 / 255 - 0.406) / 0.225])
@@ -181,6 +192,14 @@ def test_workers_change_nothing(images):
     for (pixels, labels), (others, other_labels) in zip(alone, helped, strict=True):
         assert torch.equal(pixels, others) and torch.equal(labels, other_labels)
     assert not torch.equal(alone[0][0], epoch(images, seed=6)[0][0])
+
+
+def test_an_image_is_seen_anew_in_every_epoch(tmp_path):
+    """A list of one image, sixteen times: no view of an epoch comes again, in it or in the next."""
+    (tmp_path / "a.JPEG").write_bytes(encoded(picture(90, 70)))
+    one = ImageList(tmp_path / "list.txt", tmp_path, ["a.JPEG"] * 16, torch.zeros(16, dtype=torch.long), "")
+    views = [view.numpy().tobytes() for seed in (5, 6) for pixels, _ in epoch(one, seed=seed) for view in pixels]
+    assert len(set(views)) == len(views) == 32
 
 
 def test_processes_share_the_same_batches(images):

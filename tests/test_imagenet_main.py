@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ import imagenet_test
 from conftest import ROOT
 from engine import count_confusion
 from imagenet_config import read_config
+from imagenet_loader import ImageLoader
 from imagenet_table import main as table
 from imagenet_table import name_of
-from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, evaluate, macro_f1
+from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, evaluate, extract, macro_f1, report
 from main import DifficultySampling, main, prepare, sampling_of_epochs
 from records import load_checkpoint, read_log, save_checkpoint
 from resnet10 import PARTS, ImageNetModel, split_state
-from runtime import Runtime
+from runtime import Runtime, Stopped
 from test_imagenet_dataset import make_folder
 
 CPU = Runtime(torch.device("cpu"))
@@ -140,6 +142,23 @@ def test_a_finished_run_has_nothing_to_resume(cdb, data, capsys):
         {path: time_of for path, time_of in before.items() if path.suffix != ".csv"}
 
 
+def test_a_run_that_ended_before_its_test_is_tested_when_resumed(cdb, tmp_path, capsys):
+    copy = Path(shutil.copytree(cdb, tmp_path / "cdb"))
+    (copy / "test.json").unlink()
+    assert main(["--cfg", str(copy / "config.yaml"), "--model_dir", str(copy), "--resume"]) == 0
+    assert (copy / "test.json").read_text() == (cdb / "test.json").read_text()
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_run_is_not_resumed_with_another_list(split, cdb, data, tmp_path, failing):
+    """A list of the same name, one line shorter."""
+    copy = Path(shutil.copytree(cdb, tmp_path / "cdb"))
+    shorter = tmp_path / f"Small_{split}.txt"
+    shorter.write_text("".join((data / shorter.name).read_text().splitlines(keepends=True)[1:]))
+    file = write_config(tmp_path, data, "cdb", loss_type="CDB-CE", tau=1.5, num_epochs=4, **{f"{split}_list": shorter})
+    assert f"{copy}/last_cdb.pth was trained with --{split}_list {shorter.name} " in failing(main, "--cfg", file, "--resume")
+
+
 def test_a_run_is_not_touched_unasked(cdb, failing):
     before = {path: path.read_bytes() for path in cdb.iterdir()}
     error = failing(main, "--cfg", cdb / "config.yaml")
@@ -172,6 +191,14 @@ def test_report_is_what_the_model_says(first_stage, data, capsys):
     confusion = torch.zeros(9, 9, dtype=torch.long)
     np.add.at(confusion.numpy(), (labels, predictions), 1)
     assert macro_f1(confusion) == pytest.approx(f1_score(labels, predictions, average="macro"))
+
+
+def test_a_report_by_hand():
+    """Of each class's four images three, two and one are right; classes 0, 1 and 2 are many, medium and few shot."""
+    figures = report(torch.tensor([[3, 1, 0], [2, 2, 0], [0, 3, 1]]), [200, 50, 5], None)
+    assert figures["shots"] == {"all": 0.5, "many": 0.75, "medium": 0.5, "few": 0.25} and figures["accuracy"] == 0.5
+    assert [(entry["name"], entry["correct"], entry["images"]) for entry in figures["classes"]] == [("0", 3, 4), ("1", 2, 4), ("2", 1, 4)]
+    assert figures["images"] == 12 and figures["f1"] == pytest.approx((6 / 9 + 4 / 10 + 2 / 5) / 3)      # 2 hits / (labels + predictions)
 
 
 @pytest.mark.parametrize(("stage", "frozen"), [("crt", "feat_model"), ("lws", "feat_model")])
@@ -216,6 +243,30 @@ def test_progressive_sampling_goes_from_the_images_shares_to_even(data, tmp_path
     assert probabilities(3).tolist() == pytest.approx([1 / 3] * 3)
 
 
+def test_a_seed_decides_weights_and_order(data, tmp_path):
+    def made(seed: int) -> tuple[int, torch.Tensor, list[torch.Tensor]]:
+        training = prepared(tmp_path, data, seed=seed)
+        orders = [torch.cat([labels for _, labels in training.train_batches(epoch)]) for epoch in (1, 2)]
+        return training.seed, training.network.feat_model.conv1.weight, orders
+
+    (seed, weight, orders), (_, same_weight, same_orders), (other_seed, other_weight, other_orders) = made(0), made(0), made(1)
+    assert torch.equal(weight, same_weight) and all(map(torch.equal, orders, same_orders))
+    assert (seed, other_seed) == (0, 1) and not torch.equal(weight, other_weight)
+    assert not any(torch.equal(first, second) for first, second in combinations(orders + other_orders, 2))
+
+
+def test_the_loss_has_the_files_settings(data, tmp_path):
+    criterion = prepared(tmp_path, data, loss_type="CDB-FL", tau=0.7, gamma=2, reduction="weighted_mean").criterion
+    assert (criterion.tau, criterion.focal_gamma, criterion.reduction) == (0.7, 2, "weighted_mean")
+    assert prepared(tmp_path, data, sampling="difficulty", tau=0.7).criterion.tau == 0.7
+
+
+def test_a_batch_must_divide_among_the_processes(data, tmp_path):
+    config = read_config(write_config(tmp_path, data, "x"))
+    with pytest.raises(ValueError, match="a batch of 8 does not divide among 3 processes"):
+        prepare(config, False, Runtime(CPU.device, world_size=3))
+
+
 def test_the_optimizer_has_the_recipe(data, tmp_path):
     group = prepared(tmp_path, data, momentum=0.8).optimizer.param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.05, 0.8, 2e-4)
@@ -237,11 +288,31 @@ def test_the_exponent_is_chosen_on_validation_and_means_are_of_training(method, 
     assert seen == [images]
 
 
+def test_the_views_of_training_are_of_the_configured_size(data, tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr("main.ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or ImageLoader(images, *rest))
+    training = prepared(tmp_path, data, image_size=20)
+    assert sizes == [(20, 36), (20, 36)]                                          # of the training and of the validation images
+    assert next(iter(training.train_batches(1)))[0].shape == (8, 3, 20, 20)
+
+
 def test_the_views_of_a_test_are_of_the_configured_size(first_stage, monkeypatch, capsys):
     sizes, real = [], imagenet_test.ImageLoader
     monkeypatch.setattr(imagenet_test, "ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or real(images, *rest))
     assert main(["--test", "--model_dir", str(first_stage)]) == 0
     assert sizes == [(32, 36)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_precision_is_the_configured_one(precision, data, tmp_path, capsys):
+    folder = run(tmp_path, data, "x", num_epochs=1, precision=precision)
+    assert json.loads((folder / "x.json").read_text())["precision"] == precision
+
+
+def test_a_stop_signal_ends_a_test_within_a_batch(monkeypatch):
+    monkeypatch.setattr("runtime._stop_signal", signal.SIGTERM)
+    with pytest.raises(Stopped):
+        extract(torch.nn.Identity(), [(torch.zeros(1, 2), torch.tensor([0]))], CPU)
 
 
 def test_a_second_stage_needs_a_finished_first_one_and_later_none(first_stage, data, tmp_path, failing, capsys):
