@@ -29,7 +29,7 @@ from cifar_dataset import (
     long_tail_counts,
     read_split,
 )
-from engine import count_confusion, shot_accuracy
+from engine import SHOT_SIZES, count_confusion, shot_accuracy
 from records import load_checkpoint, load_weights, write_atomically
 from resnet32 import HEADS, ResNet32
 from runtime import PRECISIONS, ArgumentParser, exit_code, positive_int, start_runtime
@@ -121,7 +121,7 @@ def show(figures: dict[str, Any]) -> None:
     shots = figures.get("shots")
     if shots:
         known = [f"{name} {shots[name]:.4f}" for name in ("many", "medium", "few") if shots[name] is not None]
-        print("accuracy by training images (many > 100, medium 20-100, few < 20):  " + "  ".join(known))
+        print(f"accuracy ({SHOT_SIZES}):  " + "  ".join(known))
     else:
         print("the checkpoint does not say what it was trained on: --imbalance gives accuracy by many / medium / few")
     hardest = sorted(figures["classes"], key=lambda entry: entry["accuracy"])[:HARDEST]

@@ -20,6 +20,7 @@ from runtime import Runtime, epoch_seed, raise_if_stopped
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 MANY_ABOVE, FEW_BELOW = 100, 20     # training images of a class; Liu et al., "Open Long-Tailed Recognition", CVPR 2019
+SHOT_SIZES = f"many > {MANY_ABOVE} training images, medium {FEW_BELOW}-{MANY_ABOVE}, few < {FEW_BELOW}"
 
 
 @dataclass

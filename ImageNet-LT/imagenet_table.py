@@ -9,7 +9,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from imagenet_test import SHOT_SIZES, SHOTS
+from engine import SHOT_SIZES
+from imagenet_test import SHOTS
 from records import write_atomically, write_between
 from runtime import ArgumentParser, exit_code
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine import FEW_BELOW, MANY_ABOVE, Batches, count_confusion, shot_accuracy
+from engine import SHOT_SIZES, Batches, count_confusion, shot_accuracy
 from imagenet_config import Config
 from imagenet_dataset import ImageList, check_classes, locate, read_list
 from imagenet_loader import ImageLoader
@@ -27,7 +27,6 @@ BEST = "final_model_checkpoint.pth"
 EXPONENTS = [step / 10 for step in range(11)]      # of tau-normalisation, tried on the validation list
 RESULTS = {"classifier": "test.json", "tau_norm": "test_tau_norm.json", "ncm": "test_ncm.json"}     # by method, in a run's folder
 SHOTS = ("all", "many", "medium", "few")
-SHOT_SIZES = f"many > {MANY_ABOVE} training images, medium {FEW_BELOW}-{MANY_ABOVE}, few < {FEW_BELOW}"
 
 
 class Weights(nn.Module):
