@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # noqa: F401  (else each child's optimizer imports it, for a second)
 from torch import nn
 
 from conftest import ROOT
@@ -83,6 +84,8 @@ def work(experiment: str, out: Path, flags: list[str], rank: int, world_size: in
 def main(experiment: str, out: str, *flags: str) -> None:
     """Fork, so that importing is paid once; PyTorch has started no thread yet."""
     nn.functional.relu = smooth
+    if experiment == "CIFAR-LT":
+        import sklearn.datasets  # noqa: F401  (of the digits)
     for world_size, port in zip((1, 2, 4), flags[0].split(","), strict=True):
         os.environ["MASTER_PORT"] = port
         children = []

@@ -61,8 +61,8 @@ def notices_a_write_in_place(work: Path, rng: random.Random) -> None:
 def notices_other_weights(work: Path, rng: random.Random) -> None:
     """A run that resumes to something else, and leaves a file behind."""
     experiment = faults.imagenet(work)
-    reference, _ = faults.uninterrupted(experiment, work)
-    other, _ = faults.uninterrupted(experiment, work)
+    reference, _ = faults.run_through(experiment, work)
+    other, _ = faults.run_through(experiment, work)
     assert faults.differences(other, reference) == []
     state = records.load_checkpoint(other / "last_run.pth")
     state["classifier"]["fc.bias"][0] += 1e-7

@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / folder) for folder in ("CIFAR-LT", "ImageNet-LT", "EGTEA", "EGTEA/data", "tests", "tests/faults")]
 
 import torch  # noqa: E402
+import torch._dynamo  # noqa: E402  (else each child's optimizer imports it, for a second)
 from tqdm import tqdm  # noqa: E402
 
 import records  # noqa: E402
@@ -82,6 +83,7 @@ def cifar(work: Path) -> Experiment:
     return Experiment("CIFAR-LT", cifar_train.main, lambda folder: [*DIGITS, "--max_epochs", "3", "--save_model", str(folder)])
 
 
+@functools.cache
 def imagenet(work: Path, epochs: int = 3) -> Experiment:
     """Small images of three classes."""
     import main
@@ -154,12 +156,15 @@ def fresh(work: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=work)) / "run"
 
 
-def uninterrupted(experiment: Experiment, work: Path) -> tuple[Path, float]:
+def run_through(experiment: Experiment, work: Path) -> tuple[Path, float]:
     """The run that nothing disturbs, and its seconds."""
     folder, begin = fresh(work), time.monotonic()
     if code := ended(start(experiment, folder)):
         raise SystemExit(f"{experiment.name} does not even run undisturbed: exit code {code}: {error_of(folder)}")
     return folder, time.monotonic() - begin
+
+
+uninterrupted = functools.cache(run_through)
 
 
 def equal(one: Any, two: Any) -> bool:
