@@ -427,12 +427,13 @@ def test_two_processes_count_what_one_counts(first_stage, shell, capsys):
     for name in alone:
         (first_stage / name).unlink()
     script = first_stage / "all.py"
-    script.write_text("import sys; from pathlib import Path; from runtime import start_runtime\n"
+    script.write_text("import sys; from pathlib import Path; from runtime import exit_code, start_runtime\n"
                       "from imagenet_config import read_config; from imagenet_test import RESULTS, evaluate\n"
-                      "folder = Path(sys.argv[1])\n"
-                      "with start_runtime(precision='fp32') as runtime:\n"
-                      "    for method in RESULTS:\n"
-                      "        evaluate(read_config(folder / 'config.yaml'), folder, method, runtime)\n")
+                      "def test_all(folder):\n"
+                      "    with start_runtime(precision='fp32') as runtime:\n"
+                      "        for method in RESULTS:\n"
+                      "            evaluate(read_config(folder / 'config.yaml'), folder, method, runtime)\n"
+                      "sys.exit(exit_code(test_all, Path(sys.argv[1])))\n")
     result = shell("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, script, first_stage,
                    PYTHONPATH=str(ROOT / "ImageNet-LT"))
     script.unlink()
