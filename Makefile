@@ -20,7 +20,7 @@ demo: $(VENV)/ready   ## train CE and CDB-CE on long-tailed digits, test both, d
 	$(RUN) CIFAR-LT/cifar_test.py --saved_model_path $(DEMO)/CDB-CE/$(CHECKPOINT)
 	$(RUN) CIFAR-LT/plot.py $(DEMO)/CE $(DEMO)/CDB-CE --out $(DEMO)
 
-test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), 5 minutes on 2 cores
+test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), 4 minutes on 2 cores
 	$(VENV)/bin/ruff check .
 	$(RUN) -m pytest -n auto --dist worksteal
 
