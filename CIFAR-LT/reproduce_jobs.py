@@ -5,7 +5,6 @@ reproduce.py has the list of them.
 
 import gzip
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -138,8 +137,7 @@ def keep(job: Job) -> None:
     job.result.mkdir(parents=True, exist_ok=True)
     write_atomically(job.kept_log, gzip.compress((folder / f"{job.log}.csv").read_bytes(), mtime=0))
     for name in (f"{job.log}.json", "test.json"):
-        shutil.copyfile(folder / name, job.result / f"{name}.partial")
-        (job.result / f"{name}.partial").replace(job.result / name)
+        write_atomically(job.result / name, (folder / name).read_bytes())
 
 
 def compare(job: Job) -> None:

@@ -71,10 +71,8 @@ class Runtime:
 
         A process of several that only evaluates calls the bare network: there are no gradients to exchange.
         """
-        if self.world_size > 1 and not trains:
-            return network
         if self.world_size > 1:
-            return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)
+            return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False) if trains else network
         return nn.DataParallel(InPrecision(network, self), device_ids=list(range(self.gpus))) if self.gpus > 1 else network
 
     def autocast(self) -> torch.autocast:
