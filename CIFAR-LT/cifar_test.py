@@ -22,6 +22,7 @@ from cifar_dataset import (
     HELD_OUT_PER_CLASS,
     NORMALIZATION,
     NUM_CLASSES,
+    PROTOCOLS,
     ImageSet,
     check_present,
     class_names,
@@ -151,8 +152,8 @@ def test(args: Namespace) -> None:
                        **report(confusion.cpu(), model["class_counts"], class_names(dataset, args.data_root))}
             if args.json:
                 write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
-            if model.get("protocol") == "common":
-                print("this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: --protocol common")
+            if (protocol := model.get("protocol")) in PROTOCOLS[1:]:
+                print(f"this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: --protocol {protocol}")
             show(figures)
 
 

@@ -104,7 +104,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     data.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
     data.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="paper (default): 25 images of each class are held out for "
                       "validation, the rest is cut; common: the whole is cut, and the test set chooses the epoch, as in many papers, and "
-                      "gives CDB its difficulties too")
+                      "gives CDB its difficulties too; paper-on-test: cut as paper, measured as common")
     data.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
     add_loss_arguments(parser)
     training = parser.add_argument_group("training")

@@ -69,6 +69,7 @@ TABLES = {
         fast(100, "CE", protocol="common"),
         fast(100, "CDB-CE", "dynamic", seeds=3),
         fast(100, "CDB-CE", "dynamic", protocol="common"),
+        fast(100, "CDB-CE", "dynamic", protocol="paper-on-test"),
         fast(100, "CDB-CE", "dynamic", precision="fp32"),
     ),
     "digits": (

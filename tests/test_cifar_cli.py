@@ -226,7 +226,7 @@ def test_schedules():
     assert [cifar_train.one_cycle_schedule(share) for share in (0, 0.15, 0.3, 0.65, 1)] == pytest.approx([0.04, 0.52, 1, 0.5, 0])
 
 
-def test_fast_recipe_common_protocol_and_reduction(cifar, tmp_path):
+def test_fast_recipe_common_protocol_and_reduction(cifar, tmp_path, capsys):
     """The flags reach the run: Nesterov, batch size, averaged weights, Muon; 35 instead of 10 images of the largest class."""
     flags = ["--recipe", "fast", "--protocol", "common", "--reduction", "weighted_mean", "--imbalance", "35", "--max_epochs", "1"]
     assert cifar_train.main([*flags, "--data_root", str(cifar), "--save_model", str(tmp_path)]) == 0
@@ -238,6 +238,8 @@ def test_fast_recipe_common_protocol_and_reduction(cifar, tmp_path):
     assert not torch.equal(last["trained"]["conv1.weight"], last["state_dict"]["conv1.weight"])
     assert last["trained"]["layer2.3.conv2.weight"].norm() ** 2 == pytest.approx(32, rel=0.05)     # filters: norm sqrt(32) and a small step
     assert last["trained"]["conv1.weight"].norm() ** 2 != pytest.approx(16, rel=0.05)              # of an image: SGD
+    assert cifar_test.main(["--saved_model_path", str(tmp_path / "best_cifar100_imbalance35.pth"), "--data_root", str(cifar)]) == 0
+    assert "was chosen on the test set" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("loss_type", ["FL", "EQL", "CB_Focal", "LDAM-DRW", "Logit_Adjustment"])

@@ -114,10 +114,13 @@ def test_long_tailed_parts_do_not_overlap(tmp_path):
     assert val.images[:, 0, 0, 0].min() == 0 and val.images[0, 0, 0, 0] == 100    # images 100.. are held out; 251 wraps to 0
 
 
-def test_common_protocol_cuts_from_all_images_and_validates_on_the_test_set(tmp_path):
+def test_other_protocols_cut_from_all_images_or_validate_on_the_test_set(tmp_path):
     write_cifar(tmp_path, "cifar10", per_class=35, tests=3)
     train, val = long_tailed("cifar10", tmp_path, 10, "common")
     assert train.class_counts(10) == [35, 27, 20, 16, 12, 9, 7, 5, 4, 3]           # 35 * 10 ** (-c / 9), cut to a whole number
+    assert torch.equal(val.images, read_split("cifar10", tmp_path, "test").images)
+    held_out_first, val = long_tailed("cifar10", tmp_path, 10, "paper-on-test")
+    assert torch.equal(held_out_first.images, long_tailed("cifar10", tmp_path, 10)[0].images)      # 10 of 35 images, 25 unused
     assert torch.equal(val.images, read_split("cifar10", tmp_path, "test").images)
     assert [sum(long_tail_counts(500, 100, imbalance)) for imbalance in (200, 100, 50, 20, 10)] == [9_502, 10_847, 12_608, 15_907, 19_573]
 
