@@ -120,8 +120,9 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     execution.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the hardware accelerates it")
     execution.add_argument("--compile", action="store_true", help="torch.compile the model: a minute to start, then faster")
     execution.add_argument("--save_model", type=Path, default=HERE / "saved_model", help="the run's folder; default: ./saved_model")
-    execution.add_argument("--resume", action="store_true", help="continue the run in --save_model; from epoch 1 if there is none")
-    execution.add_argument("--overwrite", action="store_true", help="replace the run in --save_model")
+    existing = execution.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="continue the run in --save_model; from epoch 1 if there is none")
+    existing.add_argument("--overwrite", action="store_true", help="replace the run in --save_model")
     return complete(parser.parse_args(argv))
 
 

@@ -85,7 +85,10 @@ class Job:
         if (self.result / "test.json").exists():
             return "finished"
         log = self.runs / self.name / f"{self.log}.csv"
-        return f"epoch {len(read_log(log)[1])}" if log.exists() else "open"
+        try:
+            return f"epoch {len(read_log(log, whole_lines=True)[1])}" if log.exists() else "open"
+        except ValueError:      # damaged, or without a row yet: the training says which
+            return "epoch ?"
 
 
 def finished(entry: Entry) -> list[Job]:

@@ -81,8 +81,9 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     execution.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on GPUs that accelerate it, fp32 on a CPU")
     execution.add_argument("--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4")
     execution.add_argument("--save_model", type=Path, default=HERE / "models", help="the run's folder; default: ./models")
-    execution.add_argument("--resume", action="store_true", help="continue the run in --save_model; from epoch 1 if there is none")
-    execution.add_argument("--overwrite", action="store_true", help="replace the run in --save_model")
+    existing = execution.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="continue the run in --save_model; from epoch 1 if there is none")
+    existing.add_argument("--overwrite", action="store_true", help="replace the run in --save_model")
     args = parser.parse_args(argv)
     if args.accumulate > args.batch_size:
         raise ValueError(f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips has not as many parts")

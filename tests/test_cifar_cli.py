@@ -1,7 +1,6 @@
 """The CIFAR command lines as a user types them: the runs, their kill and resume, torchrun, and every mistake."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import cifar_train
 from conftest import ROOT
 from records import load_checkpoint, read_log, save_checkpoint
 from resnet32 import ResNet32
+from runtime import Runtime
 from test_cifar_dataset import Gadget, write_cifar, write_python2
 
 TRAIN, TEST = ROOT / "CIFAR-LT/cifar_train.py", ROOT / "CIFAR-LT/cifar_test.py"
@@ -303,6 +303,7 @@ def test_existing_run_is_left_alone(failing, finished):
     before = {path: path.read_bytes() for path in finished.iterdir()}
     error = failing(cifar_train.main, *SHORT, "--save_model", finished)
     assert all(flag in error for flag in ("--resume", "--overwrite", "--save_model"))
+    assert "not allowed with" in failing(cifar_train.main, *SHORT, "--resume", "--overwrite", "--save_model", finished)
     assert "--seed 0, not 7" in failing(cifar_train.main, *SHORT, "--seed", 7, "--resume", "--save_model", finished)
     assert before == {path: path.read_bytes() for path in finished.iterdir()}
 
@@ -356,15 +357,18 @@ def test_wrong_checkpoints(failing, finished, tmp_path):
     assert "--jsn x" in failing(cifar_test.main, "--saved_model_path", best, "--jsn", "x")
 
 
-def test_torchrun_needs_a_batch_that_divides(failing, tmp_path, monkeypatch):
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
-        monkeypatch.setenv(name, value)
-    assert os.environ["WORLD_SIZE"] == "1"
-    from runtime import Runtime
-
+def test_torchrun_needs_a_batch_that_divides():
     args = cifar_train.parse_arguments([*map(str, SHORT), "--batch_size", "32"])
     with pytest.raises(ValueError, match="batch of 32 does not divide among 3 processes"):
         cifar_train.prepare(args, Runtime(torch.device("cpu"), world_size=3))
+
+
+def test_compile_is_for_what_trains_not_for_what_is_kept(monkeypatch):
+    monkeypatch.setattr(torch, "compile", torch.nn.Sequential)                  # the real one takes a minute
+    args = cifar_train.parse_arguments([*map(str, SHORT), "--compile"])
+    training, _ = cifar_train.prepare(args, Runtime(torch.device("cpu")))
+    assert training.model[0] is training.network
+    assert "conv1.weight" in training.state()["state_dict"]
 
 
 def test_a_flag_of_several_lines_is_told_in_one_and_a_huge_number_is_none(failing):

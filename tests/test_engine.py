@@ -8,6 +8,7 @@ from torch import nn
 
 from baseline_losses import build_loss
 from engine import Training, backward, begin, count_confusion, fit, shot_accuracy
+from muon import Muon
 from records import Run, load_checkpoint, read_log
 from runtime import Runtime
 
@@ -125,10 +126,13 @@ def test_the_average_of_the_weights_is_validated_and_kept(tmp_path):
     assert float(read_log(run.log)[1][0]["accuracy"]) == pytest.approx((logits.argmax(1) == LABELS).float().mean().item())
 
 
-def test_an_average_resumes_as_if_uninterrupted(tmp_path):
+def test_an_average_and_muon_resume_as_if_uninterrupted(tmp_path):
     whole, first, second = (training(epochs=3) for _ in range(3))
     for each in (whole, first, second):
         each.average_weights(0.9)
+        groups = [{"params": [each.network.bias], "initial_lr": 0.5},
+                  {"params": [each.network.weight], "initial_lr": 0.1, "orthogonal": True}]
+        each.optimizer = Muon(groups, lr=0.5, momentum=0.9, nesterov=True)
     run = open_run(tmp_path)
     fit(whole, open_run(tmp_path / "whole"), {}, CPU)
     first.epochs = 2

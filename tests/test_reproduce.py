@@ -69,6 +69,16 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert capsys.readouterr().out.split() == ["finished", "cifar100_imbalance200_CDB-CE_1.5_seed0"]
 
 
+@pytest.mark.parametrize(("log", "state"), [("epoch,loss\n1,0.2\n2,0.5\n3,0", "epoch 2"), ("", "epoch ?"), ("epoch,loss\n1\n", "epoch ?")])
+def test_states_of_unfinished_runs(log, state, results, tmp_path):
+    """A row is half written, or none is, when a run is killed."""
+    job = Job(Entry("cifar100", 100, "CE"), 0, tmp_path)
+    assert job.state == "open"
+    (tmp_path / job.name).mkdir()
+    (tmp_path / job.name / "cifar100_imbalance100.csv").write_text(log)
+    assert job.state == state
+
+
 def test_the_papers_numbers():
     """Tables 1 to 4 of the paper: CIFAR100-LT, top-1 %."""
     published = {(entry.imbalance, entry.loss_type, entry.tau): entry.published for entry in reproduce.all_entries() if entry.published}
