@@ -7,8 +7,8 @@
     python reproduce.py --publish --only recipe=paper,tau=1.5       put the trained weights into ../pretrained_weights
 
 Runs live in --runs DIR; each finished one leaves its log, its description and its test figures in results/NAME/, from where
-the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md and RESULTS.md;
-and the pictures results/losses.png and results/tau.png.
+the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md and RESULTS.md,
+with a list of the runs still open; and the pictures results/losses.png and results/tau.png.
 """
 
 import signal

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import reproduce_jobs
 from records import read_log, write_atomically, write_between
 from reproduce_figures import SHOTS, Line, draw_losses, draw_tau
-from reproduce_jobs import HERE, Entry, finished, test_figures
+from reproduce_jobs import HERE, Entry, Job, finished, test_figures
 
 PAGES = (HERE.parent / "README.md", HERE / "RESULTS.md")
 
@@ -69,8 +69,16 @@ def markdown(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row.values()) + " |" for row in rows]) + "\n"
 
 
+def open_runs(tables: dict[str, tuple[Entry, ...]]) -> str:
+    """What the tables still lack, each run once."""
+    entries = dict.fromkeys(entry for entries in tables.values() for entry in entries)
+    names = [job.name for entry in entries for seed in range(entry.seeds)
+             if (job := Job(entry, seed, reproduce_jobs.RESULTS)).state != "finished"]
+    return "".join(f"- `{name}`\n" for name in names) or "Every run of these tables has been made.\n"
+
+
 def write_tables(tables: dict[str, tuple[Entry, ...]]) -> None:
-    """For each table with a finished run: results/TABLE.md and .csv, and what stands between its marks in a page."""
+    """For each table with a finished run: results/TABLE.md and .csv, and what stands between its marks in a page; and what is open."""
     for table, entries in tables.items():
         rows = table_rows(entries)
         if not rows:
@@ -84,6 +92,8 @@ def write_tables(tables: dict[str, tuple[Entry, ...]]) -> None:
         for page in PAGES:
             write_between(page, *marks(table), markdown(rows))
         print(f"{table}\n{markdown(rows)}")
+    for page in PAGES:
+        write_between(page, *marks("open"), open_runs(tables))
 
 
 def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:

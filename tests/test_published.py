@@ -48,3 +48,9 @@ def test_checkpoint_gives_the_number_of_the_table(path, cifar100, tmp_path):
     assert figures["accuracy"] == pytest.approx(published["accuracy"], abs=0.003)      # bf16 and fp32 differ by some images of 10,000
     assert figures["shots"]["few"] == pytest.approx(published["shots"]["few"], abs=0.01)
     assert path.name in (ROOT / "pretrained_weights/README.md").read_text()
+
+
+def test_accuracy_under_the_released_test_constants_is_that_of_its_file():
+    figures = json.loads((RESULTS / "cifar100_imbalance200_CDB-CE_1.5_seed0/test_released-test.json").read_text())
+    assert figures["normalization"] == "released-test"
+    assert f"gets {100 * figures['accuracy']:.2f}" in (ROOT / "CIFAR-LT/RESULTS.md").read_text()

@@ -30,6 +30,7 @@ def results(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce_jobs, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(reproduce_tables, "PAGES", (tmp_path / "README.md", tmp_path / "RESULTS.md"))
     (tmp_path / "README.md").write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    (tmp_path / "RESULTS.md").write_text("\n".join(marks("open")))
 
     def finish(entry: Entry, seed: int, accuracy: float) -> None:
         job = Job(entry, seed, tmp_path)
@@ -64,6 +65,8 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert "old" not in first
     assert main(["--table"]) == 0
     assert (tmp_path / "README.md").read_text() == first
+    names = {job.name for job in select("", None, tmp_path)} - {f"{entry.name}_seed0"}
+    assert set(re.findall("- `(.*)`", (tmp_path / "RESULTS.md").read_text())) == names
     capsys.readouterr()
     assert main(["--list", "--only", "imbalance=200,loss_type=CDB-CE,recipe=paper", "--runs", str(tmp_path)]) == 0
     assert capsys.readouterr().out.split() == ["finished", "cifar100_imbalance200_CDB-CE_1.5_seed0"]
@@ -97,7 +100,7 @@ def test_an_entry_is_its_command():
 
 def test_every_table_stands_in_a_page():
     pages = "".join((ROOT / page).read_text() for page in ("README.md", "CIFAR-LT/RESULTS.md"))
-    assert [table for table in reproduce.TABLES if not all(mark in pages for mark in marks(table))] == []
+    assert [table for table in (*reproduce.TABLES, "open") if not all(mark in pages for mark in marks(table))] == []
 
 
 def test_selection(tmp_path):
@@ -130,6 +133,7 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     result = tmp_path / "results" / "cifar100_imbalance10_CE_seed0"
     assert sorted(path.name for path in result.iterdir()) == ["cifar100_imbalance10.csv.gz", "cifar100_imbalance10.json", "test.json"]
     assert re.search(r"\| 1 of 1 \|", (tmp_path / "README.md").read_text())
+    assert "Every run of these tables has been made.\n" in (tmp_path / "RESULTS.md").read_text()
     assert (tmp_path / "results" / "losses.png").stat().st_size > 5000
     monkeypatch.setattr(reproduce_weights, "WEIGHTS", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
