@@ -49,6 +49,7 @@ TABLES = {
         fast(100, "Logit_Adjustment"),
         fast(100, "LDAM-DRW"),
         fast(100, "CB_Softmax"),
+        fast(100, "CB_Softmax", beta="0.9"),
         fast(100, "FL", published=38.41),
         fast(100, "EQL"),
         *(fast(imbalance, loss, tau, published=58.74 if (imbalance, loss) == (10, "CDB-CE") else None)

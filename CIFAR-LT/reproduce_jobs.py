@@ -16,7 +16,7 @@ from records import read_log, write_atomically
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-OPTIONS = ("loss_type", "tau", "recipe", "precision", "protocol", "reduction")      # flags that an entry may set
+OPTIONS = ("loss_type", "tau", "recipe", "precision", "protocol", "reduction", "beta")      # flags that an entry may set
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Entry:
     precision: str = ""
     protocol: str = ""
     reduction: str = ""
+    beta: str = ""
     published: float | None = field(default=None, compare=False)
     seeds: int = field(default=1, compare=False)
 

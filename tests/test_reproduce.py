@@ -90,10 +90,10 @@ def test_the_papers_numbers():
 
 
 def test_an_entry_is_its_command():
-    entry = Entry("cifar100", 100, "CDB-CE", "2", "fast", precision="fp32", protocol="common", reduction="weighted_mean")
+    entry = Entry("cifar100", 100, "CDB-CE", "2", "fast", precision="fp32", protocol="common", reduction="weighted_mean", beta="0.9")
     assert " ".join(entry.flags) == ("--dataset cifar100 --imbalance 100 --loss_type CDB-CE --tau 2 --recipe fast --precision fp32 "
-                                     "--protocol common --reduction weighted_mean")
-    assert entry.name == "cifar100_imbalance100_CDB-CE_2_fast_fp32_common_weighted_mean"
+                                     "--protocol common --reduction weighted_mean --beta 0.9")
+    assert entry.name == "cifar100_imbalance100_CDB-CE_2_fast_fp32_common_weighted_mean_0.9"
     assert Entry("digits", 20, "CE", recipe="digits").flags == ["--dataset", "digits", "--imbalance", "20", "--loss_type", "CE"]
     assert Entry("cifar100", 200, "CE").name == "cifar100_imbalance200_CE"
 
