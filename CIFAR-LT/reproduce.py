@@ -20,7 +20,7 @@ from typing import Any
 
 import reproduce_jobs
 from reproduce_jobs import HERE, OPTIONS, Entry, Job, compare, execute, keep
-from reproduce_tables import write_pages
+from reproduce_tables import all_entries, write_pages
 from reproduce_weights import publish
 from runtime import ArgumentParser, exit_code, positive_int
 
@@ -81,14 +81,9 @@ TABLES = {
 }
 
 
-def all_entries() -> list[Entry]:
-    """Every line once; some stand in several tables."""
-    return list(dict.fromkeys(entry for entries in TABLES.values() for entry in entries))
-
-
 def select(only: str, seeds: int | None, runs: Path) -> list[Job]:
     """The jobs of the tables that match `only` (key=value, of an entry's settings); ValueError if none does."""
-    jobs = [Job(entry, seed, runs) for entry in all_entries() for seed in range(seeds or entry.seeds)]
+    jobs = [Job(entry, seed, runs) for entry in all_entries(TABLES) for seed in range(seeds or entry.seeds)]
     for condition in filter(None, only.split(",")):
         key, found, value = condition.partition("=")
         if key not in FILTERS or not found:
@@ -125,7 +120,7 @@ def reproduce(args: Namespace) -> None:
             print(f"{job.state:<12}{job.name}")
         return
     if args.publish:
-        publish(jobs, all_entries())
+        publish(jobs, all_entries(TABLES))
         return
     done = [job for job in jobs if job.state == "finished"]
     open_jobs = [] if args.table else [job for job in jobs if args.again or job not in done]

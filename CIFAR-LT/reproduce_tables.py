@@ -69,10 +69,14 @@ def markdown(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row.values()) + " |" for row in rows]) + "\n"
 
 
+def all_entries(tables: dict[str, tuple[Entry, ...]]) -> list[Entry]:
+    """Every line once; some stand in several tables."""
+    return list(dict.fromkeys(entry for entries in tables.values() for entry in entries))
+
+
 def open_runs(tables: dict[str, tuple[Entry, ...]]) -> str:
     """What the tables still lack, each run once."""
-    entries = dict.fromkeys(entry for entries in tables.values() for entry in entries)
-    names = [job.name for entry in entries for seed in range(entry.seeds)
+    names = [job.name for entry in all_entries(tables) for seed in range(entry.seeds)
              if (job := Job(entry, seed, reproduce_jobs.RESULTS)).state != "finished"]
     return "".join(f"- `{name}`\n" for name in names) or "Every run of these tables has been made.\n"
 
