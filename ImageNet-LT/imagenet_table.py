@@ -42,6 +42,7 @@ def name_of(figures: dict[str, Any]) -> str:
         name += "" if loss == "CE" else f", {loss}"
     if loss.startswith("CDB"):
         name += f", tau {arguments['tau']}" + (", weighted mean" if arguments.get("reduction") == "weighted_mean" else "")
+    name += "" if arguments.get("gamma", 1) == 1 else f", gamma {arguments['gamma']:g}"     # the YAML has it only for a loss that reads it
     if sampling == "difficulty":
         name += f", difficulty-driven sampling, tau {arguments['tau']}"
     elif sampling not in ("", usual):

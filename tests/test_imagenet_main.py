@@ -535,9 +535,10 @@ def test_table_of_results(first_stage, cdb, tmp_path, capsys, failing):
     ({"sampling": "difficulty"}, "ncm", "cRT on ce, difficulty-driven sampling, tau 1.5, nearest class mean"),
     ({"stage": "features"}, "classifier", "CE, balanced sampling"), ({"stage": "features", "sampling": "uniform"}, "classifier", "CE"),
     ({"stage": "features", "loss_type": "CDB-FL"}, "classifier", "CDB-FL, tau 1.5, balanced sampling"),
+    ({"stage": "features", "sampling": "uniform", "loss_type": "FL", "gamma": 2.0}, "classifier", "FL, gamma 2"),
     (None, "classifier", "")])
 def test_a_row_names_all_that_sets_it_apart(arguments, method, name):
-    usual = {"stage": "crt", "loss_type": "CE", "sampling": "balanced", "tau": 1.5, "reduction": "mean"}
+    usual = {"stage": "crt", "loss_type": "CE", "sampling": "balanced", "tau": 1.5, "reduction": "mean", "gamma": 1.0}
     assert name_of({"arguments": {} if arguments is None else usual | arguments, "method": method, "first_stage": "ce",
                     "exponent": 0.5 if method == "tau_norm" else None}) == name
 
