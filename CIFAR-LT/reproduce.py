@@ -54,6 +54,7 @@ TABLES = {
         fast(100, "EQL"),
         *(fast(imbalance, loss, tau, published=58.74 if (imbalance, loss) == (10, "CDB-CE") else None)
           for imbalance in (50, 20, 10) for loss, tau in (("CE", ""), ("CDB-CE", "dynamic"))),
+        fast(10, "CDB-CE", "dynamic-released"),
     ),
     "tau": (
         fast(100, "CE", seeds=3, published=38.21),
@@ -72,6 +73,8 @@ TABLES = {
         fast(100, "CDB-CE", "dynamic", protocol="common"),
         fast(100, "CDB-CE", "dynamic", protocol="paper-on-test"),
         fast(100, "CDB-CE", "dynamic", precision="fp32"),
+        fast(10, "CE", protocol="common"),
+        fast(10, "CDB-CE", "dynamic", protocol="common"),
     ),
     "digits": (
         Entry("digits", 20, "CE", recipe="digits", seeds=3),
