@@ -14,8 +14,8 @@ from runtime import ArgumentParser, exit_code
 
 GROUPS = ("all", "majority", "minority")
 MEASURES = ("recall", "precision")
-SETTINGS = {"gamma": (1.0, ("FL", "CB_Focal", "CDB-FL")), "beta": (0.9999, ("CB_Softmax", "CB_Focal", "LDAM-DRW")),
-            "eql_gamma": (0.9, ("EQL",)), "eql_lambda": (0.005, ("EQL",))}      # default, and the losses that read it
+SETTINGS = {"gamma": ("FL", "CB_Focal", "CDB-FL"), "beta": ("CB_Softmax", "CB_Focal", "LDAM-DRW"), "eql_gamma": ("EQL",),
+            "eql_lambda": ("EQL",)}      # and the losses that read it
 MARKS = ("<!-- egtea stand-in: written by EGTEA/egtea_table.py -->", "<!-- end of egtea stand-in -->")
 
 
@@ -34,12 +34,11 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def name_of(arguments: dict[str, Any]) -> str:
-    """The loss and what of its settings is not the usual."""
+    """The loss and its settings; the reduction where it is not the usual one."""
     name = loss = arguments["loss_type"]
     if loss.startswith("CDB"):
         name += f", tau {arguments['tau']}" + (", weighted mean" if arguments.get("reduction") == "weighted_mean" else "")
-    return name + "".join(f", {key} {arguments[key]:g}" for key, (usual, losses) in SETTINGS.items()
-                          if loss in losses and arguments.get(key, usual) != usual)
+    return name + "".join(f", {key} {arguments[key]:g}" for key, losses in SETTINGS.items() if loss in losses)
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -39,7 +39,7 @@ def test_a_page_without_marks_stays_as_it_is(script, tmp_path, failing):
     ({}, "CE"), ({"loss_type": "CDB-CE"}, "CDB-CE, tau 1.5"), ({"gamma": 2.0, "beta": 0.9}, "CE"),
     ({"loss_type": "CDB-FL", "reduction": "weighted_mean", "gamma": 0.5}, "CDB-FL, tau 1.5, weighted mean, gamma 0.5"),
     ({"loss_type": "CB_Focal", "gamma": 2.0, "beta": 0.9}, "CB_Focal, gamma 2, beta 0.9"),
-    ({"loss_type": "EQL", "eql_lambda": 0.02}, "EQL, eql_lambda 0.02")])
+    ({"loss_type": "EQL", "eql_lambda": 0.02}, "EQL, eql_gamma 0.9, eql_lambda 0.02")])
 def test_an_egtea_row_names_what_sets_it_apart(arguments, name):
     usual = {"loss_type": "CE", "tau": 1.5, "reduction": "mean", "gamma": 1.0, "beta": 0.9999, "eql_gamma": 0.9, "eql_lambda": 0.005}
     assert egtea_table.name_of(usual | arguments) == name
