@@ -76,6 +76,7 @@ TABLES = {
         fast(100, "CDB-CE", "dynamic", precision="fp32"),
         fast(10, "CE", protocol="common"),
         fast(10, "CDB-CE", "dynamic", protocol="common"),
+        fast(10, "CDB-CE", "dynamic-released", protocol="common"),
     ),
     "digits": (
         Entry("digits", 20, "CE", recipe="digits", seeds=3),
