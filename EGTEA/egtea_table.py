@@ -25,10 +25,11 @@ def read_result(path: Path) -> dict[str, Any]:
         figures = json.loads(path.read_text(encoding="utf-8"))
         {(group, measure): figures[group][measure] for group in GROUPS for measure in ("top1", *MEASURES)}
         {name: figures["arguments"][name] for name in ("loss_type", "tau", "max_epochs", "seed")}
+        name_of(figures["arguments"])
         {name: figures[name] for name in ("epoch", "val_accuracy", "clips", "verbs", "majority_above")}
     except OSError as error:
         raise OSError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no result of EGTEA_test.py --json on a model of EGTEA_train.py: {error!r}") from None
     return figures
 

@@ -1,5 +1,6 @@
 """The README's stand-in tables are what the committed results say, through the scripts that a reader can run."""
 
+import json
 import shutil
 
 import pytest
@@ -33,6 +34,14 @@ def test_a_page_without_marks_stays_as_it_is(script, tmp_path, failing):
     page.write_text(script.MARKS[0])
     assert "page.md has no lines <!--" in failing(script.main, *map(str, TABLES[script]), "--page", str(page))
     assert page.read_text() == script.MARKS[0]
+
+
+@pytest.mark.parametrize("arguments", [{"loss_type": "FL", "gamma": None}, {"loss_type": "EQL", "eql_gamma": "high"}, {"loss_type": 5}])
+def test_an_egtea_result_without_its_loss_s_settings_is_none(arguments, tmp_path, failing):
+    figures = json.loads(TABLES[egtea_table][0].read_text())
+    result = tmp_path / "test.json"
+    result.write_text(json.dumps(figures | {"arguments": figures["arguments"] | arguments}))
+    assert "is no result of EGTEA_test.py --json" in failing(egtea_table.main, str(result))
 
 
 @pytest.mark.parametrize(("arguments", "name"), [
