@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-IDENTICAL := cdb_loss.py baseline_losses.py runtime.py engine.py records.py plot.py
+COPIES := ImageNet-LT/cdb_loss.py EGTEA/cdb_loss.py
 DEMO := runs/demo
 TRAIN := CIFAR-LT/cifar_train.py --dataset digits --imbalance 20
 CHECKPOINT := best_digits_imbalance20.pth
@@ -18,7 +18,7 @@ demo: $(VENV)/ready   ## train CE and CDB-CE on long-tailed digits, test both, d
 	$(RUN) $(TRAIN) --loss_type CDB-CE --save_model $(DEMO)/CDB-CE --overwrite
 	$(RUN) CIFAR-LT/cifar_test.py --saved_model_path $(DEMO)/CE/$(CHECKPOINT)
 	$(RUN) CIFAR-LT/cifar_test.py --saved_model_path $(DEMO)/CDB-CE/$(CHECKPOINT)
-	$(RUN) CIFAR-LT/plot.py $(DEMO)/CE $(DEMO)/CDB-CE --out $(DEMO)
+	$(RUN) longtail/plot.py $(DEMO)/CE $(DEMO)/CDB-CE --out $(DEMO)
 
 test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), 4 minutes on 2 cores
 	$(VENV)/bin/ruff check .
@@ -27,8 +27,11 @@ test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), 4 mi
 faults: $(VENV)/ready   ## kill, stop and starve runs, feed them bad files, and see that nothing is lost (about half an hour)
 	$(RUN) tests/faults/run.py
 
-copies:   ## copy CIFAR-LT's versions of the identical files to the other two experiments
-	cd CIFAR-LT && cp $(IDENTICAL) ../ImageNet-LT/ && cp $(IDENTICAL) ../EGTEA/
+copies:   ## copy CIFAR-LT's cdb_loss.py to the other two experiments
+	@for copy in $(COPIES); do \
+		cmp -s CIFAR-LT/cdb_loss.py $$copy || ! [ $$copy -nt CIFAR-LT/cdb_loss.py ] || \
+		{ echo "$$copy is newer than CIFAR-LT/cdb_loss.py: move its edit there first, nothing was copied" >&2; exit 1; }; done
+	@for copy in $(COPIES); do cmp -s CIFAR-LT/cdb_loss.py $$copy || cp CIFAR-LT/cdb_loss.py $$copy; done
 
 $(VENV)/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; " + sys.executable + " is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.11 ...")'

@@ -1,7 +1,7 @@
 """CIFAR-100, CIFAR-10 and scikit-learn's digits, held out and cut to a long tail as in the paper; whole-batch augmentation."""
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from records import check_file
-from runtime import Runtime
+from longtail.devices import Runtime
+from longtail.files import check_file
+from longtail.metrics import Batches
 
 NUM_CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
 HELD_OUT_PER_CLASS = 25                               # paper, section 4.1: images of each class for validation
@@ -263,8 +264,8 @@ def normalize(images: Tensor, constants: str = "train") -> Tensor:
     return images.contiguous(memory_format=torch.channels_last).float().sub_(255 * mean).div_(255 * std)
 
 
-def evaluation_batches(images: ImageSet, constants: str, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised images and their labels; of several processes, each gets its own images."""
+def evaluation_batches(images: ImageSet, constants: str, runtime: Runtime) -> Batches:
+    """Yield normalised images and their labels; of several processes, each gets its own images. `images` are on the device."""
     for batch in torch.arange(runtime.rank, len(images), runtime.world_size, device=images.labels.device).split(EVALUATION_BATCH):
         yield normalize(images.images[batch], constants), images.labels[batch]
 
@@ -286,3 +287,14 @@ class Augmentation:
         windows = F.pad(images, [PADDING] * 4).unfold(2, height, 1).unfold(3, width, 1)   # (n, 3, 9, 9, H, W), a view
         crops = windows[torch.arange(len(images), device=images.device), :, self.rows[which], self.columns[which]]
         return torch.where(self.flipped[which].view(-1, 1, 1, 1), crops.flip(3), crops)
+
+
+def training_batches(train: ImageSet, batch_size: int, flip: bool, seed: int, runtime: Runtime) -> Batches:
+    """Yield this process's part of each batch, augmented and normalised. `seed` alone decides the order; `train` is on the device."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(train), generator=generator).to(runtime.device)
+    augment = Augmentation(len(train), flip, generator, runtime.device)
+    for batch in order.split(batch_size):
+        which = runtime.share(batch)
+        if len(which):
+            yield normalize(augment(train.images[which], which)), train.labels[which]

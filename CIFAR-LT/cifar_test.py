@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+
 from cifar_dataset import (
     HELD_OUT_PER_CLASS,
     NORMALIZATION,
@@ -30,10 +32,14 @@ from cifar_dataset import (
     long_tail_counts,
     read_split,
 )
-from engine import SHOT_SIZES, count_confusion, shot_accuracy
-from records import load_checkpoint, load_weights, write_atomically
-from resnet32 import HEADS, ResNet32
-from runtime import PRECISIONS, ArgumentParser, exit_code, positive_int, start_runtime
+from longtail.checkpoints import load_checkpoint, load_weights
+from longtail.cli import ArgumentParser, exit_code, positive_int
+from longtail.devices import PRECISIONS
+from longtail.distributed import start_runtime
+from longtail.files import write_atomically
+from longtail.heads import HEADS
+from longtail.metrics import SHOT_SIZES, count_confusion, shot_accuracy
+from resnet32 import ResNet32
 
 HERE = Path(__file__).resolve().parent
 HARDEST = 10      # classes that the report names
@@ -138,21 +144,21 @@ def test(args: Namespace) -> None:
     if args.imbalance is not None and not 1 <= args.imbalance < math.inf:
         raise ValueError(f"--imbalance must be at least 1, not {args.imbalance:g}")
     with start_runtime(args.n_gpus, args.precision) as runtime:
-        model = describe(args, load_checkpoint(args.saved_model_path))
-        dataset, num_classes = model["dataset"], NUM_CLASSES[model["dataset"]]
+        description = describe(args, load_checkpoint(args.saved_model_path))
+        dataset, num_classes = description["dataset"], NUM_CLASSES[description["dataset"]]
         runtime.broadcast(check_present(dataset, args.data_root, args.download) if runtime.is_main else None)
         images: ImageSet = read_split(dataset, args.data_root, "test").to(runtime.device)
-        network = ResNet32(num_classes, model["head"])
-        load_weights(network, model["state_dict"], args.saved_model_path)
-        network.to(runtime.device, memory_format=torch.channels_last)
-        confusion = count_confusion(runtime.parallelize(network, trains=False), evaluation_batches(images, model["normalization"], runtime),
-                                    num_classes, runtime)
+        model = ResNet32(num_classes, description["head"])
+        load_weights(model, description["state_dict"], args.saved_model_path)
+        model.to(runtime.device, memory_format=torch.channels_last)
+        batches = evaluation_batches(images, description["normalization"], runtime)
+        confusion = count_confusion(runtime.parallelize(model, trains=False), batches, num_classes, runtime)
         if runtime.is_main:
-            figures = {"checkpoint": args.saved_model_path.name, "dataset": dataset, "normalization": model["normalization"],
-                       **report(confusion.cpu(), model["class_counts"], class_names(dataset, args.data_root))}
+            figures = {"checkpoint": args.saved_model_path.name, "dataset": dataset, "normalization": description["normalization"],
+                       **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root))}
             if args.json:
                 write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
-            if (protocol := model.get("protocol")) in PROTOCOLS[1:]:
+            if (protocol := description.get("protocol")) in PROTOCOLS[1:]:
                 print(f"this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: --protocol {protocol}")
             show(figures)
 

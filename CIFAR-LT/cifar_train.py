@@ -8,7 +8,7 @@ no data at hand, about two minutes:
     python cifar_train.py --dataset digits --save_model ./saved_model/digits
 
 Beside saved_model/best_cifar100_imbalance200.pth, the epoch with the best validation accuracy, stand last_... (for --resume),
-the log ...csv (`plot.py` draws it) and ...json with the arguments.
+the log ...csv (`../longtail/plot.py` draws it) and ...json with the arguments.
 """
 
 import math
@@ -20,24 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from baseline_losses import add_loss_arguments, build_loss
-from cifar_dataset import (
-    NUM_CLASSES,
-    PROTOCOLS,
-    Augmentation,
-    ImageSet,
-    check_present,
-    class_names,
-    evaluation_batches,
-    long_tailed,
-    normalize,
-)
-from engine import Batches, Training, begin, fit
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+
+from cdb_loss import REDUCTIONS, CDBLoss, read_tau
+from cifar_dataset import NUM_CLASSES, PROTOCOLS, check_present, class_names, evaluation_batches, long_tailed, training_batches
+from longtail.cli import ArgumentParser, exit_code, positive_int, seed_number
+from longtail.devices import PRECISIONS, Runtime
+from longtail.distributed import start_runtime
+from longtail.losses import add_loss_arguments, build_rival
+from longtail.run import Run
+from longtail.training import Training, begin, epoch_seed, fit
 from muon import Muon
-from records import Run
 from resnet32 import ResNet32
-from runtime import PRECISIONS, ArgumentParser, Runtime, epoch_seed, exit_code, positive_int, seed_number, start_runtime
 
 HERE = Path(__file__).resolve().parent
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
@@ -106,7 +102,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
                       "validation, the rest is cut; common: the whole is cut, and the test set chooses the epoch, as in many papers, and "
                       "gives CDB its difficulties too; paper-on-test: cut as paper, measured as common")
     data.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
-    add_loss_arguments(parser)
+    add_loss_arguments(parser, read_tau, REDUCTIONS)
     training = parser.add_argument_group("training")
     training.add_argument("--recipe", choices=("paper", "fast"), help="fast: an eighth of the epochs; default: paper")
     training.add_argument("--max_epochs", type=positive_int, help=defaults("epochs"))
@@ -147,26 +143,22 @@ def complete(args: Namespace) -> Namespace:
     return args
 
 
-def training_batches(train: ImageSet, batch_size: int, flip: bool, seed: int, runtime: Runtime) -> Batches:
-    """This process's part of each batch, augmented and normalised, in an order that only `seed` decides."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(train), generator=generator).to(runtime.device)
-    augment = Augmentation(len(train), flip, generator, runtime.device)
-    for batch in order.split(batch_size):
-        which = runtime.share(batch)
-        if len(which):
-            yield normalize(augment(train.images[which], which)), train.labels[which]
-
-
-def build_optimizer(network: ResNet32, lr: float, recipe: Recipe) -> Muon:
+def build_optimizer(model: ResNet32, lr: float, recipe: Recipe) -> Muon:
     """SGD with weight decay on everything but the head's bias (released code); Muon on the convolutions where the recipe says so."""
-    named = dict(network.named_parameters())
+    named = dict(model.named_parameters())
     biases = [named.pop(name) for name in list(named) if name == "linear.bias"]
     filters = [named.pop(name) for name in list(named) if recipe.muon and name.startswith("layer") and ".conv" in name]
     groups = [{"params": list(named.values()), "weight_decay": WEIGHT_DECAY, "initial_lr": lr},
               {"params": biases, "weight_decay": 0.0, "initial_lr": lr},
               {"params": filters, "weight_decay": 0.0, "initial_lr": recipe.muon * lr / recipe.lr, "orthogonal": True}]
     return Muon([group for group in groups if group["params"]], lr=lr, momentum=MOMENTUM, nesterov=recipe.nesterov, fused=True)
+
+
+def build_criterion(args: Namespace, class_counts: list[int]) -> nn.Module:
+    """Return the loss that --loss_type names, with its settings."""
+    if args.loss_type.startswith("CDB"):
+        return CDBLoss(len(class_counts), args.tau, args.reduction, focal_gamma=args.gamma if args.loss_type == "CDB-FL" else 0.0)
+    return build_rival(args.loss_type, class_counts, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma, eql_lambda=args.eql_lambda)
 
 
 def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
@@ -177,13 +169,12 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]
     counts, recipe = train_set.class_counts(args.class_num), RECIPES[args.recipe]
     torch.manual_seed(args.seed)
     head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
-    network = ResNet32(args.class_num, head).to(runtime.device, memory_format=torch.channels_last)
-    model = runtime.parallelize(network)
+    model = ResNet32(args.class_num, head).to(runtime.device, memory_format=torch.channels_last)
+    parallel_model = runtime.parallelize(model)
     training = Training(
-        network=network, model=torch.compile(model) if args.compile else model, criterion=build_loss(
-            args.loss_type, counts, tau=args.tau, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma,
-            eql_lambda=args.eql_lambda, reduction=args.reduction).to(runtime.device),
-        optimizer=build_optimizer(network, args.lr, recipe), schedule=recipe.schedule,
+        model=model, parallel_model=torch.compile(parallel_model) if args.compile else parallel_model,
+        criterion=build_criterion(args, counts).to(runtime.device),
+        optimizer=build_optimizer(model, args.lr, recipe), schedule=recipe.schedule,
         train_batches=lambda epoch: training_batches(train_set, args.batch_size, recipe.flip, epoch_seed(args.seed, epoch), runtime),
         val_batches=lambda: evaluation_batches(val_set, "train", runtime), batches_per_epoch=math.ceil(len(train_set) / args.batch_size),
         images_per_epoch=len(train_set), num_classes=args.class_num, epochs=args.max_epochs, seed=args.seed,

@@ -7,7 +7,7 @@
     python reproduce.py --publish --only recipe=paper,tau=1.5       put the trained weights into ../pretrained_weights
 
 Runs live in --runs DIR; each finished one leaves its log, its description and its test figures in results/NAME/, from where
-the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md and RESULTS.md,
+the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md and README.md,
 with a list of the runs still open; and the pictures results/losses.png and results/tau.png.
 """
 
@@ -18,11 +18,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import reproduce_jobs
-from reproduce_jobs import HERE, OPTIONS, Entry, Job, compare, execute, keep
-from reproduce_tables import all_entries, write_pages
-from reproduce_weights import publish
-from runtime import ArgumentParser, exit_code, positive_int
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+
+from longtail.cli import ArgumentParser, exit_code, positive_int
+from reproduction import jobs as places
+from reproduction.jobs import HERE, OPTIONS, Entry, Job, compare, execute, keep
+from reproduction.pages import all_entries, write_pages
+from reproduction.weights import publish
 
 FILTERS = ("dataset", "imbalance", *OPTIONS)
 
@@ -130,7 +132,7 @@ def reproduce(args: Namespace) -> None:
     done = [job for job in jobs if job.state == "finished"]
     open_jobs = [] if args.table else [job for job in jobs if args.again or job not in done]
     if done and not (args.table or args.again):
-        print(f"{len(done)} of {len(jobs)} are finished, in {reproduce_jobs.RESULTS}; --again runs them all the same")
+        print(f"{len(done)} of {len(jobs)} are finished, in {places.RESULTS}; --again runs them all the same")
     started = time.perf_counter()
     for number, job in enumerate(open_jobs, 1):
         each = (time.perf_counter() - started) / max(number - 1, 1) / 60

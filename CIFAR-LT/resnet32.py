@@ -5,11 +5,10 @@
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HEADS = ("linear", "cosine")
+from longtail.heads import build_head
 
 
 class BasicBlock(nn.Module):
@@ -35,35 +34,17 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x), inplace=True)
 
 
-class CosineHead(nn.Module):
-    """Cosine of the angle between feature and class vector, no bias; what LDAM's margins are defined on.
-
-    In fp32 under autocast too: the loss multiplies by 30, and bf16's cosines near 1 lie 1/128 or 1/256 apart.
-    """
-
-    def __init__(self, in_features: int, num_classes: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_classes, in_features))
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(F.normalize(x.float()), F.normalize(self.weight))
-
-
 class ResNet32(nn.Module):
     """(N, 3, H, W) images, H and W divisible by 4, to (N, num_classes) logits."""
 
     def __init__(self, num_classes: int, head: str = "linear"):
         super().__init__()
-        if head not in HEADS:
-            raise ValueError(f"head must be one of {', '.join(HEADS)}, not {head!r}")
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = self._make_layer(16, 16, stride=1)
         self.layer2 = self._make_layer(16, 32, stride=2)
         self.layer3 = self._make_layer(32, 64, stride=2)
-        self.linear = nn.Linear(64, num_classes) if head == "linear" else CosineHead(64, num_classes)
+        self.linear = build_head(head, 64, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)

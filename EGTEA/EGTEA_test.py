@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+
 from egtea_dataset import (
     MOST_VERBS,
     ClipSet,
@@ -24,12 +26,16 @@ from egtea_dataset import (
     evaluation_batches,
     memory_format,
     read_class_names,
-    read_split,
+    read_clips,
 )
-from engine import count_confusion
-from records import load_checkpoint, load_weights, write_atomically
-from resnext3d import HEADS, ResNeXt3D, clip_precision
-from runtime import PRECISIONS, ArgumentParser, exit_code, positive_int, seed_number, start_runtime
+from longtail.checkpoints import load_checkpoint, load_weights
+from longtail.cli import ArgumentParser, exit_code, positive_int, seed_number
+from longtail.devices import PRECISIONS
+from longtail.distributed import start_runtime
+from longtail.files import write_atomically
+from longtail.heads import HEADS
+from longtail.metrics import count_confusion
+from resnext3d import ResNeXt3D, clip_precision
 
 HERE = Path(__file__).resolve().parent
 MAJORITY_ABOVE = 600       # training clips; the paper's four largest verbs
@@ -97,7 +103,7 @@ def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{path} does not describe an EGTEA model; missing or wrong: {', '.join(wrong) or 'a value'}")
         description = {key: checkpoint[key] for key in DESCRIPTION}
     else:
-        clips = read_split(args.train_file)
+        clips = read_clips(args.train_file)
         check_labels(args.train_file, clips, len(bias))
         description = {"class_names": read_class_names(args.train_file.with_name("verbs.txt"), len(bias)), "head": "linear",
                        "class_counts": count_labels(clips, len(bias)), "frames_per_clip": FRAMES_PER_CLIP, "sample_size": SAMPLE_SIZE}
@@ -172,16 +178,16 @@ def test(args: Namespace) -> None:
     check_places(args)
     with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:
         checkpoint = load_checkpoint(args.trained_model)
-        model = describe(args, checkpoint)
-        names, counts = model["class_names"], model["class_counts"]
-        network = ResNeXt3D(len(names), model["head"])
-        load_weights(network, model["state_dict"], args.trained_model)
-        clips = read_split(args.test_file)
+        description = describe(args, checkpoint)
+        names, counts = description["class_names"], description["class_counts"]
+        model = ResNeXt3D(len(names), description["head"])
+        load_weights(model, description["state_dict"], args.trained_model)
+        clips = read_clips(args.test_file)
         check_labels(args.test_file, clips, len(names))
-        test_set = ClipSet(args.data_root, clips, model["frames_per_clip"], model["sample_size"])
-        network.to(runtime.device, memory_format=memory_format(runtime.device))
+        test_set = ClipSet(args.data_root, clips, description["frames_per_clip"], description["sample_size"])
+        model.to(runtime.device, memory_format=memory_format(runtime.device))
         batches = evaluation_batches(test_set, args.batch_size, args.workers, runtime)
-        confusion = count_confusion(runtime.parallelize(network, trains=False), batches, len(names), runtime).cpu()
+        confusion = count_confusion(runtime.parallelize(model, trains=False), batches, len(names), runtime).cpu()
         if runtime.is_main:
             figures = {"checkpoint": args.trained_model.name, "arguments": checkpoint.get("arguments", {}),
                        "epoch": checkpoint.get("epoch"), "val_accuracy": checkpoint.get("accuracy"),

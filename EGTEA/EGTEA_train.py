@@ -8,7 +8,7 @@ less memory, the same batch of 8 clips to the loss, in 4 parts:
     python EGTEA_train.py --data_root ~/datasets/EGTEA/extracted_frames --accumulate 4
 
 Before it: data/extract_frames.py, data/make_splits.py, and the Kinetics weights (README). Beside models/best_model.pth, the epoch
-with the best validation accuracy, stand last_model.pth (for --resume), the log model.csv (`plot.py` draws it) and model.json.
+with the best validation accuracy, stand last_model.pth (for --resume), the log model.csv (`../longtail/plot.py` draws it) and model.json.
 """
 
 import math
@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from baseline_losses import add_loss_arguments, build_loss, number_in
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+
+from cdb_loss import REDUCTIONS, CDBLoss, read_tau
 from egtea_dataset import (
     ClipSet,
     check_labels,
@@ -27,14 +30,17 @@ from egtea_dataset import (
     evaluation_batches,
     memory_format,
     read_class_names,
-    read_split,
+    read_clips,
     split_identity,
     training_batches,
 )
-from engine import Training, begin, fit
-from records import Run
+from longtail.cli import ArgumentParser, exit_code, number_in, positive_int, seed_number
+from longtail.devices import PRECISIONS, Runtime
+from longtail.distributed import start_runtime
+from longtail.losses import add_loss_arguments, build_rival
+from longtail.run import Run
+from longtail.training import Training, begin, fit
 from resnext3d import ResNeXt3D, clip_precision, load_pretrained
-from runtime import PRECISIONS, ArgumentParser, Runtime, exit_code, positive_int, seed_number, start_runtime
 
 HERE = Path(__file__).resolve().parent
 WEIGHT_DECAY = 5e-4
@@ -63,7 +69,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     data.add_argument("--class_names", type=Path, metavar="FILE", help="lines `1 take`; default: verbs.txt beside --train_file, if there")
     data.add_argument("--frames_per_clip", type=positive_int, default=10, help="default: 10")
     data.add_argument("--sample_size", type=positive_int, default=224, help="side of the network's input, in pixels; default: 224")
-    add_loss_arguments(parser)
+    add_loss_arguments(parser, read_tau, REDUCTIONS)
     training = parser.add_argument_group("training")
     training.add_argument("--pretrained_model", type=Path, default=default_pretrained(),
                           help=f"checkpoint whose weights, all but the head, training starts from, or 'none'; default: {KINETICS} in "
@@ -98,7 +104,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 def read_data(args: Namespace) -> tuple[ClipSet, ClipSet, list[int]]:
     """Training and validation clips, and the training clips of each class. ValueError for a class that one of them lacks."""
-    train, val = read_split(args.train_file), read_split(args.val_file)
+    train, val = read_clips(args.train_file), read_clips(args.val_file)
     num_classes = 1 + max(label for _, label in train)
     counts = count_labels(train, num_classes)
     absent = [str(c + 1) for c, count in enumerate(counts) if not count]
@@ -112,7 +118,7 @@ def read_data(args: Namespace) -> tuple[ClipSet, ClipSet, list[int]]:
     return train_set, val_set, counts
 
 
-def start_weights(network: ResNeXt3D, path: Path, runtime: Runtime) -> None:
+def start_weights(model: ResNeXt3D, path: Path, runtime: Runtime) -> None:
     """The pretrained weights, unless 'none'."""
     if str(path) == "none":
         runtime.say("training from random weights")
@@ -120,17 +126,24 @@ def start_weights(network: ResNeXt3D, path: Path, runtime: Runtime) -> None:
         raise FileNotFoundError(f"no pretrained weights at {path}: get {KINETICS} from {KINETICS_SOURCE} (README, EGTEA), pass "
                                 "--pretrained_model FILE, or train from random weights with --pretrained_model none")
     else:
-        taken = load_pretrained(network, path)
+        taken = load_pretrained(model, path)
         runtime.say(f"{path}: {taken} tensors taken, everything but the head (fc), which starts at random")
 
 
-def build_network(args: Namespace, num_classes: int, head: str, resuming: bool, runtime: Runtime) -> ResNeXt3D:
-    """The network on its device; a run that goes on has weights of its own and needs no pretrained ones."""
+def build_model(args: Namespace, num_classes: int, head: str, resuming: bool, runtime: Runtime) -> ResNeXt3D:
+    """The model on its device; a run that goes on has weights of its own and needs no pretrained ones."""
     torch.manual_seed(args.seed)
-    network = ResNeXt3D(num_classes, head)
+    model = ResNeXt3D(num_classes, head)
     if not resuming:
-        start_weights(network, args.pretrained_model, runtime)
-    return network.to(runtime.device, memory_format=memory_format(runtime.device))
+        start_weights(model, args.pretrained_model, runtime)
+    return model.to(runtime.device, memory_format=memory_format(runtime.device))
+
+
+def build_criterion(args: Namespace, class_counts: list[int]) -> nn.Module:
+    """Return the loss that --loss_type names, with its settings."""
+    if args.loss_type.startswith("CDB"):
+        return CDBLoss(len(class_counts), args.tau, args.reduction, focal_gamma=args.gamma if args.loss_type == "CDB-FL" else 0.0)
+    return build_rival(args.loss_type, class_counts, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma, eql_lambda=args.eql_lambda)
 
 
 def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
@@ -139,13 +152,12 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
     train_set, val_set, counts = read_data(args)
     names = read_class_names(args.class_names, len(counts))
     head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
-    network = build_network(args, len(counts), head, resuming, runtime)
-    criterion = build_loss(args.loss_type, counts, tau=args.tau, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma,
-                           eql_lambda=args.eql_lambda, reduction=args.reduction).to(runtime.device)
-    groups = [{"params": list(network.parameters()), "initial_lr": args.lr}]
+    model = build_model(args, len(counts), head, resuming, runtime)
+    criterion = build_criterion(args, counts).to(runtime.device)
+    groups = [{"params": list(model.parameters()), "initial_lr": args.lr}]
     optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum, weight_decay=WEIGHT_DECAY, fused=True)
     training = Training(
-        network=network, model=runtime.parallelize(network), criterion=criterion, optimizer=optimizer, schedule=step_schedule,
+        model=model, parallel_model=runtime.parallelize(model), criterion=criterion, optimizer=optimizer, schedule=step_schedule,
         train_batches=lambda epoch: training_batches(train_set, args.batch_size, args.seed, epoch, args.workers, runtime),
         val_batches=lambda: evaluation_batches(val_set, args.batch_size, args.workers, runtime),
         batches_per_epoch=math.ceil(len(train_set) / args.batch_size), images_per_epoch=len(train_set), num_classes=len(counts),

@@ -4,7 +4,6 @@ A split file holds one clip a line, `clip action verb noun`; the label is the ve
 ROOT/VIDEO/CLIP/*.jpg, in the order of their names; VIDEO is the clip's name up to its third dash.
 """
 
-import hashlib
 import io
 import math
 import os
@@ -20,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine import Batches
-from records import check_file
-from runtime import Runtime, epoch_seed
+from longtail.devices import Runtime
+from longtail.files import blob_id, check_file
+from longtail.metrics import Batches
+from longtail.training import epoch_seed
 
 MEAN = (114.7748, 107.7354, 99.4750)     # RGB 0..255, no std: what the Kinetics network was trained with
 MAX_ANGLE = 10.0                         # degrees
@@ -59,7 +59,7 @@ def verb_number(word: str) -> int | None:
     return int(word) if word.isascii() and word.isdecimal() and len(word) < 10 and 1 <= int(word) <= MOST_VERBS else None
 
 
-def read_split(path: Path) -> list[tuple[str, int]]:
+def read_clips(path: Path) -> list[tuple[str, int]]:
     """(clip, label) of every line. ValueError names the line that is not `clip action verb noun`, or repeats a clip.
 
     A clip's name has three dashes or more, and so cannot be a path that leaves the data root.
@@ -86,9 +86,7 @@ def read_split(path: Path) -> list[tuple[str, int]]:
 
 def split_identity(path: Path) -> str:
     """A split file's name and what `git hash-object` prints for its content: the same wherever it stands."""
-    content = path.read_bytes()
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    return f"{path.name} {blob}"
+    return f"{path.name} {blob_id(path.read_bytes())}"
 
 
 def count_labels(clips: list[tuple[str, int]], num_classes: int) -> list[int]:
@@ -289,7 +287,7 @@ def batches_of(clips: ClipSet, groups: list[Tensor], seeds: Callable[[int], int 
     loaded = map_ahead(load, indices, workers, ahead=workers + 2 * max(map(len, groups), default=0))
     for group in groups:
         batch = torch.from_numpy(np.stack([next(loaded) for _ in group]))
-        yield normalize(batch.to(runtime.device)), clips.labels[group]
+        yield normalize(runtime.move(batch)), runtime.move(clips.labels[group])
 
 
 def training_batches(clips: ClipSet, batch_size: int, seed: int, epoch: int, workers: int, runtime: Runtime) -> Batches:

@@ -9,8 +9,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from records import write_atomically, write_between
-from runtime import ArgumentParser, exit_code
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+
+from longtail.cli import ArgumentParser, exit_code
+from longtail.files import write_atomically, write_between
 
 GROUPS = ("all", "majority", "minority")
 MEASURES = ("recall", "precision")

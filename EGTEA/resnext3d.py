@@ -3,18 +3,17 @@
 47,560,147 parameters at 19 classes. Attribute names are the keys of the published Kinetics checkpoint.
 """
 
-import math
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from records import load_checkpoint, load_weights
+from longtail.checkpoints import load_checkpoint, load_weights
+from longtail.heads import build_head
 
 CARDINALITY, EXPANSION = 32, 2
 FEATURES = 2048
-HEADS = ("linear", "cosine")
 
 
 class Bottleneck(nn.Module):
@@ -38,29 +37,11 @@ class Bottleneck(nn.Module):
         return F.relu(self.bn3(self.conv3(y)) + self.downsample(x), inplace=True)
 
 
-class CosineHead(nn.Module):
-    """Cosine of the angle between feature and class vector, no bias; what LDAM's margins are defined on.
-
-    In fp32 under autocast too: the loss multiplies by 30, and bf16's cosines near 1 lie 1/128 or 1/256 apart.
-    """
-
-    def __init__(self, in_features: int, num_classes: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_classes, in_features))
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(F.normalize(x.float()), F.normalize(self.weight))
-
-
 class ResNeXt3D(nn.Module):
     """(N, 3, T, H, W) clips of any length and frame size to (N, num_classes) logits."""
 
     def __init__(self, num_classes: int, head: str = "linear"):
         super().__init__()
-        if head not in HEADS:
-            raise ValueError(f"head must be one of {', '.join(HEADS)}, not {head!r}")
         self.conv1 = nn.Conv3d(3, 64, 7, stride=(1, 2, 2), padding=3, bias=False)
         self.bn1 = nn.BatchNorm3d(64)
         self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
@@ -68,7 +49,7 @@ class ResNeXt3D(nn.Module):
         self.layer2 = self._make_layer(256, 256, blocks=4, stride=2)
         self.layer3 = self._make_layer(512, 512, blocks=23, stride=2)
         self.layer4 = self._make_layer(1024, 1024, blocks=3, stride=2)
-        self.fc = nn.Linear(FEATURES, num_classes) if head == "linear" else CosineHead(FEATURES, num_classes)
+        self.fc = build_head(head, FEATURES, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -97,7 +78,7 @@ def clip_precision(precision: str) -> str:
     return "fp32" if precision == "auto" and not torch.cuda.is_available() else precision
 
 
-def load_pretrained(network: ResNeXt3D, path: Path) -> int:
+def load_pretrained(model: ResNeXt3D, path: Path) -> int:
     """Take everything but the head from a checkpoint, the Kinetics file say; the number of tensors taken.
 
     What its PyTorch did not yet count (num_batches_tracked) may be missing. ValueError names every other key that differs.
@@ -109,7 +90,7 @@ def load_pretrained(network: ResNeXt3D, path: Path) -> int:
     if not all(isinstance(key, str) for key in weights):
         raise ValueError(f"{path} holds no weights by name")
     taken = {name: value for key, value in weights.items() if not (name := key.removeprefix("module.")).startswith("fc.")}
-    own = network.state_dict()
+    own = model.state_dict()
     may_be_absent = [key for key in own if key.startswith("fc.") or key.endswith("num_batches_tracked")]
-    load_weights(network, {**{key: own[key] for key in may_be_absent}, **taken}, path)
+    load_weights(model, {**{key: own[key] for key in may_be_absent}, **taken}, path)
     return len(taken)

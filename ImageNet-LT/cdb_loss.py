@@ -49,6 +49,16 @@ def dynamic_tau(accuracy: Tensor, released: bool = False) -> Tensor:
     return torch.sigmoid(bias + 1) if released else 2 * torch.sigmoid(bias)
 
 
+def read_tau(text: str) -> float | str:
+    """Return the tau that `text` means: 'dynamic', 'dynamic-released' or a number above 0. Raise ValueError for anything else."""
+    if text in DYNAMIC_TAU:
+        return text
+    try:
+        return CDBLoss(1, float(text)).tau
+    except ValueError:
+        raise ValueError(f"must be a number above 0, 'dynamic' or 'dynamic-released', not {text!r}") from None
+
+
 def focal_factor(cross_entropy: Tensor, gamma: float) -> Tensor:
     """(1 - p) ** gamma for the probability p that belongs to a cross-entropy; Lin et al., ICCV 2017, equation 4."""
     miss = -torch.expm1(-cross_entropy)
@@ -104,6 +114,9 @@ class CDBLoss(nn.Module):
         if self.focal_gamma:
             losses = focal_factor(losses, self.focal_gamma) * losses
         return reduce_loss(losses, self.weight[labels], self.reduction)
+
+    def start_epoch(self, progress: float) -> None:
+        """Do nothing: the weights depend on held-out accuracy alone, not on the share of training that is done."""
 
     def update(self, correct: Tensor, total: Tensor) -> None:
         """Set the weights from held-out counts: images of each class recognised, and in all; integers, shape (C,) each.

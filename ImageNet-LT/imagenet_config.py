@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from baseline_losses import LOSS_TYPES
 from cdb_loss import DYNAMIC_TAU, REDUCTIONS
-from records import check_file
-from runtime import PRECISIONS
+from longtail.devices import PRECISIONS
+from longtail.files import check_file
+from longtail.losses import LOSS_TYPES
 
 HERE = Path(__file__).resolve().parent
 SAMPLINGS = ("uniform", "balanced", "square_root", "progressive", "difficulty")

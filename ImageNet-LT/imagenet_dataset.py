@@ -1,7 +1,6 @@
 """Lists of images, `train/n01440764/n01440764_190.JPEG 0` a line: read, checked, found on disk; and the order of an epoch."""
 
 import dataclasses
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from records import check_file
+from longtail.files import blob_id, check_file
 
 SHOWN = 5      # missing images that an error names
 LARGEST_LIST = 1 << 26     # bytes; the 1.28 million lines of all of ImageNet-1k have 52 million
@@ -39,11 +38,6 @@ class ImageList:
         for path, label in zip(reversed(self.paths), reversed(self.labels.tolist()), strict=True):
             names[label] = path.split("/")[-2] if "/" in path else str(label)
         return names
-
-
-def blob_id(content: bytes) -> str:
-    """What `git hash-object` prints for a file with this content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def read_list(file: Path, root: Path, num_classes: int) -> ImageList:

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from engine import Batches
 from imagenet_dataset import ImageList, draw_epoch
 from imagenet_transforms import evaluation_view, normalize, training_view
-from records import check_file
-from runtime import Runtime, raise_if_stopped
+from longtail.devices import Runtime
+from longtail.files import check_file
+from longtail.metrics import Batches
+from longtail.signals import raise_if_stopped
 
 LARGEST_IMAGE = 1 << 26       # bytes; ImageNet's largest has 15 million
 UNIT = 64                     # images that a worker hands over at once
@@ -96,14 +97,14 @@ class ImageLoader:
         shares = [share for batch in torch.arange(len(order)).split(batch_size) if len(share := self.runtime.share(batch))]
         views = self.load([(order[share], seeds[share]) for share in shares])
         for share, images in zip(shares, views, strict=True):
-            yield normalize(images), self.labels[order[share]]
+            yield normalize(images), self.runtime.move(self.labels[order[share]])
 
     def evaluation_batches(self) -> Batches:
         """This process's images, in the list's order; each image belongs to one process."""
         shares = torch.arange(self.runtime.rank, len(self.labels), self.runtime.world_size).split(EVALUATION_BATCH)
         shares = [share for share in shares if len(share)]
         for share, images in zip(shares, self.load([(share, None) for share in shares]), strict=True):
-            yield normalize(images), self.labels[share]
+            yield normalize(images), self.runtime.move(self.labels[share])
 
     def load(self, batches: list[tuple[Tensor, Tensor | None]]) -> Iterator[Tensor]:
         """The images of each batch of indices and seeds, (N, 3, H, W) uint8, channels last in memory."""
@@ -132,4 +133,4 @@ class ImageLoader:
                           "--workers 0 does without") from None
         if isinstance(part, str):
             raise ValueError(part)
-        return part.to(self.runtime.device, non_blocking=True)
+        return self.runtime.move(part)

@@ -9,10 +9,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from engine import SHOT_SIZES
-from imagenet_test import SHOTS
-from records import write_atomically, write_between
-from runtime import ArgumentParser, exit_code
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+
+from longtail.cli import ArgumentParser, exit_code
+from longtail.files import write_atomically, write_between
+from longtail.metrics import SHOT_SIZES, SHOTS
 
 STAGES = {"crt": "cRT", "lws": "LWS"}
 METHODS = {"tau_norm": "tau-normalised", "ncm": "nearest class mean"}

@@ -15,18 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine import SHOT_SIZES, Batches, count_confusion, shot_accuracy
 from imagenet_config import Config
 from imagenet_dataset import ImageList, check_classes, locate, read_list
 from imagenet_loader import ImageLoader
-from records import load_checkpoint, write_atomically
-from resnet10 import FEATURES, ScaledClassifier, load_network, tau_normalized
-from runtime import Runtime, raise_if_stopped
+from longtail.checkpoints import load_checkpoint
+from longtail.devices import Runtime
+from longtail.files import write_atomically
+from longtail.metrics import SHOT_SIZES, SHOTS, Batches, count_confusion, macro_f1, shot_accuracy
+from longtail.signals import raise_if_stopped
+from resnet10 import FEATURES, ScaledClassifier, load_model, tau_normalized
 
 BEST = "final_model_checkpoint.pth"
 EXPONENTS = [step / 10 for step in range(11)]      # of tau-normalisation, tried on the validation list
 RESULTS = {"classifier": "test.json", "tau_norm": "test_tau_norm.json", "ncm": "test_ncm.json"}     # by method, in a run's folder
-SHOTS = ("all", "many", "medium", "few")
 
 
 class Weights(nn.Module):
@@ -49,7 +50,7 @@ def extract(model: nn.Module, batches: Batches, runtime: Runtime) -> list[tuple[
         raise_if_stopped()
         with runtime.autocast():
             features = model(images)
-        parts.append((features.float(), labels.to(runtime.device)))
+        parts.append((features.float(), labels))
     return parts
 
 
@@ -68,13 +69,7 @@ def choose_exponent(weight: Tensor, parts: list[tuple[Tensor, Tensor]], runtime:
     return EXPONENTS[hits.index(max(hits))]
 
 
-def macro_f1(confusion: Tensor) -> float:
-    """F1 averaged over the classes that occur, as labels or as predictions."""
-    either = confusion.sum(0) + confusion.sum(1)
-    return (2 * confusion.diagonal().double() / either)[either > 0].mean().item()
-
-
-def read_split(config: Config, split: str) -> ImageList:
+def read_configured_list(config: Config, split: str) -> ImageList:
     """The configuration's train, val or test list."""
     return read_list(config.path(f"{split}_list"), config.path("data_root"), config.num_classes)
 
@@ -82,7 +77,7 @@ def read_split(config: Config, split: str) -> ImageList:
 def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, ImageList]:
     """The lists that a method needs, checked: val for tau_norm, train for ncm or where the class counts are not known."""
     splits = ["test", *(["val"] if method == "tau_norm" else []), *(["train"] if method == "ncm" or with_train else [])]
-    lists = {split: read_split(config, split) for split in splits}
+    lists = {split: read_configured_list(config, split) for split in splits}
     if "train" in lists:
         check_classes(lists["train"], config.num_classes)
     needed = [split for split in splits if split != "train" or method == "ncm"]
@@ -112,19 +107,19 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> 
     """Test the best checkpoint in `model_dir`; print a table, and write its RESULTS file beside it."""
     path = model_dir / BEST
     checkpoint = runtime.broadcast(load_checkpoint(path) if runtime.is_main else None)
-    network = load_network(checkpoint, path, config.num_classes).to(runtime.device, memory_format=torch.channels_last)
+    model = load_model(checkpoint, path, config.num_classes).to(runtime.device, memory_format=torch.channels_last)
     check_description(checkpoint, path, config)
     counts = checkpoint.get("class_counts")
     lists = runtime.broadcast(read_for_test(config, method, with_train=not counts) if runtime.is_main else None)
     counts = counts or lists["train"].class_counts(config.num_classes)
-    if method == "tau_norm" and isinstance(network.classifier, ScaledClassifier):
+    if method == "tau_norm" and isinstance(model.classifier, ScaledClassifier):
         raise ValueError(f"--tau_norm: {path} is of stage lws, whose classifier is rescaled already; name a first stage")
-    backbone = runtime.parallelize(network.feat_model, trains=False)
+    backbone = runtime.parallelize(model.feat_model, trains=False)
     features = {split: extract(backbone, ImageLoader(lists[split], config.image_size, config.test_resize, config.workers,
                                                      runtime).evaluation_batches(), runtime)
                 for split in lists if split != "train" or method == "ncm"}
     exact = dataclasses.replace(runtime, bf16=False)        # in bf16 near scores tie, and a tie goes to the lower class
-    classifier, exponent = network.classifier, None
+    classifier, exponent = model.classifier, None
     if method == "tau_norm":
         exponent = choose_exponent(classifier.fc.weight.detach(), features["val"], exact)
         classifier = Weights(tau_normalized(classifier.fc.weight.detach(), exponent))

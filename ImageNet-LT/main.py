@@ -12,7 +12,7 @@ second stages (Kang et al., ICLR 2020) on a finished first one; the last two nee
     python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform --ncm
 
 A run's folder (model_dir) holds final_model_checkpoint.pth, the epoch with the best validation accuracy; last_NAME.pth (for
---resume); NAME.csv, the log (`plot.py` draws it), and NAME.json; config.yaml, which reproduces the run; and test*.json.
+--resume); NAME.csv, the log (`../longtail/plot.py` draws it), and NAME.json; config.yaml, which reproduces the run; and test*.json.
 """
 
 import math
@@ -26,17 +26,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baseline_losses import build_loss
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+
 from cdb_loss import CDBLoss
-from engine import Training, begin, fit
 from imagenet_config import Config, expanded, read_config
 from imagenet_dataset import ImageList, check_classes, class_probabilities, locate
 from imagenet_loader import ImageLoader
-from imagenet_test import BEST, RESULTS, evaluate, read_split
+from imagenet_test import BEST, RESULTS, evaluate, read_configured_list
 from imagenet_transforms import MEAN, STD
-from records import Run, load_checkpoint, write_atomically
-from resnet10 import ImageNetModel, join_state, load_network, split_state, start_second_stage
-from runtime import ArgumentParser, Runtime, epoch_seed, exit_code, positive_int, seed_number, start_runtime
+from longtail.checkpoints import load_checkpoint
+from longtail.cli import ArgumentParser, exit_code, positive_int, seed_number
+from longtail.devices import Runtime
+from longtail.distributed import start_runtime
+from longtail.files import write_atomically
+from longtail.losses import build_rival
+from longtail.run import Run
+from longtail.training import Training, begin, epoch_seed, fit
+from resnet10 import ImageNetModel, join_state, load_model, split_state, start_second_stage
 
 CONFIG = "config.yaml"
 
@@ -106,43 +112,52 @@ def cosine_schedule(epochs: int) -> Callable[[float], float]:
 
 def read_lists(config: Config) -> tuple[ImageList, ...]:
     """train, val and test: every line checked, every image found."""
-    lists = [read_split(config, split) for split in ("train", "val", "test")]
+    lists = [read_configured_list(config, split) for split in ("train", "val", "test")]
     check_classes(lists[0], config.num_classes)
     if config.loss_type.startswith("CDB") or config.sampling == "difficulty":
         check_classes(lists[1], config.num_classes)
     return locate(*lists)
 
 
-def first_stage_network(config: Config) -> ImageNetModel:
+def first_stage_model(config: Config) -> ImageNetModel:
     """The first stage at its best epoch. FileNotFoundError if there is none, ValueError if its training has not, or may not have, ended."""
     folder = config.path("first_stage")
     path, last = folder / BEST, folder / f"last_{folder.name}.pth"
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: stage {config.stage} starts from the run that first_stage names; train that first")
     checkpoint = load_checkpoint(path)
-    network = load_network(checkpoint, path, config.num_classes)
+    model = load_model(checkpoint, path, config.num_classes)
     if not last.is_file() and "arguments" in checkpoint:             # a released one is a single file, and has none
         raise ValueError(f"{last} is missing: without it {path} may be of a run that is not finished; a folder must keep its run's name")
     state = load_checkpoint(last) if last.is_file() else {}
     done, epochs = state.get("epoch"), state.get("arguments", {}).get("num_epochs")
     if done != epochs:
         raise ValueError(f"first_stage {folder} has trained {done} of {epochs} epochs; finish it first, with --resume")
-    return network
+    return model
 
 
-def build_network(config: Config, resuming: bool, runtime: Runtime) -> ImageNetModel:
-    """The network at epoch 1; a fresh second stage starts from the first one's best checkpoint."""
+def build_model(config: Config, resuming: bool, runtime: Runtime) -> ImageNetModel:
+    """The model at epoch 1; a fresh second stage starts from the first one's best checkpoint."""
     torch.manual_seed(config.seed)
-    network = ImageNetModel(config.num_classes, config.stage)
+    model = ImageNetModel(config.num_classes, config.stage)
     if config.stage != "features" and not resuming:
-        start_second_stage(network, first_stage_network(config))
-    return network.to(runtime.device, memory_format=torch.channels_last)
+        start_second_stage(model, first_stage_model(config))
+    return model.to(runtime.device, memory_format=torch.channels_last)
 
 
-def build_optimizer(network: nn.Module, config: Config) -> torch.optim.SGD:
+def build_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
     """SGD on whatever this stage trains."""
-    groups = [{"params": [p for p in network.parameters() if p.requires_grad], "initial_lr": config.lr}]
+    groups = [{"params": [p for p in model.parameters() if p.requires_grad], "initial_lr": config.lr}]
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+
+
+def build_criterion(config: Config, class_counts: list[int]) -> nn.Module:
+    """Return the loss that loss_type names, with its settings."""
+    if config.sampling == "difficulty":
+        return DifficultySampling(config.num_classes, config.tau)
+    if config.loss_type.startswith("CDB"):
+        return CDBLoss(config.num_classes, config.tau, config.reduction, focal_gamma=config.gamma if config.loss_type == "CDB-FL" else 0.0)
+    return build_rival(config.loss_type, class_counts, gamma=config.gamma)
 
 
 def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) -> Callable[[int], Tensor | None]:
@@ -160,14 +175,12 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
     lists = runtime.broadcast(read_lists(config) if runtime.is_main else None)
     train_set, val_set, _ = lists
     counts = train_set.class_counts(config.num_classes)
-    network = build_network(config, resuming, runtime)
-    criterion = DifficultySampling(config.num_classes, config.tau) if config.sampling == "difficulty" else build_loss(
-        config.loss_type, counts, tau=config.tau, gamma=config.gamma, reduction=config.reduction)
-    criterion.to(runtime.device)
+    model = build_model(config, resuming, runtime)
+    criterion = build_criterion(config, counts).to(runtime.device)
     loaders = [ImageLoader(images, config.image_size, config.test_resize, config.workers, runtime) for images in (train_set, val_set)]
     probabilities = sampling_of_epochs(config, counts, criterion)
     training = TwoPartTraining(
-        network=network, model=runtime.parallelize(network), criterion=criterion, optimizer=build_optimizer(network, config),
+        model=model, parallel_model=runtime.parallelize(model), criterion=criterion, optimizer=build_optimizer(model, config),
         schedule=cosine_schedule(config.num_epochs), train_batches=lambda epoch: loaders[0].training_batches(
             probabilities(epoch), config.batch_size, epoch_seed(config.seed, epoch)), val_batches=loaders[1].evaluation_batches,
         batches_per_epoch=math.ceil(len(train_set) / config.batch_size), images_per_epoch=len(train_set),

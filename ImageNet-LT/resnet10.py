@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from records import load_weights
+from longtail.checkpoints import load_weights
 
 FEATURES = 512
 PARTS = ("feat_model", "classifier")     # of a network, and of a checkpoint
@@ -114,20 +114,20 @@ def join_state(checkpoint: dict[str, Any], path: object) -> dict[str, Tensor]:
     return {f"{part}.{key.removeprefix('module.')}": value for part in PARTS for key, value in parts[part].items()}
 
 
-def load_network(checkpoint: dict[str, Any], path: object, num_classes: int) -> ImageNetModel:
+def load_model(checkpoint: dict[str, Any], path: object, num_classes: int) -> ImageNetModel:
     """The network of a checkpoint; ValueError names what does not fit."""
     state = join_state(checkpoint, path)
-    network = ImageNetModel(num_classes, "lws" if "classifier.scales" in state else "features")
-    network.requires_grad_(True)
-    load_weights(network, state, path)
-    return network
+    model = ImageNetModel(num_classes, "lws" if "classifier.scales" in state else "features")
+    model.requires_grad_(True)
+    load_weights(model, state, path)
+    return model
 
 
-def start_second_stage(network: ImageNetModel, first: ImageNetModel) -> None:
+def start_second_stage(model: ImageNetModel, first: ImageNetModel) -> None:
     """Take over the first stage's backbone, and for LWS its classifier, which cRT learns anew."""
-    network.feat_model.load_state_dict(first.feat_model.state_dict())
-    if isinstance(network.classifier, ScaledClassifier):
-        network.classifier.fc.load_state_dict(first.classifier.fc.state_dict())
+    model.feat_model.load_state_dict(first.feat_model.state_dict())
+    if isinstance(model.classifier, ScaledClassifier):
+        model.classifier.fc.load_state_dict(first.classifier.fc.state_dict())
 
 
 def tau_normalized(weight: Tensor, exponent: float) -> Tensor:

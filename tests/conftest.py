@@ -1,4 +1,4 @@
-"""The three experiment folders on sys.path (the tests import from them), and what several test files share."""
+"""The root and the three experiment folders on sys.path (the tests import from them), and what several test files share."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"      # real data that a developer may have beside the repository
-for folder in ("EGTEA", "EGTEA/data", "ImageNet-LT", "CIFAR-LT"):
+for folder in (".", "EGTEA", "EGTEA/data", "ImageNet-LT", "CIFAR-LT"):
     sys.path.insert(0, str(ROOT / folder))
 os.environ.setdefault("OMP_NUM_THREADS", "1")      # of every process here: tests may run beside other work
 

@@ -15,6 +15,7 @@ import torch._dynamo  # noqa: F401  (else each child's optimizer imports it, for
 from torch import nn
 
 from conftest import ROOT
+from longtail.training import Training
 
 SHAPES = {"CIFAR-LT": (8, 3, 32, 32), "ImageNet-LT": (8, 3, 32, 32), "EGTEA": (8, 3, 4, 40, 40)}
 GENTLE = 0.01        # of the learning rate: without batch statistics a step goes far
@@ -37,47 +38,48 @@ def prepare(experiment: str, flags: list[str], runtime):
     return main.prepare(main.resolve(main.parse_arguments(flags)), False, runtime)[0]
 
 
-def hold_batch_statistics(model: nn.Module, network: nn.Module, shape: tuple[int, ...]) -> None:
+def hold_batch_statistics(training: Training, shape: tuple[int, ...]) -> None:
     """Running statistics from one batch, the same in every process; from then on they stay.
 
     Each block's branch counts for a tenth: a hundred layers that nothing normalizes would blow a rounding error up.
     """
-    for module in network.modules():
+    for module in training.model.modules():
         norms = [child for child in module.children() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
         for norm in norms:
             norm.momentum = 1.0
         if len(norms) > 1:
             nn.init.constant_(norms[-1].weight, 0.1)
-    network.train()
+    training.model.train()
     generator = torch.Generator().manual_seed(0)
     colors = torch.randn((*shape[:2], *(1 for _ in shape[2:])), generator=generator)
     with torch.no_grad():
-        network((colors + 0.3 * torch.randn(shape, generator=generator)) * (50 if len(shape) == 5 else 1))
-    model.train = lambda mode=True: nn.Module.train(model, False)
+        training.model((colors + 0.3 * torch.randn(shape, generator=generator)) * (50 if len(shape) == 5 else 1))
+    training.parallel_model.train = lambda mode=True: nn.Module.train(training.parallel_model, False)
 
 
-def parameters(network: nn.Module) -> torch.Tensor:
+def parameters(model: nn.Module) -> torch.Tensor:
     """All of them, (P,), a copy."""
-    return torch.cat([value.detach().flatten() for value in network.parameters()])
+    return torch.cat([value.detach().flatten() for value in model.parameters()])
 
 
 def work(experiment: str, out: Path, flags: list[str], rank: int, world_size: int) -> None:
     """One process's part."""
-    from engine import count_confusion, train_epoch, validate
-    from runtime import start_runtime
+    from longtail.distributed import start_runtime
+    from longtail.metrics import count_confusion
+    from longtail.training import train_epoch, validate
 
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1")
     with start_runtime(precision="fp32") as runtime:
         training = prepare(experiment, flags, runtime)
         for group in training.optimizer.param_groups:
             group["initial_lr"] *= GENTLE
-        hold_batch_statistics(training.model, training.network, SHAPES[experiment])
-        start = parameters(training.network)
-        counts = count_confusion(training.model, training.val_batches(), training.num_classes, runtime)
+        hold_batch_statistics(training, SHAPES[experiment])
+        start = parameters(training.model)
+        counts = count_confusion(training.parallel_model, training.val_batches(), training.num_classes, runtime)
         validate(training, runtime)
         train_epoch(training, 1, runtime)
         if runtime.is_main:
-            steps = parameters(training.network) - start
+            steps = parameters(training.model) - start
             torch.save({"counts": counts, "weight": training.criterion.weight, "steps": steps}, out / f"{world_size}.pth")
 
 

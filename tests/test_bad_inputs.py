@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from cifar_dataset import read_images
 from conftest import ROOT
-from egtea_dataset import read_class_names, read_split
+from egtea_dataset import read_class_names, read_clips
 from imagenet_config import read_config
 from imagenet_dataset import read_list
+from longtail.checkpoints import load_checkpoint, save_checkpoint
+from longtail.run import read_log
 from make_splits import read_annotations
-from records import load_checkpoint, read_log, save_checkpoint
 from test_cifar_dataset import write_python2
 
 FAULTS = ROOT / "tests/faults"
@@ -88,7 +89,7 @@ def readable(read, path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("read", [
-    lambda path: read_list(path, path.parent, 3), read_split, lambda path: read_class_names(path, 3), read_annotations, read_config,
+    lambda path: read_list(path, path.parent, 3), read_clips, lambda path: read_class_names(path, 3), read_annotations, read_config,
     read_log,
     lambda path: read_images(path, "cifar10"), load_checkpoint],
     ids=["list", "split", "names", "annotations", "YAML", "log", "pickle", "checkpoint"])

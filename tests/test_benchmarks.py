@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import cifar_step, clip_loading, imagenet_input, resnet10_step, resnext3d_step, time_to_accuracy
 from conftest import ROOT
-from runtime import Runtime
+from longtail.devices import Runtime
 
 CPU = Runtime(torch.device("cpu"))
 RUNS = [ROOT / f"CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5{recipe}_seed0/cifar100_imbalance200.csv.gz" for recipe in ("", "_fast")]

@@ -15,9 +15,10 @@ import torch
 import cifar_test
 import cifar_train
 from conftest import ROOT
-from records import load_checkpoint, read_log, save_checkpoint
+from longtail.checkpoints import load_checkpoint, save_checkpoint
+from longtail.devices import Runtime
+from longtail.run import read_log
 from resnet32 import ResNet32
-from runtime import Runtime
 from test_cifar_dataset import Gadget, write_cifar, write_python2
 
 TRAIN, TEST = ROOT / "CIFAR-LT/cifar_train.py", ROOT / "CIFAR-LT/cifar_test.py"
@@ -43,9 +44,9 @@ def same_weights(one: Path, other: Path) -> bool:
         torch.equal(one["state_dict"][key], other["state_dict"][key]) for key in one["state_dict"])
 
 
-def test_a_run_leaves_its_four_files(finished):
+def test_a_run_leaves_its_files(finished):
     assert sorted(path.name for path in finished.iterdir()) == sorted(
-        [f"best_{NAME}.pth", f"last_{NAME}.pth", f"{NAME}.csv", f"{NAME}.json"])
+        [f"best_{NAME}.pth", f"last_{NAME}.pth", f"{NAME}.csv", f"{NAME}.json", f"{NAME}.lock"])
     columns, rows = read_log(finished / f"{NAME}.csv")
     assert len(rows) == 3
     assert {"accuracy_9", "weight_0", "tau", "loss"} <= set(columns)
@@ -79,8 +80,9 @@ def wait_for(condition, process):
 DIES_AT_A_WRITE = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-import cifar_train, records
-write, states = records.write_atomically, 0
+import cifar_train
+from longtail import checkpoints
+write, states = checkpoints.write_atomically, 0
 def dying_write(path, content):
     global states
     states += path.name.startswith("last_")
@@ -88,7 +90,7 @@ def dying_write(path, content):
         path.with_name(path.name + ".partial").write_bytes(content[:len(content) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, content)
-records.write_atomically = dying_write
+checkpoints.write_atomically = dying_write
 cifar_train.main(sys.argv[3:])
 """
 
@@ -157,8 +159,8 @@ sys.path.insert(0, {str(ROOT / 'CIFAR-LT')!r})
 import cifar_train, torch
 def fit(training, run, description, runtime, fit=cifar_train.fit):
     fit(training, run, description, runtime)
-    networks = training.network.state_dict(), training.kept.state_dict()
-    state = [training.criterion.weight.tolist(), *[[p.double().sum().item() for p in network.values()] for network in networks]]
+    models = training.model.state_dict(), training.selected.state_dict()
+    state = [training.criterion.weight.tolist(), *[[p.double().sum().item() for p in model.values()] for model in models]]
     open({str(tmp_path)!r} + f"/rank{{runtime.rank}}.json", "w").write(json.dumps(state))
 cifar_train.fit = fit
 sys.exit(cifar_train.main())
@@ -367,7 +369,7 @@ def test_compile_is_for_what_trains_not_for_what_is_kept(monkeypatch):
     monkeypatch.setattr(torch, "compile", torch.nn.Sequential)                  # the real one takes a minute
     args = cifar_train.parse_arguments([*map(str, SHORT), "--compile"])
     training, _ = cifar_train.prepare(args, Runtime(torch.device("cpu")))
-    assert training.model[0] is training.network
+    assert training.parallel_model[0] is training.model
     assert "conv1.weight" in training.state()["state_dict"]
 
 

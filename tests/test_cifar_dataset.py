@@ -22,7 +22,7 @@ from cifar_dataset import (
     read_pickle,
     read_split,
 )
-from runtime import Runtime
+from longtail.devices import Runtime
 
 
 class Python2Pickler(pickle._Pickler):

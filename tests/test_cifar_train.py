@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from cifar_train import parse_arguments, prepare
-from engine import Training
-from resnet32 import CosineHead
-from runtime import Runtime
+from longtail.devices import Runtime
+from longtail.heads import CosineHead
+from longtail.training import Training
 from test_cifar_dataset import write_cifar, write_python2
 
 CPU = Runtime(torch.device("cpu"))
@@ -54,11 +54,11 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
 def test_paper_recipe(cifar10):
     """240 epochs of batches of 32; 0.1, from epoch 161 on 0.001, from 211 on 0.00001; all but the head's bias decays by 5e-4."""
     training = prepared(*cifar10)
-    assert (training.epochs, training.batches_per_epoch, training.averaged) == (240, 13, None)
+    assert (training.epochs, training.batches_per_epoch, training.ema) == (240, 13, None)
     assert len(next(iter(training.train_batches(1)))[1]) == 32
     assert rates(training, (1, 160, 161, 210, 211, 240)) == [pytest.approx([lr] * 2) for lr in (0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5)]
     assert groups(training) == [(94, 5e-4), (1, 0)]
-    assert training.optimizer.param_groups[1]["params"][0] is training.network.linear.bias
+    assert training.optimizer.param_groups[1]["params"][0] is training.model.linear.bias
     assert all((group["momentum"], group["nesterov"]) == (0.9, False) for group in training.optimizer.param_groups)
 
 
@@ -70,7 +70,7 @@ def test_fast_recipe(cifar10):
     shares = {1: 0.04, 4: 1, 12: 1, 22: 0.5, 28: 1 / 6}
     assert rates(training, tuple(shares)) == [pytest.approx([0.1 * share, 0.1 * share, 0.02 * share]) for share in shares.values()]
     assert groups(training) == [(64, 5e-4), (1, 0), (30, 0)]
-    assert training.optimizer.param_groups[1]["params"][0] is training.network.linear.bias
+    assert training.optimizer.param_groups[1]["params"][0] is training.model.linear.bias
     assert [group.get("orthogonal", False) for group in training.optimizer.param_groups] == [False, False, True]
     assert all((group["momentum"], group["nesterov"]) == (0.9, True) for group in training.optimizer.param_groups)
 
@@ -78,9 +78,9 @@ def test_fast_recipe(cifar10):
 def test_fast_recipe_averages_with_decay_0_998(cifar10):
     training = prepared(*cifar10, "--recipe", "fast")
     for value in (0.0, 1.0):
-        torch.nn.init.constant_(training.network.linear.bias, value)
-        training.averaged.update_parameters(training.network)
-    assert training.kept.linear.bias.tolist() == pytest.approx([0.002] * 10, rel=1e-4)
+        torch.nn.init.constant_(training.model.linear.bias, value)
+        training.ema.update_parameters(training.model)
+    assert training.selected.linear.bias.tolist() == pytest.approx([0.002] * 10, rel=1e-4)
 
 
 @pytest.mark.parametrize(("recipe", "expected"), [("paper", [0.2, 0.2]), ("fast", [0.2, 0.2, 0.04])])
@@ -136,7 +136,7 @@ def test_losses_know_the_counts_of_the_training_set():
 
 def test_ldam_gets_a_head_of_cosines():
     training, description = prepare(parse_arguments([*DIGITS, "--loss_type", "LDAM-DRW"]), CPU)
-    assert isinstance(training.network.linear, CosineHead)
+    assert isinstance(training.model.linear, CosineHead)
     assert (description["head"], description["class_counts"]) == ("cosine", COUNTS)
     assert training.criterion.margins[[0, 9]].tolist() == pytest.approx([0.5 * (5 / 114) ** 0.25, 0.5])
-    assert isinstance(prepared(*DIGITS).network.linear, torch.nn.Linear)
+    assert isinstance(prepared(*DIGITS).model.linear, torch.nn.Linear)

@@ -1,62 +1,81 @@
-"""No GPU at hand: PyTorch's fake tensors run the forward pass and every loss as if on CUDA, and catch a tensor left on the CPU."""
+"""Devices, shares, precision."""
+
+import contextlib
+import sys
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import nn
 
-import cifar_dataset
-import egtea_dataset
-import imagenet_transforms
-from baseline_losses import LOSS_TYPES, build_loss
-from cdb_loss import REDUCTIONS, CDBLoss
-from main import DifficultySampling
-from resnet10 import ImageNetModel
-from resnet32 import ResNet32
-from resnext3d import ResNeXt3D
+from longtail.devices import Runtime, check_gpus, wants_bf16
 
-CUDA = torch.device("cuda")
+CPU = torch.device("cpu")
 
 
-def on_cuda(module: torch.nn.Module) -> bool:
-    return all(value.device.type == "cuda" for value in [*module.parameters(), *module.buffers()])
+@pytest.mark.parametrize(("n_gpus", "found", "match"), [(0, 0, "--n_gpus must be at least 1, not 0"), (-2, 1, "not -2"),
+                                                        (2, 1, "--n_gpus 2: this machine has 1 GPU$"), (5, 4, "has 4 GPUs$")])
+def test_impossible_numbers_of_gpus(n_gpus, found, match):
+    with pytest.raises(ValueError, match=match):
+        check_gpus(n_gpus, found)
 
 
-def check(network: torch.nn.Module, criterion: torch.nn.Module, inputs: torch.Tensor) -> None:
-    """Forward pass and loss of a batch; every tensor is on the GPU."""
-    loss = criterion(network(inputs), torch.zeros(len(inputs), dtype=torch.long))
-    assert inputs.device.type == loss.device.type == "cuda"
-    assert loss.shape == ()
-    assert on_cuda(network)
-    assert on_cuda(criterion)
+def test_possible_numbers_of_gpus():
+    check_gpus(1, 0)
+    check_gpus(8, 0)                     # a machine without any says so and uses its CPU
+    check_gpus(4, 4)
+    with pytest.raises(ValueError, match="process 3 on a machine with 2 GPUs"):
+        check_gpus(1, 2, local_rank=2)
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_cifar(loss_type):
-    with FakeTensorMode(allow_non_fake_inputs=False), CUDA:
-        network = ResNet32(100, "cosine" if loss_type == "LDAM-DRW" else "linear")
-        criterion = build_loss(loss_type, list(range(100, 0, -1)))
-        check(network, criterion, cifar_dataset.normalize(torch.empty(8, 3, 32, 32, dtype=torch.uint8)))
+def test_data_parallel_wraps_for_several_gpus(monkeypatch):
+    monkeypatch.setattr(nn, "DataParallel", lambda module, device_ids: (module.model, device_ids))
+    model = nn.Linear(1, 1)
+    assert Runtime(torch.device("cuda", 0), gpus=2).parallelize(model) == (model, [0, 1])
+    assert Runtime(torch.device("cuda", 0), gpus=1).parallelize(model) is model
 
 
-@pytest.mark.parametrize("stage", ["features", "crt", "lws"])
-def test_imagenet(stage):
-    with FakeTensorMode(allow_non_fake_inputs=False), CUDA:
-        images = imagenet_transforms.normalize(torch.empty(4, 3, 64, 64, dtype=torch.uint8))
-        for criterion in (*(CDBLoss(1000, 1.5, reduction) for reduction in REDUCTIONS), DifficultySampling(1000, "dynamic")):
-            check(ImageNetModel(1000, stage), criterion, images)
+def test_replicas_compute_in_the_precision_of_the_run(monkeypatch):
+    """PyTorch's own threads, with what they ask a GPU for patched: without InPrecision both would report float16."""
+    apply = sys.modules["torch.nn.parallel.parallel_apply"]
+    for name, answer in (("is_available", True), ("current_accelerator", torch.device("cuda"))):
+        monkeypatch.setattr(torch.accelerator, name, lambda *_, answer=answer: answer)
+    for name in ("current_stream", "device_index"):
+        monkeypatch.setattr(torch.accelerator, name, lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(apply, "_get_device_index", lambda *_: 0)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    monkeypatch.setattr(nn, "DataParallel", lambda module, device_ids: module)
+    seen = []
+
+    class Probe(nn.Module):
+        def forward(self, inputs):
+            seen.append(torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32)
+            return inputs
+
+    for bf16, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        place = Runtime(torch.device("cuda", 0), gpus=2, bf16=bf16)
+        replicas = [place.parallelize(Probe()) for _ in range(2)]
+        with place.autocast():
+            apply.parallel_apply(replicas, [torch.zeros(1)] * 2, devices=[0, 0])
+        assert [seen.pop(), seen.pop()] == [expected] * 2
 
 
-@pytest.mark.parametrize("loss_type", ["CDB-CE", "CDB-FL", "EQL", "LDAM-DRW"])
-def test_egtea(loss_type):
-    with FakeTensorMode(allow_non_fake_inputs=False), CUDA:
-        network = ResNeXt3D(19, "cosine" if loss_type == "LDAM-DRW" else "linear")
-        criterion = build_loss(loss_type, list(range(19, 0, -1)))
-        check(network, criterion, egtea_dataset.normalize(torch.empty(2, 10, 64, 64, 3, dtype=torch.uint8)))
+def test_shares_are_equal_and_disjoint():
+    batch = torch.arange(8)
+    shares = [Runtime(CPU, rank=rank, world_size=3).share(batch).tolist() for rank in range(3)]
+    assert shares == [[0, 1], [2, 3], [4, 5]]
+    assert Runtime(CPU).share(batch).tolist() == list(range(8))
+    assert len(Runtime(CPU, rank=1, world_size=3).share(torch.arange(2))) == 0
+    Runtime(CPU, world_size=4).check_batch_size(32)
+    with pytest.raises(ValueError, match="batch of 32 does not divide among 3 processes"):
+        Runtime(CPU, world_size=3).check_batch_size(32)
 
 
-def test_a_tensor_on_the_cpu_is_caught():
-    with FakeTensorMode(), CUDA:
-        criterion = build_loss("Balanced_Softmax", [3, 2, 1])
-        criterion.class_counts = torch.ones(3, device="cpu")
-        with pytest.raises(Exception, match="cpu"):
-            criterion(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
+def test_precision():
+    assert wants_bf16("bf16", CPU)
+    assert not wants_bf16("fp32", CPU)
+    place = Runtime(CPU, bf16=True)
+    with place.autocast():
+        assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.bfloat16
+    with Runtime(CPU).autocast():
+        assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.float32

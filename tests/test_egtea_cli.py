@@ -19,8 +19,9 @@ import EGTEA_train
 import extract_frames
 import make_splits
 from conftest import ROOT
-from records import load_checkpoint, read_log, save_checkpoint
-from runtime import Runtime
+from longtail.checkpoints import load_checkpoint, save_checkpoint
+from longtail.devices import Runtime
+from longtail.run import read_log
 from test_extract_frames import write_video
 from test_resnext3d import random_state
 
@@ -72,8 +73,8 @@ def finished(data, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_run_leaves_its_four_files(finished):
-    assert sorted(path.name for path in finished.iterdir()) == ["best_model.pth", "last_model.pth", "model.csv", "model.json"]
+def test_a_run_leaves_its_files(finished):
+    assert sorted(path.name for path in finished.iterdir()) == ["best_model.pth", "last_model.pth", "model.csv", "model.json", "model.lock"]
     _, rows = read_log(finished / "model.csv")
     assert len(rows) == 2
     description = json.loads((finished / "model.json").read_text())
@@ -221,7 +222,7 @@ def test_flags_arrive_in_the_training(data, tmp_path):
     prepared, _ = EGTEA_train.prepare(args, False, Runtime(torch.device("cpu")))
     [group] = prepared.optimizer.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.02, 0.7, 5e-4)
-    assert {id(parameter) for parameter in group["params"]} == {id(parameter) for parameter in prepared.network.parameters()}
+    assert {id(parameter) for parameter in group["params"]} == {id(parameter) for parameter in prepared.model.parameters()}
     rates = []
     for epoch, batch in ((1, 0), (6, 1), (7, 0), (10, 1)):
         prepared.set_lr(epoch, batch)
@@ -230,7 +231,7 @@ def test_flags_arrive_in_the_training(data, tmp_path):
     assert prepared.criterion.exponent.item() == 1.5
     assert (prepared.accumulate, prepared.validate_after_every, prepared.epochs, prepared.seed) == (2, 3, 10, 0)
     given = {key.removeprefix("module."): value for key, value in random_state().items()}
-    for key, value in prepared.network.state_dict().items():
+    for key, value in prepared.model.state_dict().items():
         assert key.startswith("fc.") != torch.equal(value, given[key]), key
 
 

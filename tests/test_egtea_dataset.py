@@ -25,13 +25,13 @@ from egtea_dataset import (
     normalize,
     read_class_names,
     read_clip,
+    read_clips,
     read_frame,
-    read_split,
     split_identity,
     training_batches,
     video_of,
 )
-from runtime import Runtime
+from longtail.devices import Runtime
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -74,11 +74,11 @@ def clips(tmp_path) -> ClipSet:
 def test_split_lines(tmp_path):
     path = tmp_path / "train_split.txt"
     path.write_text("OP01-R01-Pizza-1-2-F1-F2 43 13 24\n\nP02-R01-Pizza-3-4-F3-F4 1 2 3 9\n")
-    assert read_split(path) == [("OP01-R01-Pizza-1-2-F1-F2", 12), ("P02-R01-Pizza-3-4-F3-F4", 1)]
+    assert read_clips(path) == [("OP01-R01-Pizza-1-2-F1-F2", 12), ("P02-R01-Pizza-3-4-F3-F4", 1)]
     assert video_of("OP01-R01-Pizza-1-2-F1-F2") == "OP01-R01-Pizza"
-    assert count_labels(read_split(path), 14) == [0, 1, *[0] * 10, 1, 0]
+    assert count_labels(read_clips(path), 14) == [0, 1, *[0] * 10, 1, 0]
     with pytest.raises(ValueError, match="train_split.txt: verb 13 of OP01.* not among the 12"):
-        check_labels(path, read_split(path), 12)
+        check_labels(path, read_clips(path), 12)
 
 
 def test_identity_is_the_name_and_gits_id_without_the_place(tmp_path):
@@ -95,12 +95,12 @@ def test_identity_is_the_name_and_gits_id_without_the_place(tmp_path):
 def test_damaged_split(tmp_path, text, match):
     (tmp_path / "split.txt").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=match):
-        read_split(tmp_path / "split.txt")
+        read_clips(tmp_path / "split.txt")
 
 
 def test_missing_split_names_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none.txt; .*make_splits.py --annotations"):
-        read_split(tmp_path / "none.txt")
+        read_clips(tmp_path / "none.txt")
 
 
 def test_class_names(tmp_path):
@@ -119,7 +119,7 @@ def test_class_names(tmp_path):
 def test_a_split_in_other_digits(tmp_path):
     (tmp_path / "split.txt").write_text("a-b-c-d 1 \u0663 3")
     with pytest.raises(ValueError, match="line 1"):
-        read_split(tmp_path / "split.txt")
+        read_clips(tmp_path / "split.txt")
 
 
 @pytest.mark.parametrize(("height", "width"), [(65535, 65535), (30000, 30000), (1, 65535), (8192, 8193)])

@@ -30,7 +30,7 @@ from imagenet_transforms import (
     reduction_for,
     training_view,
 )
-from runtime import Runtime
+from longtail.devices import Runtime
 from test_imagenet_dataset import jpeg, make_folder
 
 CPU = Runtime(torch.device("cpu"))
@@ -248,12 +248,13 @@ def test_number_of_workers(monkeypatch):
 
 def test_workers_die_with_their_parent(images):
     code = ("import sys, time, torch, multiprocessing; from pathlib import Path; from imagenet_dataset import read_list\n"
-            "from imagenet_loader import ImageLoader; from runtime import Runtime\n"
+            "from imagenet_loader import ImageLoader; from longtail.devices import Runtime\n"
             "root = Path(sys.argv[1]); images = read_list(root / 'Small_train.txt', root, 3)\n"
             "batches = ImageLoader(images, 32, 36, 2, Runtime(torch.device('cpu'))).training_batches(None, 2, 0); next(batches)\n"
             "print(*[child.pid for child in multiprocessing.active_children()], flush=True); time.sleep(60)")
     command = [sys.executable, "-c", code, str(images.root)]
-    with subprocess.Popen(command, cwd=ROOT / "ImageNet-LT", stdout=subprocess.PIPE, text=True) as parent:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT / "ImageNet-LT", env=environment, stdout=subprocess.PIPE, text=True) as parent:
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         parent.send_signal(signal.SIGKILL)
     assert len(workers) == 2
@@ -309,7 +310,7 @@ def test_an_image_that_is_a_pipe_or_huge_is_named(tmp_path):
     bad = root / images.paths[0]
     bad.unlink()
     os.mkfifo(bad)
-    with pytest.raises(ValueError, match="is no regular file"):
+    with pytest.raises(ValueError, match="is not a regular file"):
         epoch(images)
     bad.unlink()
     bad.touch()

@@ -14,16 +14,18 @@ import torch
 
 import imagenet_test
 from conftest import ROOT
-from engine import count_confusion
 from imagenet_config import read_config
 from imagenet_loader import ImageLoader
 from imagenet_table import main as table
 from imagenet_table import name_of
 from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, evaluate, extract, macro_f1, report
+from longtail.checkpoints import load_checkpoint, save_checkpoint
+from longtail.devices import Runtime
+from longtail.metrics import count_confusion
+from longtail.run import read_log
+from longtail.signals import Stopped
 from main import DifficultySampling, main, prepare, sampling_of_epochs
-from records import load_checkpoint, read_log, save_checkpoint
 from resnet10 import PARTS, ImageNetModel, split_state
-from runtime import Runtime, Stopped
 from test_imagenet_dataset import make_folder
 
 CPU = Runtime(torch.device("cpu"))
@@ -94,7 +96,7 @@ def cdb(tmp_path_factory, data) -> Path:
 
 
 def test_what_a_run_leaves(cdb, data, capsys):
-    assert {path.name for path in cdb.iterdir()} == {BEST, "last_cdb.pth", "cdb.csv", "cdb.json", "config.yaml", "test.json"}
+    assert {path.name for path in cdb.iterdir()} == {BEST, "last_cdb.pth", "cdb.csv", "cdb.json", "cdb.lock", "config.yaml", "test.json"}
     best = load_checkpoint(cdb / BEST)
     assert best["class_counts"] == [12, 6, 3] and best["class_names"] == ["n00000000", "n00000001", "n00000002"]
     assert "optimizer" not in best and "fc.weight" in best["classifier"] and "layer4.0.downsample.1.running_var" in best["feat_model"]
@@ -119,11 +121,12 @@ def test_workers_do_not_change_a_run(cdb, tmp_path, capsys):
 def test_killed_and_resumed_is_uninterrupted(cdb, data, tmp_path, shell, capsys):
     """Killed at the worst moment: the log has the third epoch's row, no checkpoint has the epoch."""
     file = write_config(tmp_path, data, "cdb", loss_type="CDB-CE", tau=1.5, num_epochs=4)
-    code = ("import os, signal, sys, records, main\n"
-            "write = records.save_checkpoint\n"
+    code = ("import os, signal, sys, main\n"
+            "from longtail import run\n"
+            "write = run.save_checkpoint\n"
             "def save(path, state):\n"
             "    os.kill(os.getpid(), signal.SIGKILL) if state['epoch'] == 3 else write(path, state)\n"
-            "records.save_checkpoint = save\n"
+            "run.save_checkpoint = save\n"
             "main.main(['--cfg', sys.argv[1]])\n")
     killed = shell("-c", code, file, cwd=ROOT / "ImageNet-LT")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -247,7 +250,7 @@ def test_a_seed_decides_weights_and_order(data, tmp_path):
     def made(seed: int) -> tuple[int, torch.Tensor, list[torch.Tensor]]:
         training = prepared(tmp_path, data, seed=seed)
         orders = [torch.cat([labels for _, labels in training.train_batches(epoch)]) for epoch in (1, 2)]
-        return training.seed, training.network.feat_model.conv1.weight, orders
+        return training.seed, training.model.feat_model.conv1.weight, orders
 
     (seed, weight, orders), (_, same_weight, same_orders), (other_seed, other_weight, other_orders) = made(0), made(0), made(1)
     assert torch.equal(weight, same_weight) and all(map(torch.equal, orders, same_orders))
@@ -310,7 +313,7 @@ def test_the_precision_is_the_configured_one(precision, data, tmp_path, capsys):
 
 
 def test_a_stop_signal_ends_a_test_within_a_batch(monkeypatch):
-    monkeypatch.setattr("runtime._stop_signal", signal.SIGTERM)
+    monkeypatch.setattr("longtail.signals._received", signal.SIGTERM)
     with pytest.raises(Stopped):
         extract(torch.nn.Identity(), [(torch.zeros(1, 2), torch.tensor([0]))], CPU)
 
@@ -331,7 +334,7 @@ def test_a_second_stage_needs_a_finished_first_one_and_later_none(first_stage, d
     error = failing(main, "--cfg", file)
     assert f"{copy}/last_ce.pth is missing" in error and BEST in error
     save_checkpoint(copy / BEST, {"state_dict_best": {part: state[part] for part in PARTS}})       # as released: a single file
-    assert torch.equal(prepared(tmp_path, data, stage="crt", first_stage=copy).network.feat_model.conv1.weight,
+    assert torch.equal(prepared(tmp_path, data, stage="crt", first_stage=copy).model.feat_model.conv1.weight,
                        state["feat_model"]["conv1.weight"])
     shutil.rmtree(copy)
     assert main(["--cfg", str(second / "config.yaml"), "--resume"]) == 0
@@ -427,15 +430,16 @@ def test_two_processes_count_what_one_counts(first_stage, shell, capsys):
     for name in alone:
         (first_stage / name).unlink()
     script = first_stage / "all.py"
-    script.write_text("import sys; from pathlib import Path; from runtime import exit_code, start_runtime\n"
+    script.write_text("import sys; from pathlib import Path\n"
+                      "from longtail.cli import exit_code; from longtail.distributed import start_runtime\n"
                       "from imagenet_config import read_config; from imagenet_test import RESULTS, evaluate\n"
                       "def test_all(folder):\n"
                       "    with start_runtime(precision='fp32') as runtime:\n"
                       "        for method in RESULTS:\n"
                       "            evaluate(read_config(folder / 'config.yaml'), folder, method, runtime)\n"
-                      "sys.exit(exit_code(test_all, Path(sys.argv[1])))\n")
+                      "sys.exit(exit_code(lambda: test_all(Path(sys.argv[1]))))\n")
     result = shell("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, script, first_stage,
-                   PYTHONPATH=str(ROOT / "ImageNet-LT"))
+                   PYTHONPATH=f"{ROOT}:{ROOT / 'ImageNet-LT'}")
     script.unlink()
     assert result.returncode == 0, result.stderr
     assert {name: json.loads((first_stage / name).read_text()) for name in alone} == alone
@@ -546,6 +550,7 @@ def test_a_row_names_all_that_sets_it_apart(arguments, method, name):
 def test_the_two_commands_to_the_letter(tmp_path, shell):
     """On a copy of the folder, with 1000 classes laid out like ImageNet; five keys of the YAML are set, so that it is short."""
     folder = tmp_path / "ImageNet-LT"
+    shutil.copytree(ROOT / "longtail", tmp_path / "longtail")
     shutil.copytree(ROOT / "ImageNet-LT", folder, ignore=shutil.ignore_patterns("logs", "__pycache__", "tiny-imagenet-lt"))
     counts = {"train": [2] * 8 + [1] * 992, "val": [1] * 1000, "test": [1] * 40 + [0] * 960}
     imagenet = make_folder(tmp_path / "ILSVRC", counts, "ImageNet_LT", flat_test=True)

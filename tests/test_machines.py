@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from conftest import ROOT
-from records import load_checkpoint
+from longtail.checkpoints import load_checkpoint
 
 TRAIN = ROOT / "CIFAR-LT/cifar_train.py"
 JOB = ("--dataset", "digits", "--imbalance", 100, "--max_epochs", 2, "--precision", "fp32")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plot import load_log, main, tell_apart
-from records import Run, log_row
+from longtail.plot import load_log, main, tell_apart
+from longtail.run import Run, log_row
 
 
 @pytest.fixture

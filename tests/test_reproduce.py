@@ -13,24 +13,22 @@ import pytest
 import torch
 
 import reproduce
-import reproduce_jobs
-import reproduce_tables
-import reproduce_weights
 from conftest import ROOT
-from records import load_checkpoint
+from longtail.checkpoints import load_checkpoint
 from reproduce import main, select
-from reproduce_jobs import Entry, Job
-from reproduce_tables import all_entries, marks, table_rows
+from reproduction import jobs, pages, weights
+from reproduction.jobs import Entry, Job
+from reproduction.pages import all_entries, marks, table_rows
 
 MARKS = marks("cifar100")
 
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce_jobs, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(reproduce_tables, "PAGES", (tmp_path / "README.md", tmp_path / "RESULTS.md"))
+    monkeypatch.setattr(jobs, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(pages, "PAGES", (tmp_path / "README.md", tmp_path / "results.md"))
     (tmp_path / "README.md").write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
-    (tmp_path / "RESULTS.md").write_text("\n".join(marks("open")))
+    (tmp_path / "results.md").write_text("\n".join(marks("open")))
 
     def finish(entry: Entry, seed: int, accuracy: float) -> None:
         job = Job(entry, seed, tmp_path)
@@ -54,7 +52,7 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert row["best epoch"] == "2 of 4, 2 of 4, 2 of 4"
     assert row["validation"] == "50.00 ± 0.00"
     assert (row["many"], row["medium"], row["few"]) == ("58.00 ± 1.00", "48.00 ± 1.00", "18.00 ± 1.00")
-    line, = reproduce_tables.lines([entry, Entry("cifar100", 100, "CE")], lambda entry: entry.label)
+    line, = pages.lines([entry, Entry("cifar100", 100, "CE")], lambda entry: entry.label)
     assert (line.group, line.name, line.published) == ("imbalance 200, paper recipe", "CDB-CE, tau 1.5", 37.40)
     assert line.accuracy["all"] == pytest.approx([38, 39, 37])
     assert line.accuracy["few"] == pytest.approx([18, 19, 17])
@@ -66,7 +64,7 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert main(["--table"]) == 0
     assert (tmp_path / "README.md").read_text() == first
     names = {job.name for job in select("", None, tmp_path)} - {f"{entry.name}_seed0"}
-    assert set(re.findall("- `(.*)`", (tmp_path / "RESULTS.md").read_text())) == names
+    assert set(re.findall("- `(.*)`", (tmp_path / "results.md").read_text())) == names
     capsys.readouterr()
     assert main(["--list", "--only", "imbalance=200,loss_type=CDB-CE,recipe=paper", "--runs", str(tmp_path)]) == 0
     assert capsys.readouterr().out.split() == ["finished", "cifar100_imbalance200_CDB-CE_1.5_seed0"]
@@ -100,7 +98,7 @@ def test_an_entry_is_its_command():
 
 
 def test_every_table_stands_in_a_page():
-    pages = "".join((ROOT / page).read_text() for page in ("README.md", "CIFAR-LT/RESULTS.md"))
+    pages = "".join((ROOT / page).read_text() for page in ("README.md", "CIFAR-LT/README.md"))
     assert [table for table in (*reproduce.TABLES, "open") if not all(mark in pages for mark in marks(table))] == []
 
 
@@ -134,9 +132,9 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     result = tmp_path / "results" / "cifar100_imbalance10_CE_seed0"
     assert sorted(path.name for path in result.iterdir()) == ["cifar100_imbalance10.csv.gz", "cifar100_imbalance10.json", "test.json"]
     assert re.search(r"\| 1 of 1 \|", (tmp_path / "README.md").read_text())
-    assert "Every run of these tables has been made.\n" in (tmp_path / "RESULTS.md").read_text()
+    assert "Every run of these tables has been made.\n" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "results" / "losses.png").stat().st_size > 5000
-    monkeypatch.setattr(reproduce_weights, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(weights, "WEIGHTS", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
     assert main([*command, "--publish"]) == 0
     path = tmp_path / "weights" / "cifar100_imbalance10_CE_seed0.pth"

@@ -2,8 +2,9 @@
 
 from matplotlib import pyplot
 
-import reproduce_figures
-from reproduce_figures import SHOTS, Line, draw_losses, draw_tau
+from longtail.metrics import SHOTS
+from reproduction import figures
+from reproduction.figures import Line, draw_losses, draw_tau
 
 
 def line(group: str, name: str, published: float | None, *values: float) -> Line:
@@ -17,7 +18,7 @@ TAUS = [line("", "0", None, 30.0), line("", "0.5", None, 32.0), line("", "dynami
 
 def drawn(function, lines, tmp_path, monkeypatch):
     """The figure, kept open."""
-    monkeypatch.setattr(reproduce_figures, "save", lambda figure, path: None)
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
     pyplot.close("all")
     function(lines, tmp_path / "picture.png")
     return pyplot.gcf()

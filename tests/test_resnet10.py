@@ -10,7 +10,7 @@ from resnet10 import (
     ResNet10,
     ScaledClassifier,
     join_state,
-    load_network,
+    load_model,
     split_state,
     start_second_stage,
     tau_normalized,
@@ -35,22 +35,22 @@ def test_backbone_is_torchvisions():
 @pytest.mark.parametrize("stage", ["crt", "lws"])
 def test_second_stage_leaves_the_backbone_alone(stage):
     torch.manual_seed(0)
-    network = ImageNetModel(3, stage).train()
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    model = ImageNetModel(3, stage).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.5, momentum=0.9, weight_decay=0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 0])).backward()
+        nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 0])).backward()
         optimizer.step()
-    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == ({"classifier.scales"} if stage == "lws" else {"classifier.fc.weight", "classifier.fc.bias"})
 
 
 def test_first_stage_trains_its_batch_statistics():
-    network = ImageNetModel(3).train()
-    network(torch.randn(4, 3, 32, 32))
-    assert network.feat_model.bn1.num_batches_tracked == 1
+    model = ImageNetModel(3).train()
+    model(torch.randn(4, 3, 32, 32))
+    assert model.feat_model.bn1.num_batches_tracked == 1
 
 
 def test_scaled_classifier_by_hand():
@@ -68,9 +68,9 @@ def test_scaled_classifier_by_hand():
 def test_second_stages_start_from_the_first():
     torch.manual_seed(0)
     first, crt, lws = ImageNetModel(4), ImageNetModel(4, "crt"), ImageNetModel(4, "lws")
-    for network in (crt, lws):
-        start_second_stage(network, first)
-        assert torch.equal(network.feat_model.conv1.weight, first.feat_model.conv1.weight)
+    for model in (crt, lws):
+        start_second_stage(model, first)
+        assert torch.equal(model.feat_model.conv1.weight, first.feat_model.conv1.weight)
     assert not torch.equal(crt.classifier.fc.weight, first.classifier.fc.weight)
     images = torch.randn(2, 3, 32, 32)
     assert torch.allclose(lws.eval()(images), first.eval()(images), atol=1e-6)      # scales of 1 change nothing
@@ -83,29 +83,29 @@ def test_tau_normalisation_by_hand():
     assert torch.allclose(tau_normalized(weight, 0.5), torch.tensor([[3 / 5 ** 0.5, 4 / 5 ** 0.5], [0.0, 2 ** 0.5]]))
 
 
-def released(network: ImageNetModel) -> dict:
+def released(model: ImageNetModel) -> dict:
     """The layout of the released code, with DataParallel's prefix."""
-    parts = split_state(network.state_dict())
+    parts = split_state(model.state_dict())
     return {"state_dict_best": {part: {f"module.{key}": value for key, value in parts[part].items()} for part in parts}, "epoch": 90}
 
 
 def test_released_layout_is_read():
-    network = ImageNetModel(5)
-    loaded = load_network(released(network), "x.pth", 5)
-    assert all(torch.equal(value, network.state_dict()[key]) for key, value in loaded.state_dict().items())
+    model = ImageNetModel(5)
+    loaded = load_model(released(model), "x.pth", 5)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
 
 
 @pytest.mark.parametrize("stage", ["features", "lws"])
 def test_our_layout_is_read(stage):
-    network = ImageNetModel(5, stage)
-    loaded = load_network(split_state(network.state_dict()), "x.pth", 5)
+    model = ImageNetModel(5, stage)
+    loaded = load_model(split_state(model.state_dict()), "x.pth", 5)
     assert isinstance(loaded.classifier, ScaledClassifier if stage == "lws" else LinearClassifier)
-    assert loaded.state_dict().keys() == network.state_dict().keys()
+    assert loaded.state_dict().keys() == model.state_dict().keys()
 
 
 def test_misfits_are_named():
     with pytest.raises(ValueError, match="x.pth does not fit this model: classifier.fc.bias 5 instead of 7"):
-        load_network(split_state(ImageNetModel(5).state_dict()), "x.pth", 7)
+        load_model(split_state(ImageNetModel(5).state_dict()), "x.pth", 7)
     for checkpoint in ({}, {"feat_model": {}}, {"state_dict_best": 3}, {"feat_model": 1, "classifier": 2}):
         with pytest.raises(ValueError, match="x.pth is no model of this experiment"):
             join_state(checkpoint, "x.pth")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from records import shape_of
+from longtail.checkpoints import shape_of
 from resnext3d import ResNeXt3D, clip_precision, load_pretrained
 
 

@@ -9,20 +9,51 @@ import pytest
 
 from conftest import ROOT
 
-FOLDERS = ("CIFAR-LT", "ImageNet-LT", "EGTEA")
-IDENTICAL = ("cdb_loss.py", "baseline_losses.py", "runtime.py", "engine.py", "records.py", "plot.py")
-SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+EXPERIMENTS = ("CIFAR-LT", "ImageNet-LT", "EGTEA")
+SHARED = ("files", "signals", "cli", "devices", "distributed", "checkpoints", "run", "losses", "heads", "metrics", "training",
+          "plot")     # in the order of longtail's map: a module imports only from those before it
+SOURCES = sorted(path for folder in (*EXPERIMENTS, "longtail") for path in (ROOT / folder).rglob("*.py"))
 
 
-@pytest.mark.parametrize("name", IDENTICAL)
-def test_copies_are_identical(name):
-    copies = {(ROOT / folder / name).read_bytes() for folder in FOLDERS}
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, anywhere in it, as `longtail.files`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"longtail.{alias.name}" for alias in node.names} if node.module == "longtail" else {node.module}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def test_copies_of_the_loss_are_identical():
+    copies = {(ROOT / folder / "cdb_loss.py").read_bytes() for folder in EXPERIMENTS}
     assert len(copies) == 1, "run: make copies"
 
 
 def test_other_file_names_are_unique():
-    names = [path.name for path in SOURCES if path.name not in IDENTICAL]
+    names = [path.name for path in SOURCES if path.name not in ("cdb_loss.py", "__init__.py")]
     assert len(names) == len(set(names))
+
+
+def test_the_map_of_the_shared_package_is_complete():
+    assert {path.stem for path in (ROOT / "longtail").glob("*.py")} == {*SHARED, "__init__"}
+    lines = (ROOT / "longtail/__init__.py").read_text().splitlines()
+    assert [line.split(".py")[0] for line in lines if ".py  " in line] == list(SHARED)
+
+
+@pytest.mark.parametrize("number", range(len(SHARED)), ids=SHARED)
+def test_shared_modules_import_only_from_those_before_them(number):
+    ours = {path.stem for folder in EXPERIMENTS for path in (ROOT / folder).rglob("*.py")}
+    names = imported(ROOT / f"longtail/{SHARED[number]}.py")
+    assert not names & ours
+    assert {name for name in names if name.startswith("longtail")} <= {f"longtail.{name}" for name in SHARED[:number]}
+
+
+@pytest.mark.parametrize("module", ["files", "signals", "cli"])
+def test_these_need_no_torch(module):
+    code = f"import sys, longtail.{module}; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "False False\n"
 
 
 def calls(path: Path):
@@ -48,7 +79,5 @@ def test_heavy_libraries_are_imported_only_where_they_are_used(module):
 
 
 def test_cdb_loss_needs_torch_alone():
-    imported = {node.module if isinstance(node, ast.ImportFrom) else alias.name
-                for node in ast.walk(ast.parse((ROOT / "CIFAR-LT/cdb_loss.py").read_text()))
-                if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
-    assert {name.split(".")[0] for name in imported} == {"math", "torch"}
+    names = imported(ROOT / "CIFAR-LT/cdb_loss.py")
+    assert {name.split(".")[0] for name in names} == {"math", "torch"}

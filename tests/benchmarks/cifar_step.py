@@ -18,14 +18,17 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CIFAR-LT"))
 
-from baseline_losses import build_loss
+from cdb_loss import CDBLoss
 from cifar_dataset import ImageSet, evaluation_batches, long_tail_counts
 from cifar_train import PAPER, build_optimizer, training_batches
-from engine import Training, count_confusion, train_epoch
+from longtail.devices import Runtime
+from longtail.distributed import start_runtime
+from longtail.metrics import count_confusion
+from longtail.training import Training, train_epoch
 from resnet32 import ResNet32
-from runtime import Runtime, start_runtime
 
 BATCH, WORKERS = 32, (0, 2, 8)
 COUNTS = long_tail_counts(475, 100, 200)
@@ -53,8 +56,8 @@ def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int) -> Ca
             return self.transform(Image.fromarray(self.arrays[index])), int(labels[index])
 
     loader = DataLoader(Images(), BATCH, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0)
-    network = ResNet32(100)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    model = ResNet32(100)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     criterion = torch.nn.CrossEntropyLoss()
 
     def forever() -> Iterator[list[torch.Tensor]]:
@@ -64,11 +67,11 @@ def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int) -> Ca
     stream = forever()
 
     def speed(batches: int) -> float:
-        network.train()
+        model.train()
         start = time.perf_counter()
         for inputs, targets in itertools.islice(stream, batches):
             optimizer.zero_grad()
-            criterion(network(inputs), targets).backward()
+            criterion(model(inputs), targets).backward()
             optimizer.step()
         return batches * BATCH / (time.perf_counter() - start)
 
@@ -78,10 +81,10 @@ def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int) -> Ca
 def ours(images: torch.Tensor, labels: torch.Tensor, compiled: bool, runtime: Runtime) -> tuple[Callable[[int], float], Training]:
     """images/s of cifar_train.py's own functions, and the training that they work on."""
     train = ImageSet(images, labels)
-    network = ResNet32(100).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(network, PAPER.lr, PAPER)
-    training = Training(network=network, model=torch.compile(network) if compiled else network,
-                        criterion=build_loss("CDB-CE", COUNTS, tau=1.5), optimizer=optimizer, schedule=lambda progress: 1.0,
+    model = ResNet32(100).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, PAPER.lr, PAPER)
+    training = Training(model=model, parallel_model=torch.compile(model) if compiled else model,
+                        criterion=CDBLoss(len(COUNTS), tau=1.5), optimizer=optimizer, schedule=lambda progress: 1.0,
                         train_batches=lambda epoch: (), val_batches=lambda: (), batches_per_epoch=1, images_per_epoch=len(train),
                         num_classes=100, epochs=1)
 

@@ -19,12 +19,13 @@ import cv2
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "EGTEA"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "EGTEA/data"))
 
 from egtea_dataset import MAX_ANGLE, MEAN, ClipSet, batches_of, frame_indices
 from extract_frames import extract
-from runtime import Runtime
+from longtail.devices import Runtime
 
 FRAMES, SIZE, HEIGHT, WIDTH = 10, 224, 480, 640
 

@@ -21,12 +21,14 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ImageNet-LT"))
 
 from imagenet_dataset import ImageList
 from imagenet_loader import ImageLoader
 from imagenet_transforms import MEAN, STD
-from runtime import Runtime, start_runtime
+from longtail.devices import Runtime
+from longtail.distributed import start_runtime
 
 HEIGHT, WIDTH, BATCH = 375, 500, 64
 FALLOFFS = (1.45, 1.2, 1.05)     # of each octave's strength from the one before

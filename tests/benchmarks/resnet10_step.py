@@ -14,21 +14,23 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ImageNet-LT"))
 
 from cdb_loss import CDBLoss
-from engine import Training, train_epoch
+from longtail.devices import Runtime
+from longtail.distributed import start_runtime
+from longtail.training import Training, train_epoch
 from resnet10 import ImageNetModel
-from runtime import Runtime, start_runtime
 
 
 def step(memory_format: torch.memory_format, runtime: Runtime, batch: int, size: int) -> Callable[[], float]:
     """images/s of one epoch of two batches of noise through the engine's own loop."""
-    network = ImageNetModel(1000).to(memory_format=memory_format)
+    model = ImageNetModel(1000).to(memory_format=memory_format)
     images = torch.randn(batch, 3, size, size).to(memory_format=memory_format)
     labels = torch.arange(batch) % 1000
-    groups = [{"params": network.parameters(), "initial_lr": 0.01}]
-    training = Training(network=network, model=network, criterion=CDBLoss(1000), schedule=lambda progress: 1.0,
+    groups = [{"params": model.parameters(), "initial_lr": 0.01}]
+    training = Training(model=model, parallel_model=model, criterion=CDBLoss(1000), schedule=lambda progress: 1.0,
                         optimizer=torch.optim.SGD(groups, lr=0.01, momentum=0.9, fused=True), val_batches=lambda: (), seed=0,
                         train_batches=lambda epoch: [(images, labels)] * 2, batches_per_epoch=2, images_per_epoch=2 * batch,
                         num_classes=1000, epochs=1)

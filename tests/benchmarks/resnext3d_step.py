@@ -16,41 +16,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "EGTEA"))
 
 from egtea_dataset import memory_format
-from records import cpu_name
+from longtail.devices import Runtime, keep_large_blocks
+from longtail.run import cpu_name
 from resnext3d import ResNeXt3D
-from runtime import Runtime, keep_large_blocks
 
 CLASSES, FRAMES = 19, 10
 
 
 class Contender:
-    """A network with its layout, precision and optimizer."""
+    """A model with its layout, precision and optimizer."""
 
     def __init__(self, name: str, clips: Tensor, layout: torch.memory_format, bf16: bool, fused: bool):
         torch.manual_seed(0)
         self.name, self.runtime = name, Runtime(torch.device("cpu"), bf16=bf16)
-        self.network = ResNeXt3D(CLASSES).to(memory_format=layout)
+        self.model = ResNeXt3D(CLASSES).to(memory_format=layout)
         self.clips = clips.contiguous(memory_format=layout)
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-4, weight_decay=5e-4, fused=fused)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, weight_decay=5e-4, fused=fused)
         self.train_seconds: list[float] = []
         self.eval_seconds: list[float] = []
 
     def train_step(self, labels: Tensor) -> None:
-        self.network.train()
+        self.model.train()
         self.optimizer.zero_grad()
         with self.runtime.autocast():
-            logits = self.network(self.clips)
+            logits = self.model(self.clips)
         F.cross_entropy(logits.float(), labels).backward()
         self.optimizer.step()
 
     @torch.no_grad()
     def eval_step(self) -> None:
-        self.network.eval()
+        self.model.eval()
         with self.runtime.autocast():
-            self.network(self.clips)
+            self.model(self.clips)
 
     def time(self, labels: Tensor) -> None:
         start = time.perf_counter()

@@ -16,13 +16,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CIFAR-LT"))
 
 import cifar_train
-from engine import train_epoch, validate
-from plot import beside, find_log
-from records import read_log
-from runtime import Runtime, start_runtime
+from longtail.devices import Runtime
+from longtail.distributed import start_runtime
+from longtail.plot import beside, find_log
+from longtail.run import read_log
+from longtail.training import train_epoch, validate
 
 SETTINGS = ("dataset", "imbalance", "loss_type", "tau", "recipe", "batch_size")
 

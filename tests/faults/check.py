@@ -14,7 +14,8 @@ from pathlib import Path
 import run as faults
 import torch
 
-import records
+import longtail.run
+from longtail import checkpoints, files
 
 
 def survives(row: faults.Row, tried: int) -> None:
@@ -49,10 +50,10 @@ def long_run(work: Path, rng: random.Random) -> None:
 def notices_a_write_in_place(work: Path, rng: random.Random) -> None:
     """A kill in the middle of it spoils the checkpoint."""
     def write_in_place(path: Path, content: bytes) -> None:
-        with records.open(path, "wb") as file:
+        with files.open(path, "wb") as file:
             file.write(content)
 
-    records.open, records.write_atomically = open, write_in_place
+    files.open, checkpoints.write_atomically, longtail.run.write_atomically = open, write_in_place, write_in_place
     experiment, folder = faults.imagenet(work), faults.fresh(work)
     assert faults.ended(faults.start(experiment, folder, faults.die_in_write(5))) == -9        # description, log, best, last, log, best
     assert "is damaged" in faults.unreadable(folder)[0]
@@ -64,7 +65,7 @@ def notices_other_weights(work: Path, rng: random.Random) -> None:
     reference, _ = faults.run_through(experiment, work)
     other, _ = faults.run_through(experiment, work)
     assert faults.differences(other, reference) == []
-    state = records.load_checkpoint(other / "last_run.pth")
+    state = checkpoints.load_checkpoint(other / "last_run.pth")
     state["classifier"]["fc.bias"][0] += 1e-7
     torch.save(state, other / "last_run.pth")
     (other / "last_run.pth.partial").write_bytes(b"")

@@ -31,8 +31,8 @@ import EGTEA_train
 import extract_frames
 import main
 import make_splits
-import plot
-from records import load_checkpoint, save_checkpoint
+from longtail import plot
+from longtail.checkpoints import load_checkpoint, save_checkpoint
 from resnext3d import ResNeXt3D
 from test_cifar_dataset import write_cifar
 from test_egtea_cli import CLIPS, training

@@ -31,15 +31,17 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")     # what is killed leaves semaphores
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / folder) for folder in ("CIFAR-LT", "ImageNet-LT", "EGTEA", "EGTEA/data", "tests", "tests/faults")]
+sys.path[:0] = [str(ROOT / folder) for folder in (".", "CIFAR-LT", "ImageNet-LT", "EGTEA", "EGTEA/data", "tests", "tests/faults")]
 
 import torch  # noqa: E402
 import torch._dynamo  # noqa: E402  (else each child's optimizer imports it, for a second)
 from tqdm import tqdm  # noqa: E402
 
-import records  # noqa: E402
-from records import load_checkpoint, read_log  # noqa: E402
-from runtime import ArgumentParser, positive_int, seed_number  # noqa: E402
+import longtail.files  # noqa: E402
+import longtail.run  # noqa: E402
+from longtail.checkpoints import load_checkpoint  # noqa: E402
+from longtail.cli import ArgumentParser, positive_int, seed_number  # noqa: E402
+from longtail.run import read_log  # noqa: E402
 
 CIFAR = ROOT / "CIFAR-LT/cifar_train.py"
 DIGITS = ("--dataset", "digits", "--imbalance", "100")
@@ -266,7 +268,7 @@ def die_in_write(number: int) -> Callable[[], None]:
             opened = open(file, mode, *arguments, **more)       # noqa: SIM115  (the caller closes it)
             return Torn(opened) if mode[0] in "wa" and writes == number else opened
 
-        records.open = torn_open
+        longtail.files.open = longtail.run.open = torn_open        # checkpoints and settings; the log
 
     return sabotage
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from longtail.metrics import SHOTS
+
 DPI = 130
-SHOTS = ("all", "many", "medium", "few")
 COLORS = {"all": "#17202a", "many": "#2471a3", "medium": "#b7950b", "few": "#c0392b"}
 OURS, RIVALS, PAPER = "#c0392b", "#777777", "#2471a3"
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from records import read_log, write_atomically
+from longtail.files import write_atomically
+from longtail.run import read_log
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]     # CIFAR-LT/
 RESULTS = HERE / "results"
 OPTIONS = ("loss_type", "tau", "recipe", "precision", "protocol", "reduction", "beta")      # flags that an entry may set
 

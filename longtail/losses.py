@@ -2,21 +2,44 @@
 
 Every loss is a module: `criterion(logits, labels)` with logits (N, C) and labels (N,) gives a scalar, the mean over the
 batch unless said otherwise. `weight`, shape (C,), is the weight of each class (ones where a loss has none), `update` takes
-validation counts as CDBLoss.update does, and `progress`, set by the training loop, is the share of training that is done.
+validation counts as CDBLoss.update does, and `start_epoch` the share of training that is done.
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cdb_loss import DYNAMIC_TAU, REDUCTIONS, CDBLoss, focal_factor, reduce_loss
+from longtail.cli import number_in
 
-LOSS_TYPES = ("CE", "FL", "EQL", "CB_Softmax", "CB_Focal", "LDAM-DRW", "Balanced_Softmax", "Logit_Adjustment",
-              "CDB-CE", "CDB-FL")
+RIVALS = ("CE", "FL", "EQL", "CB_Softmax", "CB_Focal", "LDAM-DRW", "Balanced_Softmax", "Logit_Adjustment")
+LOSS_TYPES = (*RIVALS, "CDB-CE", "CDB-FL")
 LDAM_MAX_MARGIN, LDAM_SCALE = 0.5, 30.0   # Cao et al., section 4 and released code
 DRW_START = 2 / 3                         # the paper's first step of the learning rate, 160 of 240 epochs
+
+
+def focal_factor(cross_entropy: Tensor, gamma: float) -> Tensor:
+    """Return (1 - p) ** gamma for the probability p that belongs to a cross-entropy; Lin et al., ICCV 2017, equation 4."""
+    miss = -torch.expm1(-cross_entropy)
+    return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma   # a gradient that is finite at p = 1, gamma < 1
+
+
+def reduce_loss(losses: Tensor, weights: Tensor, reduction: str) -> Tensor:
+    """Weight the losses of a batch, both of shape (N,), and return their mean, or for "weighted_mean" the sum over the summed weights.
+
+    In a torch.distributed job the summed weights are those of the whole batch, so every process has to take part.
+    """
+    total = (weights * losses).sum()
+    if reduction == "mean":
+        return total / len(losses)
+    denominator = weights.sum()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(denominator)
+        denominator = denominator / torch.distributed.get_world_size()
+    return total / denominator.clamp_min(torch.finfo(total.dtype).tiny)   # a batch without weight: 0 / tiny = 0
 
 
 class ClassLoss(nn.Module):
@@ -26,15 +49,17 @@ class ClassLoss(nn.Module):
         super().__init__()
         if min(class_counts, default=0) < 1:
             raise ValueError(f"every class needs a training sample; the class counts are {class_counts}")
-        self.progress = 0.0
         self.register_buffer("class_counts", torch.tensor(class_counts, dtype=torch.float), persistent=False)
         self.register_buffer("weight", torch.ones(len(class_counts)), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels)
 
+    def start_epoch(self, progress: float) -> None:
+        """Tell the loss which share of training, 0 to 1, is done."""
+
     def update(self, correct: Tensor, total: Tensor) -> None:
-        """Difficulty means nothing to a loss that weighs by counts."""
+        """Take validation counts, (C,) each, as CDBLoss.update does; a loss that weighs by training counts ignores them."""
 
 
 class FocalLoss(ClassLoss):
@@ -108,14 +133,9 @@ class LDAMLoss(ClassLoss):
         self.register_buffer("margins", margins / margins.max() * LDAM_MAX_MARGIN, persistent=False)
         self.register_buffer("deferred_weight", effective_number_weights(self.class_counts, beta), persistent=False)
 
-    @property
-    def progress(self) -> float:
-        return self._progress
-
-    @progress.setter
-    def progress(self, share: float) -> None:
-        self._progress = share
-        if share >= DRW_START:
+    def start_epoch(self, progress: float) -> None:
+        """Weigh by the effective number from DRW_START on."""
+        if progress >= DRW_START:
             self.weight.copy_(self.deferred_weight)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -146,9 +166,9 @@ class BalancedSoftmaxLoss(ClassLoss):
         return F.cross_entropy(logits + self.class_counts.log(), labels)
 
 
-def build_loss(loss_type: str, class_counts: list[int], *, tau: float | str = "dynamic", gamma: float = 1.0,
-               beta: float = 0.9999, eql_gamma: float = 0.9, eql_lambda: float = 0.005, reduction: str = "mean") -> nn.Module:
-    """The loss that goes by one of the LOSS_TYPES; each takes from the settings what it needs."""
+def build_rival(loss_type: str, class_counts: list[int], *, gamma: float = 1.0, beta: float = 0.9999, eql_gamma: float = 0.9,
+                eql_lambda: float = 0.005) -> ClassLoss:
+    """Return the loss that `loss_type`, one of RIVALS, names; each takes from the settings what it needs."""
     choices = {
         "CE": lambda: ClassLoss(class_counts),
         "FL": lambda: FocalLoss(class_counts, gamma),
@@ -158,48 +178,27 @@ def build_loss(loss_type: str, class_counts: list[int], *, tau: float | str = "d
         "LDAM-DRW": lambda: LDAMLoss(class_counts, beta),
         "Balanced_Softmax": lambda: BalancedSoftmaxLoss(class_counts),
         "Logit_Adjustment": lambda: LogitAdjustmentLoss(class_counts),
-        "CDB-CE": lambda: CDBLoss(len(class_counts), tau, reduction),
-        "CDB-FL": lambda: CDBLoss(len(class_counts), tau, reduction, focal_gamma=gamma),
     }
     if loss_type not in choices:
-        raise ValueError(f"loss_type must be one of {', '.join(LOSS_TYPES)}, not {loss_type!r}")
+        raise ValueError(f"loss_type must be one of {', '.join(RIVALS)}, not {loss_type!r}")
     return choices[loss_type]()
 
 
-def parse_tau(text: str) -> float | str:
-    """'dynamic', 'dynamic-released' or a number above 0."""
-    if text in DYNAMIC_TAU:
-        return text
-    try:
-        return CDBLoss(1, float(text)).tau
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be a number above 0, 'dynamic' or 'dynamic-released', not {text!r}") from None
+def add_loss_arguments(parser: argparse.ArgumentParser, read_tau: Callable[[str], float | str], reductions: Sequence[str],
+                       difficulties: Sequence[str] = ()) -> None:
+    """Add --loss_type and the settings of each loss. `read_tau` converts --tau or raises ValueError; `reductions` are those of CDB."""
 
-
-def number_in(low: float, high: float, include_low: bool = True):
-    """An argparse type for a number from low (left out unless include_low) up to and without high."""
-
-    def parse(text: str) -> float:
+    def tau(text: str) -> float | str:
         try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not (low <= value < high and (include_low or value > low)):
-            bound = "at least" if include_low else "above"
-            raise argparse.ArgumentTypeError(f"must be a number {bound} {low:g} and below {high:g}, not {text!r}")
-        return value
+            return read_tau(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-    return parse
-
-
-def add_loss_arguments(parser: argparse.ArgumentParser) -> None:
-    """--loss_type and the settings of each loss, for a training script."""
     group = parser.add_argument_group("loss")
     group.add_argument("--loss_type", choices=LOSS_TYPES, default="CDB-CE", help="default: %(default)s")
-    group.add_argument("--tau", type=parse_tau, default="dynamic",
+    group.add_argument("--tau", type=tau, default="dynamic",
                        help="CDB: how strongly difficulty weighs; 'dynamic' (paper, the default), 'dynamic-released' or a number")
-    group.add_argument("--reduction", choices=REDUCTIONS, default="mean",
+    group.add_argument("--reduction", choices=reductions, default="mean",
                        help="CDB: mean over the batch (paper, the default), or weighted_mean, divided by the batch's summed weights")
     group.add_argument("--gamma", type=number_in(0, 100), default=1.0, help="FL, CB_Focal, CDB-FL: focusing exponent; default: 1")
     group.add_argument("--beta", type=number_in(0, 1, include_low=False), default=0.9999,

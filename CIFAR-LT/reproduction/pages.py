@@ -2,19 +2,19 @@
 
 import contextlib
 import csv
-import fcntl
 import io
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 
-import reproduce_jobs
-from records import read_log, write_atomically, write_between
-from reproduce_figures import SHOTS, Line, draw_losses, draw_tau
-from reproduce_jobs import HERE, Entry, Job, finished, test_figures
+from longtail.files import hold_lock, write_atomically, write_between
+from longtail.metrics import SHOTS
+from longtail.run import best_row, read_log
+from reproduction import jobs
+from reproduction.figures import Line, draw_losses, draw_tau
+from reproduction.jobs import HERE, Entry, Job, finished, test_figures
 
-PAGES = (HERE.parent / "README.md", HERE / "RESULTS.md")
+PAGES = (HERE.parent / "README.md", HERE / "README.md")
 
 
 def marks(table: str) -> tuple[str, str]:
@@ -23,37 +23,31 @@ def marks(table: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Only one process writes pages and pictures at a time."""
-    folder = os.open(reproduce_jobs.RESULTS, os.O_RDONLY)
+def results_lock() -> Iterator[None]:
+    """Let only one process at a time write pages and pictures."""
+    lock = hold_lock(jobs.RESULTS / "tables.lock", wait=True)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(folder)
+        lock.release()
 
 
 def table_rows(entries: tuple[Entry, ...]) -> list[dict[str, str]]:
     """A row for each entry with finished seeds: mean and standard deviation in %, over the seeds."""
     rows = []
     for entry in entries:
-        jobs = finished(entry)
-        if not jobs:
+        done = finished(entry)
+        if not done:
             continue
-        tests = [test_figures(job) for job in jobs]
-        logs = [read_log(job.kept_log)[1] for job in jobs]
+        tests = [test_figures(job) for job in done]
+        logs = [read_log(job.kept_log)[1] for job in done]
         best = [best_row(log) for log in logs]
         shots = {name: show([test["shots"][name] for test in tests]) for name in SHOTS[1:]}
         rows.append({"imbalance": str(entry.imbalance), "loss": entry.label, "paper": f"{entry.published:.2f}" if entry.published else "-",
-                     "this repository": show([test["accuracy"] for test in tests]), "seeds": str(len(jobs)),
+                     "this repository": show([test["accuracy"] for test in tests]), "seeds": str(len(done)),
                      "best epoch": ", ".join(f"{row['epoch']} of {len(log)}" for row, log in zip(best, logs, strict=True)),
                      "validation": show([float(row["accuracy"]) for row in best]), **shots})
     return rows
-
-
-def best_row(log: list[dict[str, str]]) -> dict[str, str]:
-    """The epoch whose weights were kept: the first with the best validation accuracy, of those that were validated."""
-    return max((row for row in log if row["accuracy"]), key=lambda row: float(row["accuracy"]))
 
 
 def show(shares: list[float | None]) -> str:
@@ -77,7 +71,7 @@ def all_entries(tables: dict[str, tuple[Entry, ...]]) -> list[Entry]:
 def open_runs(tables: dict[str, tuple[Entry, ...]]) -> str:
     """What the tables still lack, each run once."""
     names = [job.name for entry in all_entries(tables) for seed in range(entry.seeds)
-             if (job := Job(entry, seed, reproduce_jobs.RESULTS)).state != "finished"]
+             if (job := Job(entry, seed, jobs.RESULTS)).state != "finished"]
     return "".join(f"- `{name}`\n" for name in names) or "Every run of these tables has been made.\n"
 
 
@@ -91,8 +85,8 @@ def write_tables(tables: dict[str, tuple[Entry, ...]]) -> None:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(reproduce_jobs.RESULTS / f"{table}.md", markdown(rows).encode())
-        write_atomically(reproduce_jobs.RESULTS / f"{table}.csv", text.getvalue().encode())
+        write_atomically(jobs.RESULTS / f"{table}.md", markdown(rows).encode())
+        write_atomically(jobs.RESULTS / f"{table}.csv", text.getvalue().encode())
         for page in PAGES:
             write_between(page, *marks(table), markdown(rows))
         print(f"{table}\n{markdown(rows)}")
@@ -103,23 +97,23 @@ def write_tables(tables: dict[str, tuple[Entry, ...]]) -> None:
 def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
     """What has finished, for a picture; nan where a group has no class."""
     return [Line(f"imbalance {entry.imbalance}, {entry.recipe} recipe", name(entry), entry.published,
-                 {shot: [math.nan if share is None else 100 * share for job in jobs for share in (test_figures(job)["shots"][shot],)]
+                 {shot: [math.nan if share is None else 100 * share for job in done for share in (test_figures(job)["shots"][shot],)]
                   for shot in SHOTS})
-            for entry in entries if (jobs := finished(entry))]
+            for entry in entries if (done := finished(entry))]
 
 
 def write_pages(tables: dict[str, tuple[Entry, ...]]) -> None:
     """Tables and pictures, for all that has finished."""
-    with alone():
+    with results_lock():
         write_tables(tables)
         draw(tables)
 
 
 def draw(tables: dict[str, tuple[Entry, ...]]) -> None:
-    """The pictures of RESULTS.md, as far as their runs have finished."""
+    """The pictures of CIFAR-LT/README.md, as far as their runs have finished."""
     losses = lines([entry for table in ("cifar100", "cifar100-fast") for entry in tables[table]], lambda entry: entry.label)
     if losses:
-        draw_losses(losses, reproduce_jobs.RESULTS / "losses.png")
+        draw_losses(losses, jobs.RESULTS / "losses.png")
     taus = lines(tables["tau"], lambda entry: "\n".join(filter(None, (entry.tau, entry.reduction))) or "0")
     if len(taus) > 1:
-        draw_tau(taus, reproduce_jobs.RESULTS / "tau.png")
+        draw_tau(taus, jobs.RESULTS / "tau.png")

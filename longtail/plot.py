@@ -1,6 +1,6 @@
-"""A run's log as pictures.
+"""Draw the logs of runs.
 
-    python plot.py RUN [RUN ...] [--out DIR]
+    python ../longtail/plot.py RUN [RUN ...] [--out DIR]
 
 RUN is a run's CSV file or the folder that holds it; the JSON beside it names the classes and counts their training images.
 Draws for each run  X_curves.png   loss, validation accuracy, tau and class weights by epoch
@@ -17,8 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from records import check_file, read_log
-from runtime import ArgumentParser, exit_code
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longtail` is found
+
+from longtail.cli import ArgumentParser, exit_code
+from longtail.files import check_file
+from longtail.run import read_log
 
 DPI = 130
 LARGEST_DESCRIPTION = 1 << 24     # bytes; of 1,000 classes it has 20,000

@@ -1,4 +1,4 @@
-"""The loop: counts, schedule, weights of the next epoch, non-finite losses."""
+"""The loop: schedule, weights of the next epoch, averaging, resuming, losses that are not finite."""
 
 import math
 
@@ -6,22 +6,32 @@ import pytest
 import torch
 from torch import nn
 
-from baseline_losses import build_loss
-from engine import Training, backward, begin, count_confusion, fit, shot_accuracy
+from cdb_loss import CDBLoss
+from longtail.checkpoints import load_checkpoint
+from longtail.devices import Runtime
+from longtail.losses import build_rival
+from longtail.run import Run, read_log
+from longtail.training import Training, backward, begin, epoch_seed, fit
 from muon import Muon
-from records import Run, load_checkpoint, read_log
-from runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"))
+
+
 INPUTS = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+
+
 LABELS = torch.arange(40) % 4
+
+
+def build_criterion(loss_type: str, class_counts: list[int]) -> nn.Module:
+    return CDBLoss(len(class_counts), tau=1.0) if loss_type.startswith("CDB") else build_rival(loss_type, class_counts)
 
 
 def training(epochs=3, loss_type="CDB-CE", inputs=INPUTS, norm=None, **settings) -> Training:
     torch.manual_seed(0)
-    network = nn.Linear(3, 4) if norm is None else nn.Sequential(norm, nn.Linear(3, 4))
-    groups = [{"params": network.parameters(), "initial_lr": 0.5}]
-    return Training(network=network, model=network, criterion=build_loss(loss_type, [10] * 4, tau=1.0),
+    model = nn.Linear(3, 4) if norm is None else nn.Sequential(norm, nn.Linear(3, 4))
+    groups = [{"params": model.parameters(), "initial_lr": 0.5}]
+    return Training(model=model, parallel_model=model, criterion=build_criterion(loss_type, [10] * 4),
                     optimizer=torch.optim.SGD(groups, lr=0.5), schedule=lambda progress: 1 - progress,
                     train_batches=lambda epoch: zip(inputs.split(10), LABELS.split(10), strict=True),
                     val_batches=lambda: zip(INPUTS.split(7), LABELS.split(7), strict=True), batches_per_epoch=4, images_per_epoch=40,
@@ -32,20 +42,6 @@ def open_run(tmp_path) -> Run:
     run = Run(tmp_path, "x")
     run.open({}, {}, resume=False, overwrite=False)
     return run
-
-
-def test_confusion_counts_every_image_once():
-    model = nn.Identity()
-    logits = torch.eye(3)[[0, 1, 2, 2, 0]]
-    labels = torch.tensor([0, 1, 1, 2, 2])
-    confusion = count_confusion(model, zip(logits.split(2), labels.split(2), strict=True), 3, CPU)
-    assert confusion.tolist() == [[1, 0, 0], [0, 1, 1], [1, 0, 1]]
-
-
-def test_shots():
-    correct, total = torch.tensor([9, 8, 4, 2]), torch.tensor([10, 10, 10, 10])
-    assert shot_accuracy(correct, total, [101, 100, 20, 19]) == pytest.approx({"all": 0.575, "many": 0.9, "medium": 0.6, "few": 0.2})
-    assert math.isnan(shot_accuracy(correct, total, [500] * 4)["few"])
 
 
 def test_learning_rate_follows_the_schedule():
@@ -60,8 +56,8 @@ def test_accumulated_parts_have_the_gradient_of_the_whole_batch():
     whole, parts = training(), training(accumulate=3)
     for each in (whole, parts):
         loss = backward(each, INPUTS[:10], LABELS[:10], CPU)
-    assert loss.item() == pytest.approx(nn.functional.cross_entropy(whole.network(INPUTS[:10]), LABELS[:10]).item())
-    assert torch.allclose(whole.network.weight.grad, parts.network.weight.grad, atol=1e-7)
+    assert loss.item() == pytest.approx(nn.functional.cross_entropy(whole.model(INPUTS[:10]), LABELS[:10]).item())
+    assert torch.allclose(whole.model.weight.grad, parts.model.weight.grad, atol=1e-7)
 
 
 def test_weights_of_a_row_follow_from_its_accuracy(tmp_path):
@@ -78,9 +74,9 @@ def test_the_best_epoch_is_kept_not_the_last(tmp_path):
     falling, weights, hits = training(epochs=4, loss_type="CE"), [], iter([2, 3, 3, 1])
 
     def val_batches():
-        weights.append(falling.network.weight.detach().clone())
+        weights.append(falling.model.weight.detach().clone())
         wrong = torch.arange(4) >= next(hits)
-        return [(INPUTS[:4], (falling.network(INPUTS[:4]).argmax(1) + wrong) % 4)]
+        return [(INPUTS[:4], (falling.model(INPUTS[:4]).argmax(1) + wrong) % 4)]
 
     falling.val_batches = val_batches
     run = open_run(tmp_path)
@@ -93,7 +89,7 @@ def test_the_best_epoch_is_kept_not_the_last(tmp_path):
 def test_deferred_weights_come_with_the_third_of_three_epochs(tmp_path):
     """Effective numbers at beta 1/2: (1/2) / (1 - 1/2 ** n) for n = 1, 2, 3, 4 is 1, 2/3, 4/7, 8/15, in all 291/105."""
     deferring, run = training(epochs=3), open_run(tmp_path)
-    deferring.criterion = build_loss("LDAM-DRW", [1, 2, 3, 4], beta=0.5)
+    deferring.criterion = build_rival("LDAM-DRW", [1, 2, 3, 4], beta=0.5)
     fit(deferring, run, {}, CPU)
     deferred = [4 * share * 105 / 291 for share in (1, 2 / 3, 4 / 7, 8 / 15)]
     for row, expected in zip(read_log(run.log)[1], ([1] * 4, [1] * 4, deferred), strict=True):
@@ -104,9 +100,9 @@ def test_running_statistics_are_averaged_like_weights():
     averaging = training(norm=nn.BatchNorm1d(3))
     averaging.average_weights(0.75)
     for mean in (0.0, 1.0):
-        averaging.network[0].running_mean.fill_(mean)
+        averaging.model[0].running_mean.fill_(mean)
         averaging.step()
-    assert averaging.kept[0].running_mean.tolist() == [0.25] * 3
+    assert averaging.selected[0].running_mean.tolist() == [0.25] * 3
 
 
 def test_the_average_of_the_weights_is_validated_and_kept(tmp_path):
@@ -114,13 +110,13 @@ def test_the_average_of_the_weights_is_validated_and_kept(tmp_path):
     averaging = training(epochs=1)
     averaging.average_weights(0.5)
     steps = []
-    averaging.optimizer.register_step_post_hook(lambda *_: steps.append(averaging.network.weight.detach().clone()))
+    averaging.optimizer.register_step_post_hook(lambda *_: steps.append(averaging.model.weight.detach().clone()))
     run = open_run(tmp_path)
     fit(averaging, run, {}, CPU)
     expected = ((steps[0] + steps[1]) / 2 + steps[2]) / 4 + steps[3] / 2
     best = load_checkpoint(run.best)
     assert torch.allclose(best["state_dict"]["weight"], expected, atol=1e-6)
-    assert not torch.allclose(best["state_dict"]["weight"], averaging.network.weight, atol=1e-3)
+    assert not torch.allclose(best["state_dict"]["weight"], averaging.model.weight, atol=1e-3)
     assert "trained" not in best and "optimizer" not in best
     logits = INPUTS @ expected.T + best["state_dict"]["bias"]
     assert float(read_log(run.log)[1][0]["accuracy"]) == pytest.approx((logits.argmax(1) == LABELS).float().mean().item())
@@ -130,8 +126,8 @@ def test_an_average_and_muon_resume_as_if_uninterrupted(tmp_path):
     whole, first, second = (training(epochs=3) for _ in range(3))
     for each in (whole, first, second):
         each.average_weights(0.9)
-        groups = [{"params": [each.network.bias], "initial_lr": 0.5},
-                  {"params": [each.network.weight], "initial_lr": 0.1, "orthogonal": True}]
+        groups = [{"params": [each.model.bias], "initial_lr": 0.5},
+                  {"params": [each.model.weight], "initial_lr": 0.1, "orthogonal": True}]
         each.optimizer = Muon(groups, lr=0.5, momentum=0.9, nesterov=True)
     run = open_run(tmp_path)
     fit(whole, open_run(tmp_path / "whole"), {}, CPU)
@@ -140,9 +136,9 @@ def test_an_average_and_muon_resume_as_if_uninterrupted(tmp_path):
     fit(first, run, {}, CPU)
     second.restore(load_checkpoint(run.last), run)
     fit(second, run, {}, CPU)
-    for ours, theirs in ((second.network, whole.network), (second.kept, whole.kept)):
+    for ours, theirs in ((second.model, whole.model), (second.selected, whole.selected)):
         assert torch.equal(ours.weight, theirs.weight)
-    assert not torch.equal(whole.kept.weight, whole.network.weight)
+    assert not torch.equal(whole.selected.weight, whole.model.weight)
 
 
 def test_validation_after_every_second_epoch_and_the_last(tmp_path):
@@ -170,7 +166,7 @@ def test_resume_is_exact(tmp_path):
     second.restore(load_checkpoint(run.last), run)
     assert second.first_epoch == 3
     fit(second, run, {}, CPU)
-    assert torch.equal(second.network.weight, whole.network.weight)
+    assert torch.equal(second.model.weight, whole.model.weight)
     assert second.best_accuracy == whole.best_accuracy
 
 
@@ -209,21 +205,21 @@ def test_loss_or_gradient_that_is_not_finite_stops_at_its_batch(tmp_path, bad):
     poisoned = training(epochs=2, inputs=inputs)
     poisoned.restore(load_checkpoint(run.last), run)
     poisoned.first_epoch = 2
-    before = poisoned.network.weight.clone()
+    before = poisoned.model.weight.clone()
     with pytest.raises(ValueError, match=r"epoch 2, batch 3: loss .*gradient norm.*last finite loss was [0-9.]+;"):
         if bad == 1e30:                                   # a finite loss whose gradient overflows when squared
-            poisoned.criterion = build_loss("CE", [10] * 4)
+            poisoned.criterion = build_rival("CE", [10] * 4)
         fit(poisoned, run, {}, CPU)
-    assert torch.isfinite(poisoned.network.weight).all()
-    assert not torch.equal(before, poisoned.network.weight)
+    assert torch.isfinite(poisoned.model.weight).all()
+    assert not torch.equal(before, poisoned.model.weight)
     assert run.last.read_bytes() == good
 
 
 def test_solved_validation_keeps_training(tmp_path):
     run = training(epochs=2)
     run.val_batches = lambda: [(torch.eye(4)[:, :3] * 1e9, torch.tensor([0, 1, 2, 3]))]
-    run.network.weight.data = torch.eye(4)[:, :3] * 1e9
-    run.network.bias.data = torch.tensor([0.0, 0, 0, 1])
+    run.model.weight.data = torch.eye(4)[:, :3] * 1e9
+    run.model.bias.data = torch.tensor([0.0, 0, 0, 1])
     run.train_batches = lambda epoch: [(torch.zeros(4, 3), torch.arange(4))] * 4
     fit(run, open_run(tmp_path), {}, CPU)
     assert run.best_accuracy == 1
@@ -252,5 +248,11 @@ def test_a_momentum_of_one_shared_number_gets_memory_of_its_own(tmp_path):
     shared = {"state": {0: {"momentum_buffer": torch.zeros(1).expand(4, 3)}}}
     resumed = training(epochs=2)
     resumed.restore({**load_checkpoint(run.last), "optimizer": shared}, run)
-    assert resumed.optimizer.state[resumed.network.weight]["momentum_buffer"].is_contiguous()
+    assert resumed.optimizer.state[resumed.model.weight]["momentum_buffer"].is_contiguous()
     assert resumed.optimizer.param_groups[0]["lr"] == 0.25                       # half of 0.5, of this training's own groups
+
+
+def test_epoch_seeds_differ_and_do_not_change():
+    assert len({epoch_seed(seed, epoch) for seed in range(20) for epoch in range(500)}) == 10_000
+    assert epoch_seed(0, 1) == epoch_seed(0, 1) != epoch_seed(1, 0)
+    assert 0 <= epoch_seed(2 ** 32 - 1, 10) < 2 ** 32

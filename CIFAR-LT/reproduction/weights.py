@@ -3,9 +3,10 @@
 import gzip
 import hashlib
 
-from records import load_checkpoint, read_log, write_atomically
-from reproduce_jobs import HERE, Entry, Job, test_figures
-from reproduce_tables import best_row
+from longtail.checkpoints import load_checkpoint
+from longtail.files import write_atomically
+from longtail.run import best_row, read_log
+from reproduction.jobs import HERE, Entry, Job, test_figures
 
 WEIGHTS = HERE.parent / "pretrained_weights"
 

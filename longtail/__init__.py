@@ -1,0 +1,15 @@
+"""What the three experiments share. Nothing here knows a data set, and a module imports only from those above it:
+
+files.py         write a file whole, lock it, identify it, replace a part of a page (no torch)
+signals.py       stop at SIGINT and SIGTERM (no torch)
+cli.py           the argument parser, argument types, exit codes (no torch)
+devices.py       Runtime: device, rank, precision, DataParallel and DistributedDataParallel
+distributed.py   start a Runtime; how the processes of a job find each other
+checkpoints.py   save and safely load checkpoints and weights
+run.py           the folder of a run: its log, its last and best checkpoint, resuming
+losses.py        the losses that CDB-CE is compared with, and the flags of all losses
+heads.py         the cosine classifier
+metrics.py       confusion counts, many / medium / few shot, macro F1
+training.py      the training loop: epochs, validation, class weights
+plot.py          a run's log as pictures; a script
+"""

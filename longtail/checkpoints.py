@@ -1,0 +1,76 @@
+"""Save checkpoints so that a crash cannot spoil them, and load them so that they cannot run code."""
+
+import io
+import math
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longtail.files import write_atomically
+
+LARGEST_EPOCH = 10 ** 6
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Serialise `state` in memory, then write it atomically. Raise OSError if it cannot be written."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the tensors and plain values of a checkpoint, on the CPU. Raise ValueError if it is damaged or holds anything else."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # torch comments on odd pickles; the error below says enough
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:                  # a damaged file makes torch raise anything, struct.error and AssertionError too
+        reason = "it is damaged" if not isinstance(error, pickle.UnpicklingError) else "it is damaged or holds more than plain values"
+        raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f"{path} holds {'other keys than text' if isinstance(state, dict) else type(state).__name__}, not a checkpoint")
+    check_description(state, path)
+    return state
+
+
+def check_description(state: dict[str, Any], path: Path) -> None:
+    """Raise ValueError unless the arguments, epoch and accuracy in a checkpoint, if it has them, can be compared and printed."""
+    arguments, epoch, accuracy = state.get("arguments", {}), state.get("epoch", 0), state.get("accuracy", math.nan)
+    fit = {"arguments": isinstance(arguments, dict) and all(type(value) in (str, int, float, bool, type(None))
+                                                            for item in arguments.items() for value in item),
+           "epoch": type(epoch) is int and 0 <= epoch <= LARGEST_EPOCH, "accuracy": type(accuracy) in (int, float)}
+    wrong = [key for key, fits in fit.items() if not fits]
+    if wrong:
+        raise ValueError(f"{path} is not a checkpoint that can be used: its {' and '.join(wrong)} cannot be right")
+
+
+def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Load `state`, whose keys may start with DataParallel's `module.`, into `model`.
+
+    Raise ValueError that names every key whose shape differs; `path` names the file in the message.
+    """
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f"{path} holds no weights by name")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    own = model.state_dict()
+    wrong = [f"{key} {shape_of(state.get(key))} instead of {shape_of(own.get(key))}"
+             for key in sorted(own.keys() | state.keys()) if shape_of(own.get(key)) != shape_of(state.get(key))]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(f"{path} does not fit this model: {'; '.join(wrong[:5])}{more}")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:       # of the right shape, but sparse, quantised or without data
+        raise ValueError(f"{path} does not fit this model: {error}") from error
+
+
+def shape_of(value: object) -> str:
+    """Return '64x3x7x7' for a tensor, 'scalar' for one without axes, 'absent' for None."""
+    if not isinstance(value, torch.Tensor) or value.is_nested:
+        return "absent" if value is None else type(value).__name__
+    return ("x".join(map(str, value.shape)) or "scalar") + " complex" * value.is_complex()

@@ -1,0 +1,108 @@
+"""What every script's command line shares: the parser, types of arguments, errors in one line, exit codes. Needs no torch."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from longtail.signals import Stopped, received
+
+# gloo and NCCL raise a RuntimeError with one of these words when another process of the job is gone.
+PARTNER_LOST = ("remote worker", "onnection closed by peer", "onnection reset by peer", "roken pipe", "remote process exited",
+                "Timed out waiting")
+RESUME_HINT = "; --resume continues after the last finished epoch"
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Print errors in one line and exit with 2; keep the line breaks of the description."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help explains)\n")
+
+
+def positive_int(text: str) -> int:
+    """Convert an argument to a whole number of at least 1 and below 2**32."""
+    if not text.isdecimal() or not 1 <= int(text) < 2 ** 32:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def seed_number(text: str) -> int:
+    """Convert an argument to a whole number from 0 to 2**32 - 1."""
+    if not text.isdecimal() or int(text) >= 2 ** 32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2 ** 32 - 1}, not {text!r}")
+    return int(text)
+
+
+def number_in(low: float, high: float, include_low: bool = True) -> Callable[[str], float]:
+    """Return a converter of arguments to numbers below `high` and from `low` on; without `include_low`, above it."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not (low <= value < high and (include_low or value > low)):
+            bound = "at least" if include_low else "above"
+            raise argparse.ArgumentTypeError(f"must be a number {bound} {low:g} and below {high:g}, not {text!r}")
+        return value
+
+    return parse
+
+
+def say_error(message: object) -> None:
+    """Print one line on stderr, in the program's name."""
+    print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def several_processes() -> bool:
+    """Return whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def stopped_code(hint: str) -> int:
+    """Say which signal stopped the run; return the exit code."""
+    say_error(f"stopped by {signal.Signals(received()).name}{hint}")
+    return 128 + received()
+
+
+def outcome(action: Callable[[], int | None], hint: str) -> int:
+    """Run `action`, print its error, and return what `exit_code` returns."""
+    try:
+        return action() or 0
+    except (ValueError, OSError) as error:
+        say_error(f"error: {error}")
+        return 2
+    except Stopped:
+        return stopped_code(hint)
+    except RuntimeError as error:
+        if received():            # the other processes were stopped too, and their end is not an error
+            return stopped_code(hint)
+        if type(error).__name__ == "OutOfMemoryError":      # torch's; this module does not import torch
+            say_error(f"error: {error}")
+            return 2
+        if several_processes() and any(words in str(error) for words in PARTNER_LOST):
+            say_error(f"error: another process of this job ended or cannot be reached{hint}")
+            return 1
+        raise
+
+
+def exit_code(action: Callable[[], int | None], hint: str = RESUME_HINT) -> int:
+    """Run `action`. Return 0 or its own code on success, 1 if another process was lost, 2 for user or file errors, 128 + n for signal n.
+
+    Each error is one line on stderr; `hint` ends the lines of lost processes and signals.
+
+    One of several processes ends here: while Python shuts down, a thread of gloo that still frees its last gradient would abort
+    the process (PyTorch 2.14; pytorch/pytorch pull request 179291), and torchrun would fail a finished job.
+    """
+    code = outcome(action, hint)
+    if several_processes():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

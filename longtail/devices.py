@@ -1,0 +1,139 @@
+"""Where a run computes: CPU, one GPU, several through DataParallel, or one process for each GPU; and in which precision.
+
+All of it is decided once, into a Runtime (distributed.py makes it). A script keeps two views of its model: `model`, bare, for the
+optimizer and the checkpoint; and `parallel_model = runtime.parallelize(model)`, which is only called.
+"""
+
+import contextlib
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+PRECISIONS = ("auto", "fp32", "bf16")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3   # glibc malloc.h
+LARGEST_BLOCK_KEPT = 1 << 25                  # bytes; the most that glibc accepts
+MEMORY_KEPT = 1 << 28                         # bytes at the top of the heap that are not returned to the system
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One process's place in the run: its device, its rank among world_size, the number of its GPUs, its precision."""
+
+    device: torch.device
+    gpus: int = 0
+    rank: int = 0
+    world_size: int = 1
+    bf16: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process prints and writes."""
+        return self.rank == 0
+
+    def __str__(self) -> str:
+        threads = torch.get_num_threads()
+        cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+        place = f"{self.gpus} GPUs" if self.gpus > 1 else "1 GPU" if self.gpus else cpu
+        processes = f", {self.world_size} processes" if self.world_size > 1 else ""
+        return f"{place}{processes}, {self.precision}"
+
+    @property
+    def precision(self) -> str:
+        """The type that the forward pass computes in."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def parallelize(self, model: nn.Module, trains: bool = True) -> nn.Module:
+        """Return the view of `model` to call. Batch statistics are per replica; `synchronize` evens out the running ones.
+
+        With several processes, a model that only evaluates is returned as it is: it has no gradients to exchange.
+        """
+        if self.world_size > 1:
+            return nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False) if trains else model
+        return nn.DataParallel(InPrecision(model, self), device_ids=list(range(self.gpus))) if self.gpus > 1 else model
+
+    def autocast(self) -> torch.autocast:
+        """Return the context for the forward pass. Compute the loss outside of it, on `.float()`."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def move(self, tensor: Tensor) -> Tensor:
+        """Return a batch's images or labels on this process's device. Loaders call it; the training loop gets what is there already."""
+        return tensor.to(self.device, non_blocking=True)
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise ValueError unless every process can take an equal part of a batch of `batch_size`."""
+        if batch_size % self.world_size:
+            raise ValueError(f"a batch of {batch_size} does not divide among {self.world_size} processes; "
+                             "--batch_size must be a multiple of their number")
+
+    def share(self, batch: Tensor) -> Tensor:
+        """Return this process's part of a whole batch, equally long in every process; a smaller rest is left out."""
+        size = len(batch) // self.world_size
+        return batch[self.rank * size:(self.rank + 1) * size]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum `values` over the processes, in place, and return them."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """Return the main process's value on every process."""
+        values = [value]
+        if self.world_size > 1:
+            torch.distributed.broadcast_object_list(values)
+        return values[0]
+
+    def synchronize(self, model: nn.Module) -> None:
+        """Give every process the main one's buffers (BatchNorm's running statistics), as DataParallel does."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def say(self, *words: object) -> None:
+        """Print from the main process, at once."""
+        if self.is_main:
+            print(*words, flush=True)
+
+
+class InPrecision(nn.Module):
+    """Turn autocast on in the threads of DataParallel, which do not inherit its type and would compute in fp16 (PyTorch 2.14)."""
+
+    def __init__(self, model: nn.Module, runtime: Runtime):
+        super().__init__()
+        self.model, self.runtime = model, runtime
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with self.runtime.autocast():
+            return self.model(inputs)
+
+
+def check_gpus(n_gpus: int, found: int, local_rank: int = 0) -> None:
+    """Raise ValueError for a number of GPUs that cannot be: DataParallel without GPUs would go on silently."""
+    if n_gpus < 1:
+        raise ValueError(f"--n_gpus must be at least 1, not {n_gpus} (a machine without a GPU uses its CPU all the same)")
+    if found and n_gpus > found:
+        raise ValueError(f"--n_gpus {n_gpus}: this machine has {found} GPU{'s' if found > 1 else ''}")
+    if found and local_rank >= found:
+        raise ValueError(f"torchrun started process {local_rank + 1} on a machine with {found} GPU{'s' if found > 1 else ''}; "
+                         f"--nproc-per-node must be at most {found}")
+
+
+def wants_bf16(precision: str, device: torch.device) -> bool:
+    """Return whether to compute in bf16. 'auto' does where the hardware is fast at it: AMX or AVX512-BF16, an Ampere or newer GPU."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def keep_large_blocks() -> None:
+    """Let glibc reuse large freed blocks. Otherwise it returns each to the system and faults its pages in again, in every batch."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK_KEPT)
+        libc.mallopt(M_TRIM_THRESHOLD, MEMORY_KEPT)

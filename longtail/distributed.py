@@ -1,0 +1,81 @@
+"""Start a Runtime: find the device, join the other processes of the job, catch stop signals."""
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed
+
+from longtail.devices import Runtime, check_gpus, keep_large_blocks, wants_bf16
+from longtail.signals import raise_if_stopped, stop_signals
+
+
+@contextlib.contextmanager
+def start_runtime(n_gpus: int = 1, precision: str = "auto") -> Iterator[Runtime]:
+    """Set up device, processes, precision and signals, yield the Runtime, and take all of it down at the end.
+
+    A machine without a GPU says so and computes on the CPU. Raise ValueError if `n_gpus` is below 1 or more than this machine
+    has, or if torchrun starts more processes than there are GPUs.
+    """
+    keep_large_blocks()
+    torch.backends.cudnn.deterministic = True
+    found = torch.cuda.device_count()
+    rank, local_rank, world_size = (int(os.environ.get(name, default)) for name, default in
+                                    (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
+    check_gpus(n_gpus, found, local_rank)
+    device = torch.device("cuda", local_rank) if found else torch.device("cpu")
+    if found:
+        torch.cuda.set_device(device)
+    gpus = 0 if not found else 1 if world_size > 1 else n_gpus
+    runtime = Runtime(device, gpus, rank, world_size, wants_bf16(precision, device))
+    with stop_signals():
+        if world_size > 1:
+            store = rendezvous_store(*next(torch.distributed.rendezvous("env://")))
+            torch.distributed.init_process_group("nccl" if found else "gloo", store=store, rank=rank, world_size=world_size)
+        try:
+            if not found:
+                runtime.say("no GPU found: running on the CPU")
+            yield runtime
+        finally:
+            if world_size > 1:
+                torch.distributed.destroy_process_group()
+
+
+def rendezvous_store(store: torch.distributed.Store, rank: int, world_size: int) -> torch.distributed.Store:
+    """Return the job's store under a prefix that only this start of the job uses. Every process of the job has to call it.
+
+    torchrun keeps its store when it restarts a job (PyTorch 2.14), and with it the addresses of dead processes: a process that
+    reads such an address before its successor has written waits for ever. So the main process gives each start a name, and tells
+    it to the processes that answer.
+    """
+    token = uuid.uuid4().hex
+    if rank:
+        store.set(f"hello/{rank}", token)
+        wait_for(lambda: store.check([f"name for {token}"]), store.timeout, "the main process")
+        name = store.get(f"name for {token}").decode()
+        store.set(f"{name}/{rank} is here", "")
+        return torch.distributed.PrefixStore(name, store)
+
+    def all_here() -> bool:
+        absent = [other for other in range(1, world_size) if not store.check([f"{token}/{other} is here"])]
+        for other in absent:
+            if store.check([f"hello/{other}"]):            # perhaps of a dead process; its successor will overwrite it
+                store.set(f"name for {store.get(f'hello/{other}').decode()}", token)
+        return not absent
+
+    wait_for(all_here, store.timeout, "the other processes")
+    return torch.distributed.PrefixStore(token, store)
+
+
+def wait_for(condition: Callable[[], bool], most: timedelta, whom: str) -> None:
+    """Wait until `condition` holds. Raise Stopped after a stop signal, RuntimeError after the time `most`."""
+    end = time.monotonic() + most.total_seconds()
+    while not condition():
+        raise_if_stopped()
+        if time.monotonic() > end:
+            raise RuntimeError(f"Timed out waiting for {whom}")
+        time.sleep(0.005)

@@ -1,0 +1,75 @@
+"""Write a file whole, lock it, check it before it is read, identify it, replace a part of a page. Needs no torch."""
+
+import contextlib
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Put `content` at `path` so that a crash at any instant leaves the old file or the new one. Raise OSError if it cannot be written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written: {error.strerror or error}; what was there before is untouched") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a renamed file's new name survive a power cut, on systems that can (Windows opens no folder)."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_between(page: Path, first: str, last: str, text: str) -> bool:
+    """Put `text` between two marks of a page. Return False, and write nothing, if the page or one of its marks is missing."""
+    before, found, rest = (page.read_text(encoding="utf-8") if page.exists() else "").partition(first)
+    _, end, after = rest.partition(last)
+    if found and end:
+        write_atomically(page, f"{before}{first}\n{text}{last}{after}".encode())
+    return bool(found and end)
+
+
+def check_file(path: Path, most: int) -> None:
+    """Raise OSError unless `path` is a regular file, and ValueError if it has more than `most` bytes."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is not a regular file")
+    if status.st_size > most:
+        raise ValueError(f"{path} has {status.st_size:,} bytes; no such file needs more than {most:,}")
+
+
+def blob_id(content: bytes) -> str:
+    """Return what `git hash-object` prints for a file with this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def hold_lock(path: Path, wait: bool = False) -> FileLock:
+    """Lock `path`, an empty file of its own beside what it guards, and return the lock; it ends with `release` or with its object.
+
+    If another process holds the lock, wait for it, or raise BlockingIOError if not told to. The file stays: whoever removed it
+    could not know who waits for it. On a file system without locks, go on without one.
+    """
+    lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(f"{path} is locked by another process") from None
+    except OSError:
+        pass
+    return lock

@@ -1,0 +1,210 @@
+"""What a run leaves behind: its best and last checkpoint, its log with one row for each epoch, its settings.
+
+A run called X owns four files in one folder: its best checkpoint, `last_X.pth` (from which --resume continues), `X.csv` (the log) and
+`X.json` (arguments and versions); `X.lock` keeps a second process out. Only the main process touches them.
+"""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import math
+import platform
+import re
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from longtail.checkpoints import LARGEST_EPOCH, load_checkpoint, save_checkpoint
+from longtail.files import check_file, hold_lock, write_atomically
+
+LARGEST_LOG = 1 << 26            # bytes; 2,000 epochs of 1,000 classes have 30 million
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")     # as format_value writes it: not nan, not inf, only ASCII digits
+LARGEST_VALUE = 1e30             # of a measure in a log; matplotlib fails on larger ones
+FOR_RESUME = ("optimizer", "trained")     # parts of a state that only --resume needs; `trained`: the weights, if their average is kept
+MAY_CHANGE_ON_RESUME = ("resume", "overwrite", "download", "n_gpus", "workers", "compile")     # settings
+
+
+class Run:
+    """The files of one run: call `open` first, then `finish_epoch` after each epoch."""
+
+    def __init__(self, folder: Path, name: str, best: str | None = None):
+        self.folder, self.name = folder, name
+        self.best = folder / (best or f"best_{name}.pth")
+        self.last, self.log, self.settings = folder / f"last_{name}.pth", folder / f"{name}.csv", folder / f"{name}.json"
+        self._held: object = None       # the lock
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.best, self.last, self.log, self.settings
+
+    def open(self, arguments: dict[str, Any], description: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
+        """Lock the run and put its files in order. Return the state to continue from, or None for a fresh start.
+
+        Raise FileExistsError if a run is here and neither flag is given, ValueError if the run to resume is another experiment or
+        its files are damaged, OSError if the folder cannot be written or another process trains this run.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{self.folder} cannot hold the run: {error.strerror}; choose another --save_model") from error
+        present = [path for path in self.files if path.exists()]
+        if present and not (resume or overwrite):
+            raise FileExistsError(f"{present[0]} is a run's already: continue it with --resume, replace it with --overwrite, "
+                                  "or choose another --save_model")
+        self._lock()
+        for path in self.files:
+            path.with_name(path.name + ".partial").unlink(missing_ok=True)
+        if resume and self.last.exists():
+            state = load_checkpoint(self.last)
+            self._check_same(state, arguments)
+            self._cut_log(state["epoch"])
+            return state
+        if resume:
+            self._check_nothing_lost()
+        for path in self.files:
+            path.unlink(missing_ok=True)
+        settings = {"arguments": arguments, **description, "versions": versions()}
+        write_atomically(self.settings, (json.dumps(settings, indent=1, default=str) + "\n").encode())
+        return None
+
+    def _lock(self) -> None:
+        """Hold the lock as long as this object lives. Raise OSError if another process holds it."""
+        self._held = None
+        try:
+            self._held = hold_lock(self.folder / f"{self.name}.lock")
+        except BlockingIOError:
+            raise OSError(f"{self.settings}: another process trains this run; wait for it, or choose another --save_model") from None
+
+    def _check_same(self, state: dict[str, Any], arguments: dict[str, Any]) -> None:
+        """Raise ValueError unless `state` is a run's and was trained with the same settings."""
+        before = state.get("arguments")
+        if not isinstance(before, dict) or not isinstance(state.get("epoch"), int):
+            raise ValueError(f"{self.last} does not hold a run's state; --overwrite starts again")
+        for key, value in arguments.items():
+            if key not in MAY_CHANGE_ON_RESUME and key in before and before[key] != value:
+                raise ValueError(f"{self.last} was trained with --{key} {before[key]}, not {value}: resume with the same settings, "
+                                 "or choose another --save_model")
+
+    def _check_nothing_lost(self) -> None:
+        """Raise ValueError if the other files are of a run whose last state is gone: starting from epoch 1 would delete it."""
+        try:
+            epochs = len(read_log(self.log)[1])
+        except (OSError, ValueError):
+            epochs = 0
+        if epochs > 1:                            # a kill before the first state leaves one
+            raise ValueError(f"{self.last} is missing, though {self.log} holds {epochs} epochs; --overwrite starts again")
+        if not epochs and self.best.exists():     # a kill leaves no best checkpoint without a logged epoch
+            raise ValueError(f"{self.last} is missing, though {self.best} is there, of another run or a renamed folder: choose another "
+                             "--save_model; --overwrite starts again")
+
+    def _cut_log(self, epoch: int) -> None:
+        """Drop the rows, perhaps half a row, that were written after the state of `epoch`. Raise ValueError if earlier rows are missing."""
+        columns, rows = read_log(self.log, whole_lines=True)
+        kept = [row for row in rows if int(row["epoch"]) <= epoch]
+        if [int(row["epoch"]) for row in kept] != list(range(1, epoch + 1)):
+            raise ValueError(f"{self.log} does not hold epochs 1 to {epoch} in order; --overwrite starts again")
+        write_atomically(self.log, csv_text(columns, kept, header=True).encode())
+
+    def finish_epoch(self, row: dict[str, Any], state: dict[str, Any], is_best: bool) -> None:
+        """Append a row to the log, then write the best and the last state. The epoch counts once the last state is in place."""
+        text = csv_text(list(row), [{key: format_value(value) for key, value in row.items()}], header=not self.log.exists())
+        try:
+            with open(self.log, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise OSError(f"{self.log} could not be written: {error.strerror}") from error
+        if is_best:
+            save_checkpoint(self.best, {key: value for key, value in state.items() if key not in FOR_RESUME})
+        save_checkpoint(self.last, state)
+
+
+def csv_text(columns: list[str], rows: Iterable[dict[str, Any]], header: bool) -> str:
+    """Return rows as CSV, with a first line of the columns' names if `header`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def format_value(value: object) -> object:
+    """Return a number with four significant digits, and nothing for nan."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return value
+
+
+def log_row(measures: dict[str, Any], class_accuracy: Iterable[float], class_weight: Iterable[float]) -> dict[str, Any]:
+    """Return a row of the log: the measures, then `accuracy_c` and `weight_c` of every class c."""
+    return {**measures, **{f"accuracy_{c}": value for c, value in enumerate(class_accuracy)},
+            **{f"weight_{c}": value for c, value in enumerate(class_weight)}}
+
+
+def read_log(path: Path, whole_lines: bool = False) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns and rows of a run's CSV, plain or gzipped (X.csv.gz). Raise ValueError if it is damaged.
+
+    With `whole_lines`, leave out a last line without its end.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no log at {path}")
+    check_file(path, LARGEST_LOG)
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            content = file.read(LARGEST_LOG + 1)
+        if len(content) > LARGEST_LOG:
+            raise ValueError("it is too large")
+        text = content.decode()
+        reader = csv.reader(io.StringIO(text[:text.rfind("\n") + 1] if whole_lines else text, newline=""), strict=True)
+        columns = next(reader, [])
+        if len(set(columns)) < len(columns):
+            raise ValueError("a column is there twice")
+        rows, before = [], 0
+        for values in reader:
+            if len(values) != len(columns):
+                raise ValueError("a row does not fit the header")
+            rows.append(dict(zip(columns, values, strict=True)))
+            before = check_row(rows[-1], before)
+    except (ValueError, KeyError, TypeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a run's log: {error}") from error
+    if not rows:
+        raise ValueError(f"{path} holds no finished epoch")
+    return columns, rows
+
+
+def check_row(row: dict[str, str], before: int) -> int:
+    """Return the row's epoch. Raise ValueError if it does not follow `before`, or if a value is not as format_value writes it."""
+    wrong = [value for value in row.values() if value and not (NUMBER.fullmatch(value) and abs(float(value)) < LARGEST_VALUE)]
+    if wrong:
+        raise ValueError(f"{wrong[0][:40]!r} is not a number that a run logs")
+    epoch = int(row["epoch"])
+    if not before < epoch <= LARGEST_EPOCH:
+        raise ValueError(f"epoch {epoch} follows epoch {before}")
+    return epoch
+
+
+def best_row(rows: list[dict[str, str]]) -> dict[str, str]:
+    """Return the row of the epoch whose weights were kept: the first with the best validation accuracy."""
+    return max((row for row in rows if row["accuracy"]), key=lambda row: float(row["accuracy"]))
+
+
+def versions() -> dict[str, str]:
+    """Return what the numbers of a run were computed with."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__,
+            "system": platform.platform(), "device": device, "threads": str(torch.get_num_threads())}
+
+
+def cpu_name() -> str:
+    """Return the processor's name as Linux gives it, else its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

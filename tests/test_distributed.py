@@ -1,0 +1,52 @@
+"""Starting a Runtime, and how the processes of a job find each other."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed import HashStore
+
+from longtail import signals
+from longtail.distributed import rendezvous_store, start_runtime
+
+CPU = torch.device("cpu")
+
+
+def test_more_gpus_than_there_are_with_a_patched_count(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="--n_gpus 3: this machine has 2 GPUs"), start_runtime(3):
+        pass
+
+
+def test_cpu_says_so_once(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with start_runtime(2) as place:
+        assert place.device == CPU
+        network = nn.Linear(1, 1)
+        assert place.parallelize(network) is network
+    assert capsys.readouterr().out == "no GPU found: running on the CPU\n"
+
+
+def test_a_restarted_job_meets_below_a_name_of_its_own(monkeypatch):
+    """Whatever an earlier start has left in torchrun's store."""
+    monkeypatch.setattr(signals, "_received", 0)
+    store, names = HashStore(), set()
+    for attempt in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            met = list(pool.map(lambda rank: rendezvous_store(store, rank, 3), range(3)))
+        met[0].set("address", f"of start {attempt}")
+        assert [place.get("address") for place in met] == [f"of start {attempt}".encode()] * 3
+        names.add(store.get(f"name for {store.get('hello/2').decode()}"))
+    assert len(names) == 3
+
+
+def test_a_process_that_never_comes_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(signals, "_received", 0)
+    store = HashStore()
+    store.set("hello/1", "of a process that is gone")
+    store.set_timeout(timedelta(seconds=0.05))
+    for rank, whom in ((0, "the other processes"), (1, "the main process")):
+        with pytest.raises(RuntimeError, match=f"Timed out waiting for {whom}"):
+            rendezvous_store(store, rank, 2)

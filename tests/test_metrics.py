@@ -1,0 +1,26 @@
+"""Confusion counts and the accuracy of groups of classes."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from longtail.devices import Runtime
+from longtail.metrics import count_confusion, shot_accuracy
+
+CPU = Runtime(torch.device("cpu"))
+
+
+def test_confusion_counts_every_image_once():
+    model = nn.Identity()
+    logits = torch.eye(3)[[0, 1, 2, 2, 0]]
+    labels = torch.tensor([0, 1, 1, 2, 2])
+    confusion = count_confusion(model, zip(logits.split(2), labels.split(2), strict=True), 3, CPU)
+    assert confusion.tolist() == [[1, 0, 0], [0, 1, 1], [1, 0, 1]]
+
+
+def test_shots():
+    correct, total = torch.tensor([9, 8, 4, 2]), torch.tensor([10, 10, 10, 10])
+    assert shot_accuracy(correct, total, [101, 100, 20, 19]) == pytest.approx({"all": 0.575, "many": 0.9, "medium": 0.6, "few": 0.2})
+    assert math.isnan(shot_accuracy(correct, total, [500] * 4)["few"])
