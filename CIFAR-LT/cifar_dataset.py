@@ -1,18 +1,15 @@
 """CIFAR-100, CIFAR-10 and scikit-learn's digits, held out and cut to a long tail as in the paper; whole-batch augmentation."""
 
-import pickle
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cifar_pickle import read_pickle
 from longtail.devices import Runtime
-from longtail.files import check_file
 from longtail.metrics import Batches
 
 NUM_CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
@@ -30,8 +27,6 @@ TRAIN_FILES = {"cifar100": ["train"], "cifar10": [f"data_batch_{number}" for num
 TEST_FILES = {"cifar100": ["test"], "cifar10": ["test_batch"]}
 LABEL_KEYS = {"cifar100": b"fine_labels", "cifar10": b"labels"}
 META = {"cifar100": ("meta", b"fine_label_names"), "cifar10": ("batches.meta", b"label_names")}
-LARGEST_FILE = 1 << 29                                # bytes; CIFAR-100's training file has 155 million
-MOST_STEPS = 1 << 22                                  # of unpickling a file; CIFAR-100's training file takes 500,000
 
 
 @dataclass(frozen=True)
@@ -52,97 +47,6 @@ class ImageSet:
 
     def class_counts(self, num_classes: int) -> list[int]:
         return self.labels.bincount(minlength=num_classes).tolist()
-
-
-def byte_type(name: object, *_: object) -> np.dtype:
-    if name not in ("u1", b"u1"):
-        raise pickle.UnpicklingError("it asks for an array of other values than bytes")
-    return np.dtype(np.uint8)
-
-
-def encoded(text: object, encoding: object) -> bytes:
-    """How protocol 2 writes bytes."""
-    if type(text) is not str or encoding != "latin1":
-        raise pickle.UnpicklingError("it asks for an encoding, which no CIFAR file needs")
-    return text.encode("latin1")
-
-
-class Steps(dict):
-    """What each opcode does, up to MOST_STEPS times: a file of nothing but opcodes would take minutes."""
-
-    def __init__(self, dispatch: dict[int, Callable[..., None]]):
-        super().__init__(dispatch)
-        self.left = MOST_STEPS
-
-    def __getitem__(self, opcode: int) -> Callable[..., None]:
-        self.left -= 1
-        if self.left < 0:
-            raise pickle.UnpicklingError("it takes too many steps")
-        return super().__getitem__(opcode)
-
-
-class PlainUnpickler(pickle._Unpickler):
-    """Builds byte arrays and plain values, with the opcodes that they need; a pickle that wants anything else is refused before it can run.
-
-    It derives from the unpickler that is written in Python: the one in C reserves memory for any index or size that a file claims.
-    """
-
-    OPCODES = ("PROTO FRAME STOP MARK MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET NONE NEWTRUE NEWFALSE INT BININT BININT1 "
-               "BININT2 LONG LONG1 LONG4 BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINBYTES "
-               "SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT GLOBAL "
-               "STACK_GLOBAL REDUCE")
-    BUILDERS = {**{(f"numpy.{core}.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.uint8) for core in ("core", "_core")},
-                ("numpy", "ndarray"): None, ("numpy", "dtype"): byte_type, ("_codecs", "encode"): encoded}
-
-    def __init__(self, file: BinaryIO):
-        super().__init__(file, encoding="bytes")
-        self.dispatch = Steps(self.dispatch)
-
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in self.BUILDERS:
-            raise pickle.UnpicklingError(f"it asks for {module:.40}.{name:.40}, which no CIFAR file needs")
-        return self.BUILDERS[module, name]
-
-    def load_build(self) -> None:
-        """An array's shape and bytes. The state of a dtype says nothing more of a byte."""
-        state, target = self.stack.pop(), self.stack[-1]
-        if isinstance(target, np.ndarray):
-            target.__setstate__(state)
-        elif not isinstance(target, np.dtype):
-            raise pickle.UnpicklingError("it asks for the state of an object")
-
-    def load_setitem(self) -> None:
-        """Keys are text: to hash a tuple of tuples of tuples may take forever."""
-        value, key = self.stack.pop(), self.stack.pop()
-        if type(key) not in (str, bytes) or type(self.stack[-1]) is not dict:
-            raise pickle.UnpicklingError("it asks for a key that is no text")
-        self.stack[-1][key] = value
-
-    def load_setitems(self) -> None:
-        items = self.pop_mark()
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            self.stack += [key, value]
-            self.load_setitem()
-
-    def load_other(self) -> None:
-        raise pickle.UnpicklingError("it asks for more than arrays and plain values")
-
-    dispatch = {**dict.fromkeys(range(256), load_other),
-                **{code: pickle._Unpickler.dispatch[code] for name in OPCODES.split() for code in getattr(pickle, name)},
-                pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
-
-
-def read_pickle(path: Path) -> dict[bytes, object]:
-    """One file of the Python version of CIFAR; ValueError if it is damaged or asks for anything but data."""
-    check_file(path, LARGEST_FILE)
-    try:
-        with open(path, "rb") as file:
-            entry = PlainUnpickler(file).load()
-    except Exception as error:      # of a damaged pickle any may come
-        raise ValueError(f"{path} is damaged or not a CIFAR file: {str(error) or 'it is cut off'}; --download fetches it anew") from error
-    if not isinstance(entry, dict):
-        raise ValueError(f"{path} holds a {type(entry).__name__}, not CIFAR's dictionary")
-    return entry
 
 
 def read_images(path: Path, dataset: str) -> ImageSet:

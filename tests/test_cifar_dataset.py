@@ -19,9 +19,9 @@ from cifar_dataset import (
     long_tail_counts,
     long_tailed,
     normalize,
-    read_pickle,
     read_split,
 )
+from cifar_pickle import read_pickle
 from longtail.devices import Runtime
 
 
@@ -154,46 +154,6 @@ def test_real_cifar100(shared_data, tmp_path):
     assert torch.equal(read_split("cifar100", tmp_path, "train").images[0], torch.from_numpy(first.transpose(2, 0, 1).copy()))
 
 
-class Gadget:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.write_text, (self.path, "owned")
-
-
-def test_a_pickle_that_tries_to_run_code_is_refused(tmp_path):
-    target = tmp_path / "owned"
-    (tmp_path / "train").write_bytes(pickle.dumps({b"data": Gadget(target)}))
-    with pytest.raises(ValueError, match="train is damaged.*asks for"):
-        read_pickle(tmp_path / "train")
-    assert not target.exists()
-
-
-def nested(depth: int) -> tuple:
-    """A tuple whose hash takes 2 ** depth steps, and whose pickle `depth`."""
-    value: tuple = ()
-    for _ in range(depth):
-        value = (value, value)
-    return value
-
-
-@pytest.mark.parametrize(("content", "match"), [
-    (b"\x80\x02}" + pickle.dumps(nested(60), 2)[2:-1] + b"K\x01s.", "a key that is no text"),
-    (b"\x80\x04}r\xff\xff\xff\x7f.", "has no"),      # memo index 2 ** 31 - 1
-    (b"\x80\x02" + b"(" * 100_000 + b".", "damaged"), (b"\x80\x02" + b"N" * (5 << 20) + b".", "too many steps"),
-    (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x.", "damaged"),
-    (pickle.dumps(np.empty(3, object), 2), "other values than bytes"), (pickle.dumps(np.dtype("O")), "other values than bytes"),
-    (pickle.dumps(bytearray(9), 5), "more than arrays and plain values"), (pickle.dumps({1, 2}, 4), "more than arrays and plain values"),
-    (b"cnumpy.core.multiarray\n_reconstruct\n}(X\x01\x00\x00\x00aK\x01ub.", "the state of an object"),
-    (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR.", "asks for an encoding")])
-def test_a_pickle_that_wants_time_memory_or_objects_is_refused(tmp_path, content, match):
-    (tmp_path / "cifar-100-python").mkdir()
-    (tmp_path / "cifar-100-python" / "train").write_bytes(content)
-    with pytest.raises(ValueError, match=f"train .*{match}"):
-        read_split("cifar100", tmp_path, "train")
-
-
 @pytest.mark.parametrize("entry", [
     [1, 2], {}, {b"data": np.zeros((2, 3072), np.float32), b"fine_labels": [0, 1]}, {b"data": np.zeros((2, 3071), np.uint8)},
     {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0]}, {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, 100]},
@@ -203,15 +163,6 @@ def test_files_that_are_no_cifar(tmp_path, entry):
     (tmp_path / "cifar-100-python").mkdir()
     write_python2(tmp_path / "cifar-100-python" / "train", entry)
     with pytest.raises(ValueError, match=r"cifar-100-python/train"):
-        read_split("cifar100", tmp_path, "train")
-
-
-@pytest.mark.parametrize("kept", [0, 1, 100, 8_000_000])
-def test_truncated_file(tmp_path, kept):
-    write_cifar(tmp_path)
-    path = tmp_path / "cifar-100-python" / "train"
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match="train is damaged"):
         read_split("cifar100", tmp_path, "train")
 
 
