@@ -87,13 +87,6 @@ def resolve(args: Namespace) -> Config:
     return read_config(file, **places, batch_size=args.batch_size, seed=args.seed, n_gpus=args.n_gpus, workers=args.workers)
 
 
-class DifficultySampling(CDBLoss):
-    """Plain cross-entropy; the weights are for the sampler, which draws classes by them."""
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels)
-
-
 class TwoPartTraining(Training):
     """Checkpoints hold feat_model and classifier instead of one state_dict."""
 
@@ -152,9 +145,9 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
 
 
 def build_criterion(config: Config, class_counts: list[int]) -> nn.Module:
-    """Return the loss that loss_type names, with its settings."""
+    """Return the loss that loss_type names, with its settings; for difficulty-driven sampling, the CDBLoss that the sampler asks."""
     if config.sampling == "difficulty":
-        return DifficultySampling(config.num_classes, config.tau)
+        return CDBLoss(config.num_classes, config.tau)
     if config.loss_type.startswith("CDB"):
         return CDBLoss(config.num_classes, config.tau, config.reduction, focal_gamma=config.gamma if config.loss_type == "CDB-FL" else 0.0)
     return build_rival(config.loss_type, class_counts, gamma=config.gamma)
@@ -184,7 +177,8 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
         schedule=cosine_schedule(config.num_epochs), train_batches=lambda epoch: loaders[0].training_batches(
             probabilities(epoch), config.batch_size, epoch_seed(config.seed, epoch)), val_batches=loaders[1].evaluation_batches,
         batches_per_epoch=math.ceil(len(train_set) / config.batch_size), images_per_epoch=len(train_set),
-        num_classes=config.num_classes, epochs=config.num_epochs, seed=config.seed)
+        num_classes=config.num_classes, epochs=config.num_epochs, seed=config.seed,
+        loss_function=F.cross_entropy if config.sampling == "difficulty" else None)
     runtime.say(f"{train_set.file.name}: {len(train_set)} training images of {config.num_classes} classes ({max(counts)} to {min(counts)} "
                 f"a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, sampling {config.sampling}; {runtime}")
     arguments = config.settings() | {f"{split}_list": f"{images.file.name} {images.blob}"

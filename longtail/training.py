@@ -35,7 +35,8 @@ class Training:
     `model` is bare, for the optimizer and the checkpoint; `parallel_model` is the view of it that is called. `criterion` is a loss
     with `start_epoch`, `update` and `weight`, such as CDBLoss. train_batches(epoch) yields this process's part of every batch of an
     epoch, val_batches() its part of the validation set, both on the runtime's device. `schedule` maps progress, the epochs done
-    (with a fraction) over all epochs, to a factor of each parameter group's initial_lr.
+    (with a fraction) over all epochs, to a factor of each parameter group's initial_lr. `loss_function`, if given, is trained with
+    instead of the criterion, whose weights then serve another purpose: to draw images by them.
     """
 
     model: nn.Module
@@ -52,6 +53,7 @@ class Training:
     seed: int = 0
     validate_after_every: int = 1
     accumulate: int = 1
+    loss_function: Callable[[Tensor, Tensor], Tensor] | None = None
     ema: AveragedModel | None = field(default=None, init=False)     # see average_weights
     first_epoch: int = field(default=1, init=False)
     best_accuracy: float = field(default=-1.0, init=False)
@@ -197,11 +199,11 @@ def train_epoch(training: Training, epoch: int, runtime: Runtime) -> float:
 
 def backward(training: Training, inputs: Tensor, labels: Tensor, runtime: Runtime) -> Tensor:
     """Compute the gradient of a batch's loss in `accumulate` parts, which need less memory. Return the loss, detached."""
-    parts = []
+    loss_function, parts = training.loss_function or training.criterion, []
     for part, part_labels in zip(inputs.chunk(training.accumulate), labels.chunk(training.accumulate), strict=True):
         with runtime.autocast():
             logits = training.parallel_model(part)
-        loss = training.criterion(logits.float(), part_labels) * (len(part) / len(inputs))
+        loss = loss_function(logits.float(), part_labels) * (len(part) / len(inputs))
         loss.backward()
         parts.append(loss.detach())
     return torch.stack(parts).sum()

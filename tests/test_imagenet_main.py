@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import imagenet_test
+from cdb_loss import CDBLoss
 from conftest import ROOT
 from imagenet_config import read_config
 from imagenet_loader import ImageLoader
@@ -24,7 +25,8 @@ from longtail.devices import Runtime
 from longtail.metrics import count_confusion
 from longtail.run import read_log
 from longtail.signals import Stopped
-from main import DifficultySampling, main, prepare, sampling_of_epochs
+from longtail.training import backward
+from main import main, prepare, sampling_of_epochs
 from resnet10 import PARTS, ImageNetModel, split_state
 from test_imagenet_dataset import make_folder
 
@@ -240,7 +242,7 @@ def test_each_sampling_draws_its_classes(data, tmp_path):
 
 def test_progressive_sampling_goes_from_the_images_shares_to_even(data, tmp_path):
     config = read_config(write_config(tmp_path, data, "x", sampling="progressive"))
-    probabilities = sampling_of_epochs(config, [12, 6, 3], DifficultySampling(3, "dynamic"))
+    probabilities = sampling_of_epochs(config, [12, 6, 3], CDBLoss(3))
     assert probabilities(1).tolist() == pytest.approx([12 / 21, 6 / 21, 3 / 21])
     assert probabilities(2).tolist() == pytest.approx([19 / 42, 13 / 42, 10 / 42])            # half way
     assert probabilities(3).tolist() == pytest.approx([1 / 3] * 3)
@@ -393,11 +395,13 @@ def test_difficulty_decides_what_is_drawn(data, tmp_path, capsys):
         difficulty = [1 - float(row[f"accuracy_{c}"]) for c in range(3)]
         assert [float(row[f"weight_{c}"]) for c in range(3)] == pytest.approx([3 * d / sum(difficulty) for d in difficulty], abs=2e-3)
     assert last(folder)["criterion"]["weight"].sum().item() == pytest.approx(3)
-    criterion = DifficultySampling(2, 1.0)
-    criterion.update(torch.tensor([1, 3]), torch.tensor([4, 4]))
-    assert criterion.weight.tolist() == pytest.approx([1.5, 0.5])
-    logits, labels = torch.randn(6, 2), torch.tensor([0, 1, 1, 0, 0, 1])
-    assert criterion(logits, labels) == torch.nn.functional.cross_entropy(logits, labels)         # the loss itself is unweighted
+    training = prepared(tmp_path, data, sampling="difficulty", tau=1)
+    training.criterion.update(torch.tensor([1, 3, 0]), torch.tensor([4, 4, 1]))
+    assert training.criterion.weight.tolist() == pytest.approx([1.125, 0.375, 1.5])
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 1, 0, 2, 1])
+    training.parallel_model = torch.nn.Identity()
+    loss = backward(training, logits.clone().requires_grad_(), labels, CPU)
+    assert loss == torch.nn.functional.cross_entropy(logits, labels)                  # the loss itself is unweighted
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "square_root", "progressive"])
