@@ -18,16 +18,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
-from egtea_dataset import (
-    MOST_VERBS,
-    ClipSet,
-    check_labels,
-    count_labels,
-    evaluation_batches,
-    memory_format,
-    read_class_names,
-    read_clips,
-)
+from egtea_clips import MOST_VERBS, check_labels, count_labels, read_class_names, read_clips
+from egtea_dataset import ClipSet, evaluation_batches, memory_format
 from longtail.checkpoints import load_checkpoint, load_weights
 from longtail.cli import ArgumentParser, exit_code, positive_int, seed_number
 from longtail.devices import PRECISIONS

@@ -23,17 +23,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
 from cdb_loss import REDUCTIONS, CDBLoss, read_tau
-from egtea_dataset import (
-    ClipSet,
-    check_labels,
-    count_labels,
-    evaluation_batches,
-    memory_format,
-    read_class_names,
-    read_clips,
-    split_identity,
-    training_batches,
-)
+from egtea_clips import check_labels, count_labels, read_class_names, read_clips, split_identity
+from egtea_dataset import ClipSet, evaluation_batches, memory_format, training_batches
 from longtail.cli import ArgumentParser, exit_code, number_in, positive_int, seed_number
 from longtail.devices import PRECISIONS, Runtime
 from longtail.distributed import start_runtime

@@ -1,7 +1,6 @@
-"""EGTEA Gaze+ clips: split files, which frames of a clip, one view of them all, and batches of tensors.
+"""Frames of EGTEA Gaze+ clips to batches: which frames of a clip, one view of them all, decoding, normalisation.
 
-A split file holds one clip a line, `clip action verb noun`; the label is the verb, minus 1. The frames of a clip stand in
-ROOT/VIDEO/CLIP/*.jpg, in the order of their names; VIDEO is the clip's name up to its third dash.
+The frames of a clip stand in ROOT/VIDEO/CLIP/*.jpg, in the order of their names (egtea_clips.py reads the lists of clips).
 """
 
 import io
@@ -19,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from egtea_clips import video_of
 from longtail.devices import Runtime
-from longtail.files import blob_id, check_file
+from longtail.files import check_file
 from longtail.metrics import Batches
 from longtail.training import epoch_seed
 
@@ -30,89 +30,12 @@ REDUCTIONS = (8, 4, 2)                   # of JPEG's reduced-size decoding
 END_OF_JPEG, TAIL = b"\xff\xd9", 4096    # the marker that a whole file ends with, and the bytes where it is looked for
 PIXELS_PER_BYTE = 512                    # at most: of each block of 8 x 8, Huffman coding needs a bit or more
 LARGEST_SIDE = 8192                      # of a frame, in pixels
-LARGEST_FRAME, LARGEST_LIST = 1 << 26, 1 << 26     # bytes
+LARGEST_FRAME = 1 << 26                  # bytes
 LARGEST_CLIP = 1 << 24                   # pixels; the paper's have 500,000
-MOST_VERBS = 1000                        # EGTEA has 19
 AGAIN = "delete its folder and extract the clip again"
-SPLITS_COMMAND = "python data/make_splits.py --annotations action_annotation --out data"
 FRAMES_COMMAND = "python data/extract_frames.py --videos cropped_clips --out extracted_frames"
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-
-
-def video_of(clip: str) -> str:
-    """'OP01-R03-BaconAndEggs-160065-161285-F003842-F003876' is cut from 'OP01-R03-BaconAndEggs'."""
-    return "-".join(clip.split("-")[:3])
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file; ValueError if it is none."""
-    check_file(path, LARGEST_LIST)
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text: {error}") from None
-
-
-def verb_number(word: str) -> int | None:
-    """'13' as 13; None for what is no verb's number."""
-    return int(word) if word.isascii() and word.isdecimal() and len(word) < 10 and 1 <= int(word) <= MOST_VERBS else None
-
-
-def read_clips(path: Path) -> list[tuple[str, int]]:
-    """(clip, label) of every line. ValueError names the line that is not `clip action verb noun`, or repeats a clip.
-
-    A clip's name has three dashes or more, and so cannot be a path that leaves the data root.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no split file {path}; derive it from EGTEA's annotations: {SPLITS_COMMAND}")
-    clips: dict[str, int] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) < 3 or not verb_number(words[2]):
-            raise ValueError(f"{path}, line {number}: {line[:100]!r} is not `clip action verb noun` with a verb from 1 to {MOST_VERBS}")
-        if words[0].count("-") < 3 or "/" in words[0] or "\0" in words[0]:
-            raise ValueError(f"{path}, line {number}: {words[0][:100]!r} is not named as a clip, VIDEO-START-END..., where VIDEO has "
-                             "three parts: OP01-R01-PastaSalad")
-        if words[0] in clips:
-            raise ValueError(f"{path}, line {number}: {words[0]} is there twice")
-        clips[words[0]] = int(words[2]) - 1
-    if not clips:
-        raise ValueError(f"{path} holds no clip; derive it anew: {SPLITS_COMMAND}")
-    return list(clips.items())
-
-
-def split_identity(path: Path) -> str:
-    """A split file's name and what `git hash-object` prints for its content: the same wherever it stands."""
-    return f"{path.name} {blob_id(path.read_bytes())}"
-
-
-def count_labels(clips: list[tuple[str, int]], num_classes: int) -> list[int]:
-    """How many clips each class has."""
-    return np.bincount([label for _, label in clips], minlength=num_classes).tolist()
-
-
-def check_labels(path: Path, clips: list[tuple[str, int]], num_classes: int) -> None:
-    """ValueError for a verb that training does not know."""
-    for clip, label in clips:
-        if label >= num_classes:
-            raise ValueError(f"{path}: verb {label + 1} of {clip} is not among the {num_classes} that were trained")
-
-
-def read_class_names(path: Path, num_classes: int) -> list[str]:
-    """'walk' for a line `1 walk` or `walk 1`; 'verb 1' for a class that the file, which may be missing, does not name."""
-    names = {}
-    for line in read_lines(path) if path.is_file() else ():
-        words = line.split()
-        number = next((verb_number(words.pop(place)) for place in (0, -1) if words and words[place].isdecimal()), None)
-        if number is None or not words:
-            raise ValueError(f"{path}: {line[:100]!r} is not a verb's number and name, such as `1 walk`")
-        if number in names:
-            raise ValueError(f"{path}: verb {number} is named twice, {names[number]!r} and {' '.join(words)!r}")
-        names[number] = " ".join(words)
-    return [names.get(c + 1, f"verb {c + 1}") for c in range(num_classes)]
 
 
 def frame_indices(count: int, segments: int, generator: np.random.Generator | None = None) -> np.ndarray:

@@ -73,3 +73,12 @@ def hold_lock(path: Path, wait: bool = False) -> FileLock:
     except OSError:
         pass
     return lock
+
+
+def read_text(path: Path, most: int) -> str:
+    """Return the content of a text file in UTF-8. Raise OSError or ValueError as `check_file` does, or if it is not text."""
+    check_file(path, most)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text: {error}") from None

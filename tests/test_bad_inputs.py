@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cifar_dataset import read_images
 from conftest import ROOT
-from egtea_dataset import read_class_names, read_clips
+from egtea_clips import read_class_names, read_clips
 from imagenet_config import read_config
 from imagenet_dataset import read_list
 from longtail.checkpoints import load_checkpoint, save_checkpoint

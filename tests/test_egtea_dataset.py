@@ -11,25 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import egtea_dataset
+from egtea_clips import video_of
 from egtea_dataset import (
     MEAN,
     ClipSet,
     View,
-    check_labels,
-    count_labels,
     decoding_flag,
     evaluation_batches,
     frame_indices,
     frame_size,
     map_ahead,
     normalize,
-    read_class_names,
     read_clip,
-    read_clips,
     read_frame,
-    split_identity,
     training_batches,
-    video_of,
 )
 from longtail.devices import Runtime
 
@@ -69,57 +64,6 @@ def clips(tmp_path) -> ClipSet:
     for name, _ in names:
         write_clip(tmp_path, name, list(generator.integers(0, 256, (6, 20, 28, 3), np.uint8)))
     return ClipSet(tmp_path, names, frames=4, size=16)
-
-
-def test_split_lines(tmp_path):
-    path = tmp_path / "train_split.txt"
-    path.write_text("OP01-R01-Pizza-1-2-F1-F2 43 13 24\n\nP02-R01-Pizza-3-4-F3-F4 1 2 3 9\n")
-    assert read_clips(path) == [("OP01-R01-Pizza-1-2-F1-F2", 12), ("P02-R01-Pizza-3-4-F3-F4", 1)]
-    assert video_of("OP01-R01-Pizza-1-2-F1-F2") == "OP01-R01-Pizza"
-    assert count_labels(read_clips(path), 14) == [0, 1, *[0] * 10, 1, 0]
-    with pytest.raises(ValueError, match="train_split.txt: verb 13 of OP01.* not among the 12"):
-        check_labels(path, read_clips(path), 12)
-
-
-def test_identity_is_the_name_and_gits_id_without_the_place(tmp_path):
-    (tmp_path / "split.txt").write_text("hello\n")
-    assert split_identity(tmp_path / "split.txt") == "split.txt ce013625030ba8dba906f756967f9e9ca394464a"     # git hash-object
-
-
-@pytest.mark.parametrize(("text", "match"), [
-    ("a-b-c-d 1 2 3\na-b-c-e 1 zero 3\n", "line 2: 'a-b-c-e 1 zero 3' is not"), ("a-b-c-d 1 0 3", "line 1.*from 1 to 1000"),
-    ("a-b-c-d 1", "line 1"), ("../../x 1 1 1", "line 1"), ("a-b-c-d 1 2 3\na-b-c-d 1 2 3\n", "line 2: a-b-c-d is there twice"),
-    ("\n", "holds no clip"), ("\x00\x01\xff", "is not text"), (".. 1 1 1", "line 1: '..' is not named as a clip"),
-    ("a-b-c-/etc 1 1 1", "line 1: .*is not named as a clip"), ("a-b-c-d 1 1001 3", "line 1.*from 1 to 1000"),
-    (f"a-b-c-d 1 {'9' * 5000} 3", "line 1"), ("a-b-c-d 1 \xb2 3", "is not text")])
-def test_damaged_split(tmp_path, text, match):
-    (tmp_path / "split.txt").write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=match):
-        read_clips(tmp_path / "split.txt")
-
-
-def test_missing_split_names_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none.txt; .*make_splits.py --annotations"):
-        read_clips(tmp_path / "none.txt")
-
-
-def test_class_names(tmp_path):
-    path = tmp_path / "verbs.txt"
-    path.write_text("1 take\nput down 3\n")
-    assert read_class_names(path, 3) == ["take", "verb 2", "put down"]
-    assert read_class_names(tmp_path / "none.txt", 2) == ["verb 1", "verb 2"]
-    path.write_text("take\n")
-    with pytest.raises(ValueError, match="'take' is not"):
-        read_class_names(path, 3)
-    path.write_text("1 take\n1 put\n")
-    with pytest.raises(ValueError, match="verb 1 is named twice, 'take' and 'put'"):
-        read_class_names(path, 3)
-
-
-def test_a_split_in_other_digits(tmp_path):
-    (tmp_path / "split.txt").write_text("a-b-c-d 1 \u0663 3")
-    with pytest.raises(ValueError, match="line 1"):
-        read_clips(tmp_path / "split.txt")
 
 
 @pytest.mark.parametrize(("height", "width"), [(65535, 65535), (30000, 30000), (1, 65535), (8192, 8193)])

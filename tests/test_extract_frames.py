@@ -1,7 +1,6 @@
 """Extraction: numbered frames, continuing after a kill, and videos that cannot be read."""
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 import cv2
+import filelock
 import numpy as np
 import pytest
 
@@ -182,25 +182,26 @@ def test_one_extraction_at_a_time_into_a_folder(failing, videos, tmp_path, monke
     held = []
 
     def extract_all(missing: list[Path], args: object) -> dict:
-        with open(tmp_path / "extraction.lock", "rb") as file, pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock(tmp_path / "extraction.lock").acquire(timeout=0)
         held.append(len(missing))
         return {}
 
     monkeypatch.setattr(extract_frames, "extract_all", extract_all)
-    with open(tmp_path / "extraction.lock", "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with filelock.FileLock(tmp_path / "extraction.lock"):
         assert f"another process extracts into {tmp_path}; wait for it" in failing(extract_frames.main, *arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["extraction.lock"]
     assert extract_frames.main(arguments) == extract_frames.main(arguments) == 0
     assert held == [12, 12]
 
 
-def test_a_file_system_without_locks(videos, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks(number, videos, tmp_path, monkeypatch):
+    """Which refuses, or knows no such call."""
     def flock(file: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("fcntl.flock", flock)
     monkeypatch.setattr(extract_frames, "extract_all", lambda missing, args: {})
     assert extract_frames.main(["--videos", str(videos), "--out", str(tmp_path)]) == 0
 

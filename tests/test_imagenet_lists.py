@@ -53,7 +53,7 @@ def test_no_network_no_file(published, failing):
 
 def test_a_wrong_list_on_disk_is_told(published, failing):
     (published.parent / "lists" / NAMES[0]).write_bytes(b"edited")
-    assert "remove it to download it anew" in failing(fetch_lists.main, *fetch(published, "--check"))
+    assert "remove it to download it again" in failing(fetch_lists.main, *fetch(published, "--check"))
     assert (published.parent / "lists" / NAMES[0]).read_bytes() == b"edited"
 
 

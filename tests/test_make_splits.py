@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import make_splits
-from egtea_dataset import read_class_names
+from egtea_clips import read_class_names
 
 TRAIN = ["P01-R01-Tea-1 1 2 3", "P20-R01-Tea-2 4 1 6 7", "P19-R02-Tea-3 1 1 1", "P26-R01-Pizza-4 1 2 1", "P2-R01-Tea-5 1 3 1",
          "OP01-R01-Tea-6 1 1 1", "P27-R01-Tea-7 1 1 1", "P200-R01-Tea-8 1 1 1"]
@@ -98,4 +98,4 @@ def test_real_annotations(shared_data, tmp_path, capsys):
 def test_annotations_of_absurd_size_are_not_read(annotations, tmp_path, failing):
     with open(annotations / "train_split1.txt", "wb") as file:
         file.truncate(1 << 40)
-    assert "train_split1.txt is no regular file, or larger" in failing(make_splits.main, "--annotations", annotations, "--out", tmp_path)
+    assert "train_split1.txt has 1,099,511,627,776 bytes" in failing(make_splits.main, "--annotations", annotations, "--out", tmp_path)

@@ -6,10 +6,6 @@ VIDEO is the clip's name up to its third dash. A clip's folder appears when it i
 command continues. A video that cannot be read does not stop the others; it is named at the end, with exit code 1.
 """
 
-import argparse
-import contextlib
-import errno
-import fcntl
 import json
 import multiprocessing
 import os
@@ -18,55 +14,25 @@ import signal
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NoReturn
 
-HERE = Path(__file__).resolve().parents[1]
+from filelock import FileLock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # egtea_clips.py
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))   # longtail/ stands beside EGTEA/
+
+from egtea_clips import CLIP_FORM, is_clip_name, video_of
+from longtail.cli import ArgumentParser, exit_code, positive_int, say_error
+from longtail.files import hold_lock, read_text, write_atomically
+
+HERE = Path(__file__).resolve().parents[1]     # EGTEA/
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 JPEG_QUALITY = 90          # frames are used at about half their size
 LARGEST_NOTE = 1 << 16     # bytes
 FEW_MISSING = 2            # frames, or 1 %: containers that estimate their number from the duration promise so many too much
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """Errors in one line, exit code 2; the description keeps its line breaks."""
-
-    def __init__(self, description: str | None):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help explains)\n")
-
-
-def exit_code(action: Callable[[], int]) -> int:
-    """What the action returns; 2 after a user's mistake or a failing disk, told in one line."""
-    try:
-        return action()
-    except (ValueError, OSError) as error:
-        say_error(f"error: {' '.join(str(error).split())}")
-        return 2
-
-
-def say_error(message: str) -> None:
-    """One line on stderr, in the program's name."""
-    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
-
-
-def positive_int(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
-def read_text(path: Path, most: int, errors: str = "strict") -> str:
-    """What a text file says. OSError if there is no regular file, or if it has more than `most` bytes: no such file needs as many."""
-    if path.exists() and not path.is_file() or path.stat().st_size > most:
-        raise OSError(errno.EINVAL, f"{path} is no regular file, or larger than {most:,} bytes")
-    return path.read_text(encoding="utf-8", errors=errors)
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -87,8 +53,8 @@ def find_videos(root: Path) -> list[Path]:
         raise FileNotFoundError(f"--videos {root} is no folder; it should hold EGTEA's cropped clips")
     videos = {}
     for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES):
-        if path.stem.count("-") < 3:
-            raise ValueError(f"{path} is not named as a clip, VIDEO-START-END..., where VIDEO has three parts: OP01-R01-PastaSalad")
+        if not is_clip_name(path.stem):
+            raise ValueError(f"{path} is not named as a clip, {CLIP_FORM}")
         if path.stem in videos:
             raise ValueError(f"{path} has the name of {videos[path.stem]}: which one is the clip?")
         videos[path.stem] = path
@@ -98,50 +64,34 @@ def find_videos(root: Path) -> list[Path]:
 
 
 def clip_folder(video: Path, out: Path) -> Path:
-    """Where a video's frames go."""
-    return out / "-".join(video.stem.split("-")[:3]) / video.stem
+    """Return where a video's frames go."""
+    return out / video_of(video.stem) / video.stem
 
 
-@contextlib.contextmanager
-def hold(out: Path) -> Iterator[None]:
-    """The folder, for this process alone: two would mix the frames of a clip. OSError if another one extracts into it.
-
-    The locked file stays, empty: whoever removed it could not know who waits for it. The lock goes with its process, killed or not.
-    """
+def lock_folder(out: Path) -> FileLock:
+    """Lock the folder: two processes would mix the frames of a clip. Raise OSError if another process extracts into it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out / "extraction.lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise OSError(f"--out {out} cannot be written: {error.strerror}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return hold_lock(out / "extraction.lock")
     except BlockingIOError:
-        os.close(lock)
         raise OSError(f"another process extracts into {out}; wait for it, or choose another --out") from None
-    except OSError:     # a file system without locks
-        pass
-    try:
-        yield
-    finally:
-        os.close(lock)
 
 
 def prepare_out(out: Path, every: int) -> None:
-    """A note of --every in the folder: frames of two choices must not mix. ValueError if an earlier choice differs."""
+    """Note --every in the folder, since frames of two choices must not mix. Raise ValueError if an earlier choice differs."""
     note = out / "extraction.json"
     try:
         before = json.loads(read_text(note, LARGEST_NOTE))["every"] if note.exists() else every
         if type(before) is not int:
             raise TypeError(before)
-        if before != every:
-            raise ValueError(f"{out} was extracted with --every {before}, not {every}: choose another --out")
-        partial = note.with_suffix(".partial")
-        partial.write_text(json.dumps({"every": every}) + "\n")
-        os.replace(partial, note)
-    except OSError as error:
-        raise OSError(f"--out {out} cannot be written: {error.strerror}") from error
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{note} is damaged; delete it if you know that {out} was extracted with --every {every}") from error
+    if before != every:
+        raise ValueError(f"{out} was extracted with --every {before}, not {every}: choose another --out")
+    write_atomically(note, (json.dumps({"every": every}) + "\n").encode())
 
 
 def start_worker() -> None:
@@ -205,11 +155,12 @@ def write_frames(video: Path, folder: Path, every: int, allow_short: bool = Fals
 def run(args: Namespace) -> int:
     """Extract what is missing; 1 if some videos could not be read."""
     videos = find_videos(args.videos)
-    with hold(args.out):
-        prepare_out(args.out, args.every)
-        missing = [video for video in videos if not clip_folder(video, args.out).is_dir()]
-        print(f"{len(videos)} videos, {len(videos) - len(missing)} of them extracted before", flush=True)
-        troubles = extract_all(missing, args) if missing else {}
+    lock = lock_folder(args.out)
+    prepare_out(args.out, args.every)
+    missing = [video for video in videos if not clip_folder(video, args.out).is_dir()]
+    print(f"{len(videos)} videos, {len(videos) - len(missing)} of them extracted before", flush=True)
+    troubles = extract_all(missing, args) if missing else {}
+    lock.release()
     print(f"{len(videos) - len(troubles)} clips of {len(videos)} are in {args.out}", flush=True)
     for video, trouble in sorted(troubles.items()):
         print(f"{video} {trouble}", file=sys.stderr)

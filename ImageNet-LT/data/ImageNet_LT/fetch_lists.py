@@ -6,14 +6,16 @@
 A list is right if git's blob id of it is the one below, that of the published file.
 """
 
-import argparse
-import hashlib
 import http.client
-import os
 import sys
 import urllib.request
+from argparse import Namespace
 from pathlib import Path
-from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))   # longtail/ stands beside ImageNet-LT/
+
+from longtail.cli import ArgumentParser, exit_code
+from longtail.files import blob_id, write_atomically
 
 SOURCE = "https://raw.githubusercontent.com/facebookresearch/classifier-balancing/main/data/ImageNet_LT/"
 BLOBS = {"ImageNet_LT_train.txt": "a063f095fcd475db4cf8b0658c4b73955535bbf9",
@@ -23,21 +25,17 @@ SECONDS = 60            # without an answer
 LARGEST = 1 << 25       # bytes; the training list has 5 million
 
 
-def blob_id(content: bytes) -> str:
-    """What `git hash-object` prints for a file with this content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
 def check(path: Path) -> None:
-    """FileNotFoundError or ValueError unless this is the published list."""
+    """Raise FileNotFoundError or ValueError unless this is the published list."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: without --check it is downloaded")
     if (found := blob_id(path.read_bytes())) != BLOBS[path.name]:
-        raise ValueError(f"{path} is not the published list: its blob id is {found}, not {BLOBS[path.name]}; remove it to download it anew")
+        raise ValueError(f"{path} is not the published list: its blob id is {found}, not {BLOBS[path.name]}; "
+                         "remove it to download it again")
 
 
 def download(name: str, source: str) -> bytes:
-    """A published list; OSError or ValueError if it cannot be had."""
+    """Return a published list. Raise OSError or ValueError if it cannot be had."""
     try:
         with urllib.request.urlopen(source + name, timeout=SECONDS) as answer:
             content = answer.read(LARGEST)
@@ -48,38 +46,26 @@ def download(name: str, source: str) -> bytes:
     return content
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written: {error.strerror}") from None
-
-
-class OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help explains)\n")
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(argv: list[str] | None) -> Namespace:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--check", action="store_true", help="only verify the files that are there")
     parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parent, help="default: this script's")
     parser.add_argument("--source", default=SOURCE, metavar="URL", help="default: %(default)s")
-    args = parser.parse_args(argv)
-    try:
-        for name in BLOBS:
-            path = args.folder / name
-            if not args.check and not path.is_file():
-                write_atomically(path, download(name, args.source))
-            check(path)
-            print(f"{path}: the published list")
-    except (OSError, ValueError) as error:
-        print(f"fetch_lists.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return parser.parse_args(argv)
+
+
+def run(args: Namespace) -> None:
+    """Download the lists that are missing, and verify all of them."""
+    for name in BLOBS:
+        path = args.folder / name
+        if not args.check and not path.is_file():
+            write_atomically(path, download(name, args.source))
+        check(path)
+        print(f"{path}: the published list")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: run(parse_arguments(argv)))
 
 
 if __name__ == "__main__":
