@@ -11,5 +11,6 @@ losses.py        the losses that CDB-CE is compared with, and the flags of all l
 heads.py         the cosine classifier
 metrics.py       confusion counts, many / medium / few shot, macro F1
 training.py      the training loop: epochs, validation, class weights
+tables.py        Markdown and CSV tables
 plot.py          a run's log as pictures; a script
 """

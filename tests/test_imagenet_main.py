@@ -531,7 +531,7 @@ def test_table_of_results(first_stage, cdb, tmp_path, capsys, failing):
     accuracy = json.loads((cdb / "test.json").read_text())["accuracy"]
     assert lines[3].split("|")[2].strip() == f"{100 * accuracy:.2f}" and lines[3].split("|")[3].strip() == "-"
     assert "Small_test.txt, 15 images" in lines[-1]
-    assert "is no result of main.py" in failing(table, cdb / "cdb.json")
+    assert "is not a result of main.py" in failing(table, cdb / "cdb.json")
 
 
 @pytest.mark.parametrize(("arguments", "method", "name"), [

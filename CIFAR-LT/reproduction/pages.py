@@ -1,15 +1,14 @@
 """The published tables and pictures, from the logs of finished runs alone; reproduce.py has the list of the runs."""
 
 import contextlib
-import csv
-import io
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 
 from longtail.files import hold_lock, write_atomically, write_between
 from longtail.metrics import SHOTS
-from longtail.run import best_row, read_log
+from longtail.run import best_row, csv_text, read_log
+from longtail.tables import markdown
 from reproduction import jobs
 from reproduction.figures import Line, draw_losses, draw_tau
 from reproduction.jobs import HERE, Entry, Job, finished, test_figures
@@ -58,11 +57,6 @@ def show(shares: list[float | None]) -> str:
     return f"{100 * statistics.mean(shares):.2f}{spread}"
 
 
-def markdown(rows: list[dict[str, str]]) -> str:
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    return "\n".join(lines + ["| " + " | ".join(row.values()) + " |" for row in rows]) + "\n"
-
-
 def all_entries(tables: dict[str, tuple[Entry, ...]]) -> list[Entry]:
     """Every line once; some stand in several tables."""
     return list(dict.fromkeys(entry for entries in tables.values() for entry in entries))
@@ -81,15 +75,12 @@ def write_tables(tables: dict[str, tuple[Entry, ...]]) -> None:
         rows = table_rows(entries)
         if not rows:
             continue
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(jobs.RESULTS / f"{table}.md", markdown(rows).encode())
-        write_atomically(jobs.RESULTS / f"{table}.csv", text.getvalue().encode())
+        text = markdown(rows, left=("loss",))
+        write_atomically(jobs.RESULTS / f"{table}.md", text.encode())
+        write_atomically(jobs.RESULTS / f"{table}.csv", csv_text(list(rows[0]), rows, header=True).encode())
         for page in PAGES:
-            write_between(page, *marks(table), markdown(rows))
-        print(f"{table}\n{markdown(rows)}")
+            write_between(page, *marks(table), text)
+        print(f"{table}\n{text}")
     for page in PAGES:
         write_between(page, *marks("open"), open_runs(tables))
 

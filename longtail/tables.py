@@ -1,0 +1,53 @@
+"""Tables of results in Markdown and CSV, and the command line of the scripts that write them."""
+
+import json
+from argparse import Namespace
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from longtail.cli import ArgumentParser
+from longtail.files import write_atomically, write_between
+
+Result = dict[str, Any]
+
+
+def markdown(rows: list[dict[str, str]], left: Collection[str]) -> str:
+    """Return a Markdown table of rows with equal keys. Columns in `left` are aligned left, the others right, as numbers are."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "".join("---|" if column in left else "--:|" for column in rows[0])]
+    return "\n".join([*lines, *("| " + " | ".join(row.values()) + " |" for row in rows), ""])
+
+
+def percent(share: float | None) -> str:
+    """Return a share of 1 in percent with two decimals, '-' for None."""
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
+def read_result(path: Path, origin: str, check: Callable[[Result], object]) -> Result:
+    """Return the figures in a JSON file. Raise ValueError if `check`, which uses what the table needs, fails; `origin` wrote the file."""
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        check(figures)
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a result of {origin}: {error!r}") from None
+    return figures
+
+
+def parse_arguments(description: str | None, argv: list[str] | None) -> Namespace:
+    """Return the flags of a script that makes a table from result files."""
+    parser = ArgumentParser(description)
+    parser.add_argument("results", type=Path, nargs="+", metavar="JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there too")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between its marks in that page, such as ../README.md")
+    return parser.parse_args(argv)
+
+
+def write(text: str, args: Namespace, marks: tuple[str, str]) -> None:
+    """Print a table, and write it where --out and --page say. Raise ValueError for a page without the marks."""
+    if args.out:
+        write_atomically(args.out, text.encode())
+    if args.page and not write_between(args.page, *marks, text):
+        raise ValueError(f"{args.page} has no lines {marks[0]} and {marks[1]}, between which the table would go")
+    print(text, end="")
