@@ -33,8 +33,7 @@ from cifar_dataset import (
     read_split,
 )
 from longtail.checkpoints import load_checkpoint, load_weights
-from longtail.cli import ArgumentParser, exit_code, positive_int
-from longtail.devices import PRECISIONS
+from longtail.cli import ArgumentParser, add_device_arguments, exit_code, positive_int
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
 from longtail.heads import HEADS
@@ -57,8 +56,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--imbalance", type=float, help="of a checkpoint without class counts; default: what its file name says")
     parser.add_argument("--normalization", choices=NORMALIZATION,
                         help="default: the checkpoint's; for one that does not say, 'train', the constants of the released training")
-    parser.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the hardware accelerates it")
+    add_device_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     return parser.parse_args(argv)
 

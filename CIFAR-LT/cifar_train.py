@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stand
 
 from cdb_loss import REDUCTIONS, CDBLoss, read_tau
 from cifar_dataset import NUM_CLASSES, PROTOCOLS, check_present, class_names, evaluation_batches, long_tailed, training_batches
-from longtail.cli import ArgumentParser, exit_code, positive_int, seed_number
-from longtail.devices import PRECISIONS, Runtime
+from longtail.cli import ArgumentParser, add_device_arguments, add_resume_arguments, exit_code, positive_int, seed_number
+from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.losses import add_loss_arguments, build_rival
 from longtail.run import Run
@@ -112,13 +112,10 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
                           help="validation, and with it new CDB weights; the last epoch always; default: 1")
     execution = parser.add_argument_group("execution")
-    execution.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
-    execution.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the hardware accelerates it")
+    add_device_arguments(execution)
     execution.add_argument("--compile", action="store_true", help="torch.compile the model: a minute to start, then faster")
     execution.add_argument("--save_model", type=Path, default=HERE / "saved_model", help="the run's folder; default: ./saved_model")
-    existing = execution.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="continue the run in --save_model; from epoch 1 if there is none")
-    existing.add_argument("--overwrite", action="store_true", help="replace the run in --save_model")
+    add_resume_arguments(execution, "--save_model")
     return complete(parser.parse_args(argv))
 
 

@@ -21,13 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stand
 from egtea_clips import MOST_VERBS, check_labels, count_labels, read_class_names, read_clips
 from egtea_dataset import ClipSet, evaluation_batches, memory_format
 from longtail.checkpoints import load_checkpoint, load_weights
-from longtail.cli import ArgumentParser, exit_code, positive_int, seed_number
-from longtail.devices import PRECISIONS
+from longtail.cli import ArgumentParser, add_device_arguments, exit_code, positive_int, seed_number
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
 from longtail.heads import HEADS
 from longtail.metrics import count_confusion
-from resnext3d import ResNeXt3D, clip_precision
+from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision
 
 HERE = Path(__file__).resolve().parent
 MAJORITY_ABOVE = 600       # training clips; the paper's four largest verbs
@@ -59,8 +58,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--majority_above", type=positive_int, default=MAJORITY_ABOVE, metavar="CLIPS",
                         help="a class with more training clips is a majority class; default: 600")
     parser.add_argument("--batch_size", type=positive_int, default=8, help="clips at a time; default: 8")
-    parser.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on GPUs that accelerate it, fp32 on a CPU")
+    add_device_arguments(parser, AUTO_PRECISION)
     parser.add_argument("--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4")
     parser.add_argument("--figure", type=Path, metavar="PNG", help="the confusion matrix; default: confusion_matrix.png by the checkpoint")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")

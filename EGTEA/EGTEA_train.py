@@ -25,13 +25,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stand
 from cdb_loss import REDUCTIONS, CDBLoss, read_tau
 from egtea_clips import check_labels, count_labels, read_class_names, read_clips, split_identity
 from egtea_dataset import ClipSet, evaluation_batches, memory_format, training_batches
-from longtail.cli import ArgumentParser, exit_code, number_in, positive_int, seed_number
-from longtail.devices import PRECISIONS, Runtime
+from longtail.cli import (
+    ArgumentParser,
+    add_device_arguments,
+    add_resume_arguments,
+    exit_code,
+    number_in,
+    positive_int,
+    seed_number,
+)
+from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.losses import add_loss_arguments, build_rival
 from longtail.run import Run
 from longtail.training import Training, begin, fit
-from resnext3d import ResNeXt3D, clip_precision, load_pretrained
+from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, load_pretrained
 
 HERE = Path(__file__).resolve().parent
 WEIGHT_DECAY = 5e-4
@@ -74,13 +82,10 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
                           help="validation, and with it new CDB weights; the last epoch always; default: 1")
     execution = parser.add_argument_group("execution")
-    execution.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
-    execution.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on GPUs that accelerate it, fp32 on a CPU")
+    add_device_arguments(execution, AUTO_PRECISION)
     execution.add_argument("--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4")
     execution.add_argument("--save_model", type=Path, default=HERE / "models", help="the run's folder; default: ./models")
-    existing = execution.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="continue the run in --save_model; from epoch 1 if there is none")
-    existing.add_argument("--overwrite", action="store_true", help="replace the run in --save_model")
+    add_resume_arguments(execution, "--save_model")
     args = parser.parse_args(argv)
     if args.accumulate > args.batch_size:
         raise ValueError(f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips has not as many parts")

@@ -14,6 +14,7 @@ from longtail.heads import build_head
 
 CARDINALITY, EXPANSION = 32, 2
 FEATURES = 2048
+AUTO_PRECISION = "bf16 on GPUs that accelerate it, fp32 on a CPU"     # see clip_precision
 
 
 class Bottleneck(nn.Module):

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from cdb_loss import DYNAMIC_TAU, REDUCTIONS
-from longtail.devices import PRECISIONS
+from longtail.cli import PRECISIONS
 from longtail.files import check_file
 from longtail.losses import LOSS_TYPES
 

@@ -35,7 +35,7 @@ from imagenet_loader import ImageLoader
 from imagenet_test import BEST, RESULTS, evaluate, read_configured_list
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
-from longtail.cli import ArgumentParser, exit_code, positive_int, seed_number
+from longtail.cli import ArgumentParser, add_resume_arguments, exit_code, positive_int, seed_number
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
@@ -58,9 +58,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--seed", type=seed_number, help="default: the YAML's, else 0")
     parser.add_argument("--n_gpus", type=int, help="GPUs for DataParallel; default: the YAML's, else 1")
     parser.add_argument("--workers", type=int, help="processes that read images (0: none); default: the YAML's, else one a core")
-    existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="continue the run in its folder; from epoch 1 if there is none")
-    existing.add_argument("--overwrite", action="store_true", help="replace the run in its folder")
+    add_resume_arguments(parser, "its folder")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--tau_norm", action="store_true", help="with --test: normalised class weights, exponent chosen on validation")
     kind.add_argument("--ncm", action="store_true", help="with --test: nearest class mean of the training features")

@@ -13,7 +13,6 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-PRECISIONS = ("auto", "fp32", "bf16")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3   # glibc malloc.h
 LARGEST_BLOCK_KEPT = 1 << 25                  # bytes; the most that glibc accepts
 MEMORY_KEPT = 1 << 28                         # bytes at the top of the heap that are not returned to the system
