@@ -24,12 +24,12 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
-from cdb_loss import REDUCTIONS, CDBLoss, read_tau
+from cdb_loss import DIFFICULTIES, CDBLoss, read_tau
 from cifar_dataset import NUM_CLASSES, PROTOCOLS, check_present, class_names, evaluation_batches, long_tailed, training_batches
 from longtail.cli import ArgumentParser, add_device_arguments, add_resume_arguments, exit_code, positive_int, seed_number
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.losses import add_loss_arguments, build_rival
+from longtail.losses import CDB_LOSSES, add_loss_arguments, build_rival, cdb_settings, rival_settings
 from longtail.run import Run
 from longtail.training import Training, begin, epoch_seed, fit
 from muon import Muon
@@ -102,7 +102,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
                       "validation, the rest is cut; common: the whole is cut, and the test set chooses the epoch, as in many papers, and "
                       "gives CDB its difficulties too; paper-on-test: cut as paper, measured as common")
     data.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
-    add_loss_arguments(parser, read_tau, REDUCTIONS)
+    add_loss_arguments(parser, read_tau, DIFFICULTIES)
     training = parser.add_argument_group("training")
     training.add_argument("--recipe", choices=("paper", "fast"), help="fast: an eighth of the epochs; default: paper")
     training.add_argument("--max_epochs", type=positive_int, help=defaults("epochs"))
@@ -153,9 +153,9 @@ def build_optimizer(model: ResNet32, lr: float, recipe: Recipe) -> Muon:
 
 def build_criterion(args: Namespace, class_counts: list[int]) -> nn.Module:
     """Return the loss that --loss_type names, with its settings."""
-    if args.loss_type.startswith("CDB"):
-        return CDBLoss(len(class_counts), args.tau, args.reduction, focal_gamma=args.gamma if args.loss_type == "CDB-FL" else 0.0)
-    return build_rival(args.loss_type, class_counts, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma, eql_lambda=args.eql_lambda)
+    if args.loss_type in CDB_LOSSES:
+        return CDBLoss(**cdb_settings(args, class_counts))
+    return build_rival(args.loss_type, class_counts, **rival_settings(args))
 
 
 def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]]:

@@ -22,7 +22,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
-from cdb_loss import REDUCTIONS, CDBLoss, read_tau
+from cdb_loss import DIFFICULTIES, CDBLoss, read_tau
 from egtea_clips import check_labels, count_labels, read_class_names, read_clips, split_identity
 from egtea_dataset import ClipSet, evaluation_batches, memory_format, training_batches
 from longtail.cli import (
@@ -36,7 +36,7 @@ from longtail.cli import (
 )
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.losses import add_loss_arguments, build_rival
+from longtail.losses import CDB_LOSSES, absent_classes_line, add_loss_arguments, build_rival, cdb_settings, rival_settings
 from longtail.run import Run
 from longtail.training import Training, begin, fit
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, load_pretrained
@@ -68,7 +68,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     data.add_argument("--class_names", type=Path, metavar="FILE", help="lines `1 take`; default: verbs.txt beside --train_file, if there")
     data.add_argument("--frames_per_clip", type=positive_int, default=10, help="default: 10")
     data.add_argument("--sample_size", type=positive_int, default=224, help="side of the network's input, in pixels; default: 224")
-    add_loss_arguments(parser, read_tau, REDUCTIONS)
+    add_loss_arguments(parser, read_tau, DIFFICULTIES)
     training = parser.add_argument_group("training")
     training.add_argument("--pretrained_model", type=Path, default=default_pretrained(),
                           help=f"checkpoint whose weights, all but the head, training starts from, or 'none'; default: {KINETICS} in "
@@ -98,7 +98,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     return args
 
 
-def read_data(args: Namespace) -> tuple[ClipSet, ClipSet, list[int]]:
+def read_data(args: Namespace, runtime: Runtime) -> tuple[ClipSet, ClipSet, list[int]]:
     """Training and validation clips, and the training clips of each class. ValueError for a class that one of them lacks."""
     train, val = read_clips(args.train_file), read_clips(args.val_file)
     num_classes = 1 + max(label for _, label in train)
@@ -108,8 +108,8 @@ def read_data(args: Namespace) -> tuple[ClipSet, ClipSet, list[int]]:
         raise ValueError(f"{args.train_file} has no clip of verb {', '.join(absent)}; verbs are numbered from 1 without gaps")
     check_labels(args.val_file, val, num_classes)
     absent = [str(c + 1) for c, count in enumerate(count_labels(val, num_classes)) if not count]
-    if absent and args.loss_type.startswith("CDB"):
-        raise ValueError(f"{args.val_file} has no clip of verb {', '.join(absent)}: {args.loss_type} cannot measure its difficulty")
+    if args.loss_type in CDB_LOSSES and (line := absent_classes_line(args, absent, args.val_file, "--difficulty smoothed")):
+        runtime.say(line)
     train_set, val_set = (ClipSet(args.data_root, clips, args.frames_per_clip, args.sample_size) for clips in (train, val))
     return train_set, val_set, counts
 
@@ -137,15 +137,15 @@ def build_model(args: Namespace, num_classes: int, head: str, resuming: bool, ru
 
 def build_criterion(args: Namespace, class_counts: list[int]) -> nn.Module:
     """Return the loss that --loss_type names, with its settings."""
-    if args.loss_type.startswith("CDB"):
-        return CDBLoss(len(class_counts), args.tau, args.reduction, focal_gamma=args.gamma if args.loss_type == "CDB-FL" else 0.0)
-    return build_rival(args.loss_type, class_counts, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma, eql_lambda=args.eql_lambda)
+    if args.loss_type in CDB_LOSSES:
+        return CDBLoss(**cdb_settings(args, class_counts))
+    return build_rival(args.loss_type, class_counts, **rival_settings(args))
 
 
 def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
     """Data, model, loss and optimizer, at epoch 1; and what a checkpoint says of them."""
     runtime.check_batch_size(args.batch_size)
-    train_set, val_set, counts = read_data(args)
+    train_set, val_set, counts = read_data(args, runtime)
     names = read_class_names(args.class_names, len(counts))
     head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
     model = build_model(args, len(counts), head, resuming, runtime)

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from cdb_loss import DYNAMIC_TAU, REDUCTIONS
+from cdb_loss import DIFFICULTIES, DYNAMIC_TAU
 from longtail.cli import PRECISIONS
 from longtail.files import check_file
-from longtail.losses import LOSS_TYPES
+from longtail.losses import CDB_LOSSES, LOSS_TYPES, MEANS
 
 HERE = Path(__file__).resolve().parent
 SAMPLINGS = ("uniform", "balanced", "square_root", "progressive", "difficulty")
@@ -103,8 +103,12 @@ class Config:
     loss_type: str = choice(tuple(name for name in LOSS_TYPES if name != "LDAM-DRW"), "CE")
     tau: float | str = setting(f"a number above 0, {' or '.join(DYNAMIC_TAU)}",
                                lambda value: value if value in DYNAMIC_TAU else within(0, include_low=False)(value), "dynamic")
-    reduction: str = choice(REDUCTIONS, "mean")
+    difficulty: str = choice(DIFFICULTIES, "paper")
+    reduction: str = choice(MEANS, "mean")
     gamma: float = setting("a number of at least 0", within(0), 1.0)
+    beta: float = setting("a number above 0 and below 1", within(0, 1, include_low=False), 0.9999)
+    eql_gamma: float = setting("a number from 0 to 1", within(0, 1.000001), 0.9)
+    eql_lambda: float = setting("a number from 0 to 1", within(0, 1.000001), 0.005)
     sampling: str = choice(SAMPLINGS, "uniform")
     num_epochs: int = count()
     batch_size: int = count()
@@ -217,8 +221,10 @@ def check_combination(file: Path, config: Config) -> None:
                          "choose another model_dir")
     if config.sampling == "difficulty" and config.loss_type != "CE":
         raise ValueError(f"{file}: sampling difficulty replaces the weights in the loss: loss_type must be CE, not {config.loss_type}")
-    for key, works in (("tau", config.loss_type.startswith("CDB") or config.sampling == "difficulty"),
-                       ("reduction", config.loss_type.startswith("CDB")), ("gamma", config.loss_type in WITH_GAMMA)):
+    difficult = config.loss_type in CDB_LOSSES or config.sampling == "difficulty"
+    for key, works in (("tau", difficult), ("difficulty", difficult), ("reduction", config.loss_type in CDB_LOSSES),
+                       ("gamma", config.loss_type in WITH_GAMMA), ("beta", config.loss_type in ("CB_Softmax", "CB_Focal")),
+                       ("eql_gamma", config.loss_type == "EQL"), ("eql_lambda", config.loss_type == "EQL")):
         default = next(field.default for field in fields(Config) if field.name == key)
         if getattr(config, key) != default and not works:
             raise ValueError(f"{file}: {key} {getattr(config, key)} does nothing with loss_type {config.loss_type}; remove the line")

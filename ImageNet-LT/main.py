@@ -39,7 +39,7 @@ from longtail.cli import ArgumentParser, add_resume_arguments, exit_code, positi
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
-from longtail.losses import build_rival
+from longtail.losses import CDB_LOSSES, absent_classes_line, build_rival, cdb_settings, rival_settings
 from longtail.run import Run
 from longtail.training import Training, begin, epoch_seed, fit
 from resnet10 import ImageNetModel, join_state, load_model, split_state, start_second_stage
@@ -101,12 +101,14 @@ def cosine_schedule(epochs: int) -> Callable[[float], float]:
     return lambda progress: (1 + math.cos(math.pi * math.floor(progress * epochs + 1e-6) / epochs)) / 2
 
 
-def read_lists(config: Config) -> tuple[ImageList, ...]:
+def read_lists(config: Config, runtime: Runtime) -> tuple[ImageList, ...]:
     """train, val and test: every line checked, every image found."""
     lists = [read_configured_list(config, split) for split in ("train", "val", "test")]
     check_classes(lists[0], config.num_classes)
-    if config.loss_type.startswith("CDB") or config.sampling == "difficulty":
-        check_classes(lists[1], config.num_classes)
+    if config.loss_type in CDB_LOSSES or config.sampling == "difficulty":
+        absent = [str(c) for c, count in enumerate(lists[1].class_counts(config.num_classes)) if not count]
+        if line := absent_classes_line(config, absent, lists[1].file, "`difficulty: smoothed` in the YAML"):
+            runtime.say(line)
     return locate(*lists)
 
 
@@ -145,10 +147,10 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
 def build_criterion(config: Config, class_counts: list[int]) -> nn.Module:
     """Return the loss that loss_type names, with its settings; for difficulty-driven sampling, the CDBLoss that the sampler asks."""
     if config.sampling == "difficulty":
-        return CDBLoss(config.num_classes, config.tau)
-    if config.loss_type.startswith("CDB"):
-        return CDBLoss(config.num_classes, config.tau, config.reduction, focal_gamma=config.gamma if config.loss_type == "CDB-FL" else 0.0)
-    return build_rival(config.loss_type, class_counts, gamma=config.gamma)
+        return CDBLoss(config.num_classes, config.tau, difficulty=config.difficulty)
+    if config.loss_type in CDB_LOSSES:
+        return CDBLoss(**cdb_settings(config, class_counts))
+    return build_rival(config.loss_type, class_counts, **rival_settings(config))
 
 
 def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) -> Callable[[int], Tensor | None]:
@@ -163,7 +165,7 @@ def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) 
 def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any], dict[str, Any]]:
     """Data, model, loss and optimizer, at epoch 1; the settings that decide the result; and what a checkpoint says of the data."""
     runtime.check_batch_size(config.batch_size)
-    lists = runtime.broadcast(read_lists(config) if runtime.is_main else None)
+    lists = runtime.broadcast(read_lists(config, runtime) if runtime.is_main else None)
     train_set, val_set, _ = lists
     counts = train_set.class_counts(config.num_classes)
     model = build_model(config, resuming, runtime)

@@ -1,12 +1,15 @@
-"""The losses that CDB-CE is compared with, and the flags that choose among all of them.
+"""The rivals of the CDB loss, and the flags that choose among all losses.
 
-Every loss is a module: `criterion(logits, labels)` with logits (N, C) and labels (N,) gives a scalar, the mean over the
-batch unless said otherwise. `weight`, shape (C,), is the weight of each class (ones where a loss has none), `update` takes
-validation counts as CDBLoss.update does, and `start_epoch` the share of training that is done.
+Every loss is a module and takes what nn.CrossEntropyLoss takes: `criterion(logits, target)` with logits (N, C), (C,) or (N, C, d1, ...),
+and as target class indices or, where that has a meaning, class probabilities. `weight`, shape (C,), is the weight of each class,
+ones where a loss has none. A training loop calls `start_epoch(progress)` before each epoch and `update(correct, total)` after each
+validation pass, whatever the loss.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed
@@ -16,8 +19,11 @@ from torch import Tensor, nn
 from longtail.cli import number_in
 
 RIVALS = ("CE", "FL", "EQL", "CB_Softmax", "CB_Focal", "LDAM-DRW", "Balanced_Softmax", "Logit_Adjustment")
-LOSS_TYPES = (*RIVALS, "CDB-CE", "CDB-FL")
+CDB_LOSSES = ("CDB-CE", "CDB-FL", "CDB-BS")
+LOSS_TYPES = RIVALS + CDB_LOSSES
+MEANS = ("mean", "weighted_mean")         # the reductions that training can use
 LDAM_MAX_MARGIN, LDAM_SCALE = 0.5, 30.0   # Cao et al., section 4 and released code
+NAMED = 5                                 # of the classes that a message names
 DRW_START = 2 / 3                         # the paper's first step of the learning rate, 160 of 240 epochs
 
 
@@ -27,97 +33,157 @@ def focal_factor(cross_entropy: Tensor, gamma: float) -> Tensor:
     return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma   # a gradient that is finite at p = 1, gamma < 1
 
 
-def reduce_loss(losses: Tensor, weights: Tensor, reduction: str) -> Tensor:
-    """Weight the losses of a batch, both of shape (N,), and return their mean, or for "weighted_mean" the sum over the summed weights.
+def along_classes(values: Tensor, logits: Tensor) -> Tensor:
+    """Return `values`, shape (C,), in a shape that broadcasts along the class axis of the logits."""
+    return values.to(logits.dtype).view(-1, *[1] * (logits.dim() - 2))
 
-    In a torch.distributed job the summed weights are those of the whole batch, so every process has to take part.
+
+def one_hot(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return a boolean tensor of the logits' shape: True at each label's class."""
+    axis = min(1, logits.dim() - 1)
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(axis, labels.unsqueeze(axis), True)
+
+
+def reduce_loss(losses: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> Tensor:
+    """Reduce weighted losses, one for each element: "none", "sum", "mean" over the elements that count, or "weighted_mean".
+
+    weights and counts have the shape of losses: the weight of each element's class, and whether it counts (is not ignored).
+    "weighted_mean" divides by the summed weights, as PyTorch's weighted mean does; in a torch.distributed job by those of the whole
+    batch, so every process has to take part. Without an element that counts the loss is 0.
     """
-    total = (weights * losses).sum()
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return losses.sum()
     if reduction == "mean":
-        return total / len(losses)
-    denominator = weights.sum()
+        return losses.sum() / counts.sum().clamp_min(1)
+    denominator = (weights * counts).sum()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(denominator)
         denominator = denominator / torch.distributed.get_world_size()
-    return total / denominator.clamp_min(torch.finfo(total.dtype).tiny)   # a batch without weight: 0 / tiny = 0
+    return losses.sum() / denominator.clamp_min(torch.finfo(losses.dtype).tiny)
 
 
 class ClassLoss(nn.Module):
-    """Cross-entropy (CE), and what all the baselines share: class counts (C,), class weights, and no need of validation."""
+    """Cross-entropy (CE), and what all rivals share: class counts (C,), class weights, and no use for validation.
 
-    def __init__(self, class_counts: list[int]):
+    reduction, ignore_index and label_smoothing are those of nn.CrossEntropyLoss; "weighted_mean" is its weighted mean. "mean" divides by
+    the elements that count; if none counts, the loss is 0. ValueError for a class without training samples.
+    """
+
+    labels_only = ""        # why a loss takes class indices alone, without label smoothing; empty if it takes probabilities too
+    reductions = ("mean", "weighted_mean", "sum", "none")
+
+    def __init__(self, class_counts: list[int], *, reduction: str = "mean", ignore_index: int = -100, label_smoothing: float = 0.0):
         super().__init__()
         if min(class_counts, default=0) < 1:
             raise ValueError(f"every class needs a training sample; the class counts are {class_counts}")
+        if reduction not in self.reductions:
+            raise ValueError(f"reduction must be one of {', '.join(self.reductions)}, not {reduction!r}")
+        if label_smoothing and self.labels_only:
+            raise ValueError(f"{type(self).__name__} takes no label_smoothing: {self.labels_only}")
+        self.reduction, self.ignore_index, self.label_smoothing = reduction, ignore_index, label_smoothing
         self.register_buffer("class_counts", torch.tensor(class_counts, dtype=torch.float), persistent=False)
         self.register_buffer("weight", torch.ones(len(class_counts)), persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels)
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss: a scalar, or with reduction "none" one for each element. 16-bit logits are taken to 32 bit for it."""
+        wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        if target.is_floating_point():
+            if self.labels_only:
+                raise ValueError(f"{type(self).__name__} needs class indices as targets, not probabilities: {self.labels_only}")
+            losses = self.elementwise(wide, target)
+            counts = weights = torch.ones_like(losses)              # as in PyTorch, whose weighted mean counts elements here
+        else:
+            target = target.long()
+            losses, counts = self.elementwise(wide, target), target != self.ignore_index
+            weights = self.weight.to(wide.dtype)[target.where(counts, 0)]
+        return reduce_loss(losses, weights, counts, self.reduction).to(logits.dtype)
+
+    def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the weighted loss of each element; 0 where the target is ignore_index."""
+        return self.cross_entropy(logits, target)
+
+    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the weighted cross-entropy of each element."""
+        return F.cross_entropy(logits, target, self.weight.to(logits.dtype), ignore_index=self.ignore_index, reduction="none",
+                               label_smoothing=self.label_smoothing)
 
     def start_epoch(self, progress: float) -> None:
-        """Tell the loss which share of training, 0 to 1, is done."""
+        """Do nothing; a loss that changes during training overrides it. `progress` is the share of training that is done, 0 to 1."""
 
     def update(self, correct: Tensor, total: Tensor) -> None:
-        """Take validation counts, (C,) each, as CDBLoss.update does; a loss that weighs by training counts ignores them."""
+        """Do nothing: difficulty means nothing to a loss that weighs by counts."""
+
+    def extra_repr(self) -> str:
+        """Return what print(criterion) shows."""
+        return f"{len(self.weight)}, reduction={self.reduction}"
 
 
 class FocalLoss(ClassLoss):
     """-(1 - p_y) ** gamma log p_y over the softmax; Lin et al., "Focal Loss", ICCV 2017, equation 4."""
 
-    def __init__(self, class_counts: list[int], gamma: float = 1.0):
-        super().__init__(class_counts)
+    labels_only = "its factor depends on the probability of one true class"
+
+    def __init__(self, class_counts: list[int], gamma: float = 1.0, **options: Any):
+        super().__init__(class_counts, **options)
         self.gamma = gamma
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        return (focal_factor(losses, self.gamma) * losses).mean()
+    def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
+        losses = self.cross_entropy(logits, target)
+        return focal_factor(losses, self.gamma) * losses
 
 
 class EqualizationLoss(ClassLoss):
     """Softmax equalization loss; Tan et al., "Equalization Loss for Long-Tailed Object Recognition", CVPR 2020, section 3.4.
 
     A class whose share of the training set is below lambda_ is left out of another class's softmax denominator with
-    probability gamma, drawn anew for each sample and class: rare classes are pushed down less.
+    probability gamma, drawn again for each sample and class: rare classes are pushed down less.
     """
 
-    def __init__(self, class_counts: list[int], gamma: float = 0.9, lambda_: float = 0.005):
-        super().__init__(class_counts)
+    labels_only = "which classes it leaves out depends on one true class"
+
+    def __init__(self, class_counts: list[int], gamma: float = 0.9, lambda_: float = 0.005, **options: Any):
+        super().__init__(class_counts, **options)
         self.gamma = gamma
         self.register_buffer("rare", self.class_counts / self.class_counts.sum() < lambda_, persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        ignored = self.rare & (torch.rand_like(logits) < self.gamma)
-        ignored = ignored & ~F.one_hot(labels, logits.shape[1]).bool()
-        return F.cross_entropy(logits.masked_fill(ignored, torch.finfo(logits.dtype).min), labels)
+    def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
+        rare = self.rare.view(-1, *[1] * (logits.dim() - 2))
+        left_out = rare & (torch.rand_like(logits) < self.gamma)
+        left_out = left_out & ~one_hot(target.where(target != self.ignore_index, 0), logits)
+        return self.cross_entropy(logits.masked_fill(left_out, torch.finfo(logits.dtype).min), target)
 
 
 def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
-    """(1 - beta) / (1 - beta ** n_c), scaled to sum to C; Cui et al., CVPR 2019, equation 2 and section 4. Shape (C,)."""
+    """Return (1 - beta) / (1 - beta ** n_c), scaled to sum to C, shape (C,); Cui et al., CVPR 2019, equation 2 and section 4."""
     weights = (1 - beta) / -torch.expm1(class_counts.double() * torch.log(torch.tensor(beta, dtype=torch.double)))
     return (weights / weights.sum() * len(weights)).float()
 
 
 class ClassBalancedLoss(ClassLoss):
-    """Weights by the effective number of samples; Cui et al., "Class-Balanced Loss", CVPR 2019.
+    """Softmax cross-entropy weighted by the effective number of samples; Cui et al., "Class-Balanced Loss", CVPR 2019, equation 9."""
 
-    With focal_gamma None it is the softmax cross-entropy (equation 9), else the focal loss over C sigmoids, summed over
-    the classes (equation 13).
-    """
-
-    def __init__(self, class_counts: list[int], beta: float = 0.9999, focal_gamma: float | None = None):
-        super().__init__(class_counts)
-        self.focal_gamma = focal_gamma
+    def __init__(self, class_counts: list[int], beta: float = 0.9999, **options: Any):
+        super().__init__(class_counts, **options)
         self.weight.copy_(effective_number_weights(self.class_counts, beta))
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.focal_gamma is None:
-            losses = F.cross_entropy(logits, labels, reduction="none")
-        else:
-            targets = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
-            binary = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-            losses = (focal_factor(binary, self.focal_gamma) * binary).sum(1)
-        return reduce_loss(losses, self.weight[labels], "mean")
+
+class ClassBalancedFocalLoss(ClassBalancedLoss):
+    """The same weights on the focal loss over C sigmoids, summed over the classes; Cui et al., CVPR 2019, equation 13."""
+
+    labels_only = "its weight is that of one true class"
+
+    def __init__(self, class_counts: list[int], beta: float = 0.9999, gamma: float = 1.0, **options: Any):
+        super().__init__(class_counts, beta, **options)
+        self.gamma = gamma
+
+    def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
+        counts = target != self.ignore_index
+        labels = target.where(counts, 0)
+        binary = F.binary_cross_entropy_with_logits(logits, one_hot(labels, logits).to(logits.dtype), reduction="none")
+        losses = (focal_factor(binary, self.gamma) * binary).sum(min(1, logits.dim() - 1))
+        return losses * self.weight.to(logits.dtype)[labels] * counts
 
 
 class LDAMLoss(ClassLoss):
@@ -127,33 +193,34 @@ class LDAMLoss(ClassLoss):
     LDAM_MAX_MARGIN. From DRW_START on, the classes weigh by their effective number, divided by the summed weights.
     """
 
-    def __init__(self, class_counts: list[int], beta: float = 0.9999):
-        super().__init__(class_counts)
+    labels_only = "its margin belongs to one true class"
+
+    def __init__(self, class_counts: list[int], beta: float = 0.9999, **options: Any):
+        super().__init__(class_counts, **{"reduction": "weighted_mean", **options})
         margins = self.class_counts ** -0.25
         self.register_buffer("margins", margins / margins.max() * LDAM_MAX_MARGIN, persistent=False)
         self.register_buffer("deferred_weight", effective_number_weights(self.class_counts, beta), persistent=False)
 
     def start_epoch(self, progress: float) -> None:
-        """Weigh by the effective number from DRW_START on."""
+        """Take the deferred weights once `progress` reaches DRW_START."""
         if progress >= DRW_START:
             self.weight.copy_(self.deferred_weight)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        margins = F.one_hot(labels, logits.shape[1]) * self.margins
-        losses = F.cross_entropy(LDAM_SCALE * (logits - margins), labels, reduction="none")
-        return reduce_loss(losses, self.weight[labels], "weighted_mean")
+    def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
+        true_class = one_hot(target.where(target != self.ignore_index, 0), logits)
+        return self.cross_entropy(LDAM_SCALE * (logits - true_class * along_classes(self.margins, logits)), target)
 
 
 class LogitAdjustmentLoss(ClassLoss):
     """Cross-entropy of logits + log prior; Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 10."""
 
-    def __init__(self, class_counts: list[int], strength: float = 1.0):
-        super().__init__(class_counts)
+    def __init__(self, class_counts: list[int], strength: float = 1.0, **options: Any):
+        super().__init__(class_counts, **options)
         log_prior = (self.class_counts / self.class_counts.sum()).log()
         self.register_buffer("adjustment", strength * log_prior, persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits + self.adjustment, labels)
+    def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self.cross_entropy(logits + along_classes(self.adjustment, logits), target)
 
 
 class BalancedSoftmaxLoss(ClassLoss):
@@ -162,31 +229,60 @@ class BalancedSoftmaxLoss(ClassLoss):
     Mathematically the logit-adjusted loss at strength 1; both names are kept, since tables list both.
     """
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits + self.class_counts.log(), labels)
+    def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self.cross_entropy(logits + along_classes(self.class_counts.log(), logits), target)
 
 
 def build_rival(loss_type: str, class_counts: list[int], *, gamma: float = 1.0, beta: float = 0.9999, eql_gamma: float = 0.9,
-                eql_lambda: float = 0.005) -> ClassLoss:
-    """Return the loss that `loss_type`, one of RIVALS, names; each takes from the settings what it needs."""
+                eql_lambda: float = 0.005, **options: Any) -> ClassLoss:
+    """Return the loss that goes by one of the RIVALS; each takes from the settings what it needs, all take ClassLoss's options."""
     choices = {
-        "CE": lambda: ClassLoss(class_counts),
-        "FL": lambda: FocalLoss(class_counts, gamma),
-        "EQL": lambda: EqualizationLoss(class_counts, eql_gamma, eql_lambda),
-        "CB_Softmax": lambda: ClassBalancedLoss(class_counts, beta),
-        "CB_Focal": lambda: ClassBalancedLoss(class_counts, beta, gamma),
-        "LDAM-DRW": lambda: LDAMLoss(class_counts, beta),
-        "Balanced_Softmax": lambda: BalancedSoftmaxLoss(class_counts),
-        "Logit_Adjustment": lambda: LogitAdjustmentLoss(class_counts),
+        "CE": (ClassLoss, {}),
+        "FL": (FocalLoss, {"gamma": gamma}),
+        "EQL": (EqualizationLoss, {"gamma": eql_gamma, "lambda_": eql_lambda}),
+        "CB_Softmax": (ClassBalancedLoss, {"beta": beta}),
+        "CB_Focal": (ClassBalancedFocalLoss, {"beta": beta, "gamma": gamma}),
+        "LDAM-DRW": (LDAMLoss, {"beta": beta}),
+        "Balanced_Softmax": (BalancedSoftmaxLoss, {}),
+        "Logit_Adjustment": (LogitAdjustmentLoss, {}),
     }
     if loss_type not in choices:
-        raise ValueError(f"loss_type must be one of {', '.join(RIVALS)}, not {loss_type!r}")
-    return choices[loss_type]()
+        raise ValueError(f"loss_type must be one of {', '.join(LOSS_TYPES)}, not {loss_type!r}")
+    loss, settings = choices[loss_type]
+    return loss(class_counts, **settings, **options)
 
 
-def add_loss_arguments(parser: argparse.ArgumentParser, read_tau: Callable[[str], float | str], reductions: Sequence[str],
-                       difficulties: Sequence[str] = ()) -> None:
-    """Add --loss_type and the settings of each loss. `read_tau` converts --tau or raises ValueError; `reductions` are those of CDB."""
+def rival_settings(args: Any) -> dict[str, float]:
+    """Return build_rival's settings from the flags of add_loss_arguments, or from a configuration with the same names."""
+    return {name: getattr(args, name) for name in ("gamma", "beta", "eql_gamma", "eql_lambda")}
+
+
+def cdb_settings(args: Any, class_counts: list[int]) -> dict[str, Any]:
+    """Return CDBLoss's settings from the flags of add_loss_arguments, or from a configuration with the same names."""
+    return {"num_classes": len(class_counts), "tau": args.tau, "reduction": args.reduction, "difficulty": args.difficulty,
+            "focal_gamma": args.gamma if args.loss_type == "CDB-FL" else 0.0,
+            "class_counts": class_counts if args.loss_type == "CDB-BS" else None}
+
+
+def absent_classes_line(args: Any, absent: list[str], file: Path, remedy: str) -> str:
+    """Return the line that names the classes without held-out samples in `file`; empty where there are none or they do not matter.
+
+    CDB with difficulty "smoothed" gives them the overall difficulty. "paper" cannot: ValueError, which says the `remedy`.
+    """
+    if not absent:
+        return ""
+    more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+    which = f"{file} has no sample of class {', '.join(absent[:NAMED])}{more}"
+    if args.difficulty == "smoothed":
+        return f"{which}: CDB gives them the overall difficulty"
+    raise ValueError(f"{which}: their difficulty cannot be measured; {remedy} gives them the overall one")
+
+
+def add_loss_arguments(parser: argparse.ArgumentParser, read_tau: Callable[[str], float | str], difficulties: Iterable[str]) -> None:
+    """Add --loss_type and the settings of each loss to a training script.
+
+    read_tau returns the tau that a text names, or raises ValueError with the reason; difficulties are CDBLoss's, the default first.
+    """
 
     def tau(text: str) -> float | str:
         try:
@@ -194,11 +290,14 @@ def add_loss_arguments(parser: argparse.ArgumentParser, read_tau: Callable[[str]
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
+    paper, *_ = difficulties = tuple(difficulties)
     group = parser.add_argument_group("loss")
     group.add_argument("--loss_type", choices=LOSS_TYPES, default="CDB-CE", help="default: %(default)s")
     group.add_argument("--tau", type=tau, default="dynamic",
                        help="CDB: how strongly difficulty weighs; 'dynamic' (paper, the default), 'dynamic-released' or a number")
-    group.add_argument("--reduction", choices=reductions, default="mean",
+    group.add_argument("--difficulty", choices=difficulties, default=paper,
+                       help="CDB: paper (default): from the last validation pass alone; smoothed: steady, for easy or small data")
+    group.add_argument("--reduction", choices=MEANS, default="mean",
                        help="CDB: mean over the batch (paper, the default), or weighted_mean, divided by the batch's summed weights")
     group.add_argument("--gamma", type=number_in(0, 100), default=1.0, help="FL, CB_Focal, CDB-FL: focusing exponent; default: 1")
     group.add_argument("--beta", type=number_in(0, 1, include_low=False), default=0.9999,

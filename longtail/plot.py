@@ -74,7 +74,9 @@ def load_log(run: Path) -> Log:
         class_counts, arguments = np.array(description["class_counts"], dtype=float), description["arguments"]
         if class_counts.ndim != 1 or not len(class_counts) or not (class_counts > 0).all() or not np.isfinite(class_counts).all():
             raise ValueError("class_counts must be a list of numbers above 0")
-        label = f"{arguments['loss_type']}" + (f", tau {arguments['tau']}" if arguments["loss_type"].startswith("CDB") else "")
+        label = arguments["loss_type"]
+        if label.startswith("CDB"):
+            label += f", tau {arguments['tau']}" + ", smoothed" * (arguments.get("difficulty") == "smoothed")
     except FileNotFoundError:
         raise FileNotFoundError(f"{about} not found: it belongs beside {path.name}") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -134,7 +134,7 @@ def test_wrong_accuracy(accuracy):
         CDBLoss(2).update_from_accuracy(torch.tensor(accuracy))
 
 
-@pytest.mark.parametrize("setting", [{"num_classes": 0}, {"num_classes": 2, "reduction": "sum"}, {"num_classes": 2, "focal_gamma": -1.0}])
+@pytest.mark.parametrize("setting", [{"num_classes": 0}, {"num_classes": 2, "reduction": "all"}, {"num_classes": 2, "focal_gamma": -1.0}])
 def test_wrong_settings(setting):
     with pytest.raises(ValueError, match=re.escape(str(list(setting.values())[-1]))):
         CDBLoss(**setting)
@@ -173,7 +173,7 @@ def test_the_example_of_the_docstring_runs():
         return torch.randn(len(labels), 2, generator=generator) + labels[:, None] * 1.5, labels
 
     network = nn.Linear(2, 2)
-    scope = {"CDBLoss": CDBLoss, "torch": torch, "network": network, "epochs": 30, "train_batches": [samples([200, 20])],
+    scope = {"CDBLoss": CDBLoss, "torch": torch, "model": network, "epochs": 30, "train_batches": [samples([200, 20])],
              "val_batches": [samples([100, 100])], "optimizer": torch.optim.SGD(network.parameters(), lr=0.5)}
     exec(compile(example, "docstring", "exec"), scope)
     assert scope["total"].tolist() == [100, 100]

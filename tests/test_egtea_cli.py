@@ -283,7 +283,7 @@ def test_only_cdb_needs_every_verb_in_validation(data, tmp_path):
     """Trained on clips of verbs 1 1 1 2 2 3 3 1; validated on 1 2, without the 3."""
     split = rewritten(data / "splits/val_split.txt", tmp_path, lambda lines: lines[:2])
     args = EGTEA_train.parse_arguments(training(data, tmp_path / "run", "--val_file", split, "--loss_type", "CE"))
-    _, val_set, counts = EGTEA_train.read_data(args)
+    _, val_set, counts = EGTEA_train.read_data(args, Runtime(torch.device("cpu")))
     assert (val_set.labels.tolist(), counts) == ([0, 1], [4, 2, 2])
 
 

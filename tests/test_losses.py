@@ -10,6 +10,7 @@ from longtail.losses import (
     LDAM_SCALE,
     RIVALS,
     BalancedSoftmaxLoss,
+    ClassBalancedFocalLoss,
     ClassBalancedLoss,
     ClassLoss,
     EqualizationLoss,
@@ -82,7 +83,7 @@ def test_class_balanced_focal_is_over_sigmoids():
         for c, logit in enumerate(row):
             p = 1 / (1 + math.exp(-logit if c == label else logit))
             expected -= weight[label] * (1 - p) ** 2 * math.log(p) / 2
-    assert ClassBalancedLoss(COUNTS, 0.9, focal_gamma=2)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
+    assert ClassBalancedFocalLoss(COUNTS, 0.9, 2)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_ldam_margins_and_deferred_weights():

@@ -17,7 +17,7 @@ from longtail.run import read_log
 
 HERE = Path(__file__).resolve().parents[1]     # CIFAR-LT/
 RESULTS = HERE / "results"
-OPTIONS = ("loss_type", "tau", "recipe", "precision", "protocol", "reduction", "beta")      # flags that an entry may set
+OPTIONS = ("loss_type", "difficulty", "tau", "recipe", "precision", "protocol", "reduction", "beta")      # flags that an entry may set
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Entry:
     protocol: str = ""
     reduction: str = ""
     beta: str = ""
+    difficulty: str = ""
     published: float | None = field(default=None, compare=False)
     seeds: int = field(default=1, compare=False)
 

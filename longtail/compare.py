@@ -1,0 +1,190 @@
+"""Compare two settings over several seeds: mean, spread, and the difference with its 95 % interval.
+
+    python ../longtail/compare.py runs/A_seed* --against runs/B_seed* [--out DIR]
+
+A run is a run's CSV file or the folder that holds it, as for plot.py, and has to be finished. Accuracy is that of the test set where each
+run's folder holds the test.json that the test script writes (--json RUN/test.json); else that of validation in the kept epoch.
+Runs with the same seeds are compared in pairs. Prints a table and draws OUT/compare.png, where each seed is a dot.
+"""
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longtail` is found
+
+from longtail.cli import ArgumentParser, exit_code
+from longtail.files import check_file
+from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOTS
+from longtail.plot import COLORS, DPI, LARGEST_DESCRIPTION, beside, find_log, load_log
+
+CONFIDENCE = 0.95
+EPOCH_FLAGS = ("max_epochs", "num_epochs")      # what the experiments call the length of a run
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Several runs that differ by their seed: accuracy in % of each run and group of SHOTS, (runs, groups); nan for an empty group."""
+
+    label: str
+    seeds: tuple[int, ...]
+    accuracy: np.ndarray
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean differences of two settings, their intervals' half widths, both in points and of shape (groups,); whether runs were paired."""
+
+    mean: np.ndarray
+    half_width: np.ndarray
+    paired: bool
+
+
+def read_object(path: Path) -> dict:
+    """Return the JSON object in a file. ValueError if it holds none."""
+    check_file(path, LARGEST_DESCRIPTION)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return value
+
+
+def by_shot(share: np.ndarray, images: np.ndarray, class_counts: np.ndarray) -> list[float]:
+    """Return accuracy in % over the images of each group of SHOTS, from each class's accuracy and number of images, shape (C,)."""
+    groups = (class_counts >= 0, class_counts > MANY_ABOVE, (class_counts >= FEW_BELOW) & (class_counts <= MANY_ABOVE),
+              class_counts < FEW_BELOW)
+    return [100 * float(np.average(share[group], weights=images[group])) if images[group].sum() else np.nan for group in groups]
+
+
+def is_tested(path: Path) -> bool:
+    """Return whether a test script has written the counts of every class there."""
+    return path.is_file() and "classes" in read_object(path)
+
+
+def tested(path: Path) -> list[float]:
+    """Return the accuracies by group that a test script's JSON holds. ValueError if it lacks the classes' counts."""
+    try:
+        classes = read_object(path)["classes"]
+        train, correct, images = (np.array([one[key] for one in classes], dtype=float) for key in ("training_images", "correct", "images"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold training_images, correct and images of every class: {error!r}") from error
+    return by_shot(correct / np.maximum(images, 1), images, train)
+
+
+def validated(run: Path) -> list[float]:
+    """Return the accuracies by group of the kept epoch. A log holds no numbers of validation images: each class counts alike."""
+    log = load_log(run)
+    share = log.accuracy[log.best]
+    return by_shot(np.nan_to_num(share), np.isfinite(share).astype(float), log.class_counts)
+
+
+def read_setting(runs: list[Path], on_test: bool) -> Setting:
+    """Read the runs of one setting. ValueError for a run that is not finished or whose seed came before."""
+    seeds, labels, accuracy = [], [], []
+    for run in runs:
+        path, log = find_log(run), load_log(run)
+        arguments = read_object(beside(path)).get("arguments", {})
+        epochs = next((arguments[key] for key in EPOCH_FLAGS if key in arguments), None)
+        if epochs != log.measures["epoch"][-1]:
+            raise ValueError(f"{path} has {log.measures['epoch'][-1]:.0f} of {epochs} epochs: only finished runs are compared")
+        if arguments.get("seed") in seeds:
+            raise ValueError(f"{path} has seed {arguments['seed']}, as a run before it: each seed counts once")
+        seeds.append(arguments.get("seed"))
+        labels.append(log.label)
+        accuracy.append(tested(path.parent / "test.json") if on_test else validated(run))
+    if len(runs) < 2:
+        raise ValueError(f"{runs[0]} is one run: a spread needs at least two seeds")
+    return Setting(labels[0], tuple(seeds), np.array(accuracy))
+
+
+def difference(a: Setting, b: Setting) -> Difference:
+    """Return a - b with Student's 95 % interval: over pairs of equal seeds where both have the same ones, else Welch's."""
+    from scipy.stats import t
+
+    if set(a.seeds) == set(b.seeds):
+        pairs = a.accuracy - b.accuracy[[b.seeds.index(seed) for seed in a.seeds]]
+        error, freedom = pairs.std(axis=0, ddof=1) / len(pairs) ** 0.5, len(pairs) - 1
+        return Difference(pairs.mean(axis=0), t.ppf((1 + CONFIDENCE) / 2, freedom) * error, True)
+    parts = np.stack([setting.accuracy.var(axis=0, ddof=1) / len(setting.seeds) for setting in (a, b)])
+    total = parts.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = total ** 2 / sum(part ** 2 / (len(setting.seeds) - 1) for part, setting in zip(parts, (a, b), strict=True))
+        half = np.where(total > 0, t.ppf((1 + CONFIDENCE) / 2, freedom) * total ** 0.5, total)
+    return Difference(a.accuracy.mean(axis=0) - b.accuracy.mean(axis=0), half, False)
+
+
+def rows(a: Setting, b: Setting, apart: Difference) -> list[list[str]]:
+    """Return the table's rows: group, both settings, the difference and its interval; none for a group without classes."""
+    def spread(values: np.ndarray) -> str:
+        return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+
+    return [[name, spread(a.accuracy[:, g]), spread(b.accuracy[:, g]), f"{apart.mean[g]:+.2f}",
+             f"{apart.mean[g] - apart.half_width[g]:+.2f} to {apart.mean[g] + apart.half_width[g]:+.2f}"]
+            for g, name in enumerate(SHOTS) if np.isfinite(apart.mean[g])]
+
+
+def draw(a: Setting, b: Setting, title: str, path: Path) -> None:
+    """Draw both settings for each group: a dot for each seed, a bar at the mean."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    shown = [g for g in range(len(SHOTS)) if np.isfinite(a.accuracy[:, g]).all()]
+    for setting, color, side in ((b, COLORS[0], -0.17), (a, COLORS[2], 0.17)):
+        means = setting.accuracy[:, shown].mean(axis=0)
+        places = np.arange(len(shown)) + side
+        axes.bar(places, means, 0.3, color=color, alpha=0.35, label=f"{setting.label}, {len(setting.seeds)} seeds")
+        jitter = np.linspace(-0.08, 0.08, len(setting.seeds))[:, None]
+        axes.plot(places + jitter, setting.accuracy[:, shown], "o", color=color, markersize=4)
+        for place, mean in zip(places, means, strict=True):
+            axes.annotate(f"{mean:.1f}", (place, 0), (0, 3), textcoords="offset points", ha="center", fontsize="small")
+    axes.set_xticks(range(len(shown)), [SHOTS[g] if g == 0 else f"{SHOTS[g]} shot" for g in shown])
+    axes.set(ylabel="accuracy (%)", title=title, ylim=(0, None))
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+
+
+def compare(args: Namespace) -> None:
+    """Print the table and draw the picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    runs, against = args.runs, args.against
+    on_test = all(is_tested(find_log(run).parent / "test.json") for run in (*runs, *against))
+    a, b = read_setting(runs, on_test), read_setting(against, on_test)
+    if a.label == b.label:
+        a, b = (Setting(f"{setting.label} ({find_log(first).parent.name})", setting.seeds, setting.accuracy)
+                for setting, first in ((a, runs[0]), (b, against[0])))
+    apart = difference(a, b)
+    where = "test" if on_test else "validation, in the kept epoch, since not every run has a test.json with its classes"
+    kind = f"pairs of seeds {', '.join(map(str, sorted(a.seeds)))}" if apart.paired else "other seeds, not paired"
+    print(f"accuracy in % on {where}: {a.label} ({len(a.seeds)} seeds) against {b.label} ({len(b.seeds)} seeds); {kind}\n")
+    header = ["classes", a.label, b.label, "difference", "95 % interval"]
+    print("\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows(a, b, apart))))
+    args.out.mkdir(parents=True, exist_ok=True)
+    title = f"{a.label} - {b.label}: {apart.mean[0]:+.2f} ± {apart.half_width[0]:.2f} points (95 %)"
+    draw(a, b, title, args.out / "compare.png")
+    print(f"\n{args.out / 'compare.png'}")
+
+
+def parse_arguments(argv: list[str] | None) -> Namespace:
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="finished runs of the one setting, one for each seed")
+    parser.add_argument("--against", nargs="+", type=Path, metavar="RUN", required=True, help="finished runs of the other")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder of the picture; default: the working directory")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: compare(parse_arguments(argv)), hint="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
