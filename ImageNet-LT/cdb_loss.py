@@ -43,7 +43,7 @@ DYNAMIC_TAU = ("dynamic", "dynamic-released")
 DIFFICULTIES = ("paper", "smoothed")
 REDUCTIONS = ("mean", "weighted_mean", "sum", "none")
 DISCOUNT = 0.9         # smoothed: what a validation pass counts for, one pass later
-PSEUDO_IMAGES = 25     # smoothed: held-out images of overall accuracy that are added to each class
+PSEUDO_IMAGES = 100    # smoothed: held-out images of overall accuracy that each class gets besides its own
 
 
 def dynamic_tau(accuracy: Tensor, released: bool = False) -> Tensor:
