@@ -13,4 +13,5 @@ metrics.py       confusion counts, many / medium / few shot, macro F1
 training.py      the training loop: epochs, validation, class weights
 tables.py        Markdown and CSV tables
 plot.py          a run's log as pictures; a script
+compare.py       two settings over several seeds: difference and interval; a script
 """

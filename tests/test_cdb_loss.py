@@ -112,6 +112,81 @@ def test_absent_class_is_named_or_keeps_its_weight():
         loss.update(torch.zeros(3, dtype=torch.long), torch.zeros(3, dtype=torch.long))
 
 
+# Smoothed difficulty: counts of earlier passes times 0.9 a pass, and 100 pseudo-images of each class at the overall accuracy.
+
+def test_smoothed_difficulty_of_two_passes():
+    loss = CDBLoss(2, tau=1, difficulty="smoothed")
+    loss.update([8, 2], [10, 10])                            # overall 1/2: d = 1 - (8 + 50) / 110 and 1 - (2 + 50) / 110
+    assert loss.weight.tolist() == pytest.approx([2 * 52 / 110, 2 * 58 / 110])
+    loss.update([10, 0], [10, 10])                           # 17.2 and 1.8 of 19 right, overall still 1/2
+    assert loss.weight.tolist() == pytest.approx([2 * (19 - 17.2 + 50) / 119, 2 * (19 - 1.8 + 50) / 119])
+
+
+def test_dynamic_tau_comes_from_the_smoothed_accuracies():
+    loss = CDBLoss(2, difficulty="smoothed")
+    loss.update([8, 2], [10, 10])                            # accuracies 58/110, 52/110: b = .527273 / .482727 - 1 = .092279
+    assert loss.exponent.item() == pytest.approx(2 / (1 + math.exp(-0.092279)), abs=1e-5)
+
+
+def test_smoothed_difficulty_of_a_class_without_images_is_the_overall_one():
+    """Accuracy 6 / 20 in all: d = (4 + 70) / 110, 70 / 100, (10 + 70) / 110."""
+    loss = CDBLoss(3, tau=1, difficulty="smoothed")
+    loss.update([6, 0, 0], [10, 0, 10])
+    raw = [74 / 110, 0.7, 80 / 110]
+    assert loss.weight.tolist() == pytest.approx([3 * value / sum(raw) for value in raw])
+    with pytest.raises(ValueError, match="no held-out image of any class"):
+        loss.update([0, 0, 0], [0, 0, 0])
+
+
+def test_smoothed_difficulty_forgets_no_solved_class():
+    """100 passes with class 0 solved leave it the share of the pseudo-images; without one mistake anywhere the last weights stand."""
+    loss = CDBLoss(2, tau=2, difficulty="smoothed")
+    for _ in range(100):
+        loss.update([10, 5], [10, 10])                       # 100 of each class count in the end: d = .25 * 100 / 200, (50 + 25) / 200
+    assert loss.weight.tolist() == pytest.approx([2 * 0.125 ** 2 / (0.125 ** 2 + 0.375 ** 2), 1.8], rel=1e-3)
+    never_wrong = CDBLoss(2, difficulty="smoothed")
+    never_wrong.update([10, 10], [10, 10])
+    assert never_wrong.weight.tolist() == [1, 1]
+
+
+def test_smoothing_takes_the_noise_out_of_equal_classes():
+    """Deviation of d from 25 images: sqrt(.4 * .6 / 25) = .098, of the weights at tau 2 about 2 * .098 / .6 = .327. The discounted average
+    divides it by sqrt(19), and 100 pseudo-images beside 250 multiply by 250 / 350: .0535."""
+    generator = torch.Generator().manual_seed(0)
+    paper, smoothed = CDBLoss(100, tau=2), CDBLoss(100, tau=2, difficulty="smoothed")
+    for _ in range(60):
+        correct = torch.binomial(torch.full((100,), 25.0), torch.full((100,), 0.4), generator=generator).long()
+        for loss in (paper, smoothed):
+            loss.update(correct, [25] * 100)
+    assert paper.weight.std().item() == pytest.approx(0.327, rel=0.2)
+    assert smoothed.weight.std().item() == pytest.approx(0.0535, rel=0.2)
+
+
+def test_smoothed_state_resumes():
+    first, second = CDBLoss(2, difficulty="smoothed"), CDBLoss(2, difficulty="smoothed")
+    first.update([8, 2], [10, 10])
+    second.load_state_dict(first.state_dict())
+    for loss in (first, second):
+        loss.update([9, 4], [10, 10])
+    assert first.weight.tolist() == second.weight.tolist()
+    assert set(CDBLoss(2).state_dict()) == set(CDBLoss(2, class_counts=[2, 1]).state_dict()) == {"weight", "exponent"}
+
+
+def test_smoothed_difficulty_needs_counts():
+    with pytest.raises(ValueError, match="needs counts"):
+        CDBLoss(2, difficulty="smoothed").update_from_accuracy([0.5, 0.5])
+
+
+def test_balanced_softmax_with_difficulty():
+    """Counts 3 and 1, even logits: probabilities 3/4 and 1/4; weights 1/2 and 3/2."""
+    loss = CDBLoss(2, tau=1, class_counts=[3, 1])
+    loss.update_from_accuracy([0.75, 0.25])
+    expected = (0.5 * math.log(4 / 3) + 1.5 * math.log(4)) / 2
+    assert loss(torch.zeros(2, 2), torch.tensor([0, 1])).item() == pytest.approx(expected)
+    with pytest.raises(ValueError, match=r"\[3, 0\]"):
+        CDBLoss(2, class_counts=[3, 0])
+
+
 @pytest.mark.parametrize("tau", [0, -1, math.nan, math.inf, "fast", None])
 def test_wrong_tau(tau):
     with pytest.raises(ValueError, match=re.escape(repr(tau))):

@@ -267,7 +267,7 @@ def rewritten(path: Path, folder: Path, change) -> Path:
 
 @pytest.mark.parametrize(("name", "change", "match"), [
     ("train_split.txt", lambda lines: [line for line in lines if line.split()[2] != "2"], "no clip of verb 2; verbs are numbered"),
-    ("val_split.txt", lambda lines: lines[:2], "no clip of verb 3: CDB-CE cannot measure"),
+    ("val_split.txt", lambda lines: lines[:2], "no sample of class 3: their difficulty cannot be measured; --difficulty smoothed"),
     ("val_split.txt", lambda lines: [*lines, "P20-R01-Tea-9 1 4 1\n"], "verb 4 of P20-R01-Tea-9 is not among the 3"),
     ("train_split.txt", lambda lines: [*lines, "P01-R01-Tea-77 1 1 1\n"], "no frames at .*P01-R01-Tea-77"),
     ("train_split.txt", lambda lines: ["\x00PNG"], "line 1")])
@@ -285,6 +285,17 @@ def test_only_cdb_needs_every_verb_in_validation(data, tmp_path):
     args = EGTEA_train.parse_arguments(training(data, tmp_path / "run", "--val_file", split, "--loss_type", "CE"))
     _, val_set, counts = EGTEA_train.read_data(args, Runtime(torch.device("cpu")))
     assert (val_set.labels.tolist(), counts) == ([0, 1], [4, 2, 2])
+
+
+def test_smoothed_difficulty_needs_no_clip_of_a_verb(data, tmp_path, capsys):
+    """Verb 3 has no clip: 1 or 2 clips, and it has the overall difficulty, exactly between or at theirs."""
+    split = rewritten(data / "splits/val_split.txt", tmp_path, lambda lines: lines[:2])
+    args = training(data, tmp_path / "run", "--val_file", split, "--difficulty", "smoothed", "--tau", "1", "--max_epochs", "1")
+    assert EGTEA_train.main([str(arg) for arg in args]) == 0
+    assert capsys.readouterr().out.count("val_split.txt has no sample of class 3: CDB gives them the overall difficulty") == 1
+    row = read_log(tmp_path / "run" / "model.csv")[1][0]
+    assert float(row["weight_2"]) == pytest.approx((float(row["weight_0"]) + float(row["weight_1"])) / 2, abs=1e-3)
+    assert row["accuracy_2"] == ""
 
 
 def test_a_truncated_frame_ends_training_in_one_line(data, tmp_path, shell):

@@ -140,7 +140,7 @@ def test_build_rival_passes_the_settings_on():
     assert build_rival("FL", COUNTS, gamma=3.0).gamma == 3
     assert build_rival("EQL", COUNTS, eql_lambda=0.5).rare.tolist() == [False, True, True]
     assert build_rival("EQL", COUNTS, eql_gamma=0.3).gamma == 0.3
-    assert build_rival("CB_Focal", COUNTS, gamma=3.0).focal_gamma == 3
+    assert build_rival("CB_Focal", COUNTS, gamma=3.0).gamma == 3
     with pytest.raises(ValueError, match="'Focal'"):
         build_rival("Focal", COUNTS)
     with pytest.raises(ValueError, match=r"\[3, 0\]"):
