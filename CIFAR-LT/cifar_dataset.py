@@ -193,11 +193,12 @@ class Augmentation:
         return torch.where(self.flipped[which].view(-1, 1, 1, 1), crops.flip(3), crops)
 
 
-def training_batches(train: ImageSet, batch_size: int, flip: bool, seed: int, runtime: Runtime) -> Batches:
+def training_batches(train: ImageSet, batch_size: int, flip: bool, seed: int, runtime: Runtime,
+                     augmentation: type[Augmentation] = Augmentation) -> Batches:
     """Yield this process's part of each batch, augmented and normalised. `seed` alone decides the order; `train` is on the device."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(train), generator=generator).to(runtime.device)
-    augment = Augmentation(len(train), flip, generator, runtime.device)
+    augment = augmentation(len(train), flip, generator, runtime.device)
     for batch in order.split(batch_size):
         which = runtime.share(batch)
         if len(which):

@@ -466,7 +466,8 @@ def test_two_processes_train_on_the_whole_batch(data, tmp_path, shell):
     ({"num_classes": 2}, "label 2 must lie between 0 and 1"), ({"num_classes": 4}, "has no image of class 3"),
     ({"stage": "crt", "first_stage": "/none"}, "/none/final_model_checkpoint.pth not found: stage crt"),
     ({"model_dir": "{train}/run"}, "cannot hold the run"),
-    ({"val_list": "{val2}", "loss_type": "CDB-CE"}, "Small_val2.txt has no sample of class 1, 2: their difficulty cannot be measured; `difficulty: smoothed`"),
+    ({"val_list": "{val2}", "loss_type": "CDB-CE"},
+     "Small_val2.txt has no sample of class 1, 2: their difficulty cannot be measured; `difficulty: smoothed` in the YAML"),
     ({"model_dir": "./test"}, "test.json is the name of a result"),
     ({"lr": 1e38}, "a smaller learning rate may help")])
 def test_errors_of_a_run(settings, message, data, tmp_path, failing):
