@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
@@ -30,14 +30,17 @@ from cifar_dataset import (
     class_names,
     evaluation_batches,
     long_tail_counts,
+    long_tailed,
     read_split,
 )
 from longtail.checkpoints import load_checkpoint, load_weights
 from longtail.cli import ArgumentParser, add_device_arguments, exit_code, positive_int
+from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
 from longtail.heads import HEADS
-from longtail.metrics import SHOT_SIZES, count_confusion, shot_accuracy
+from longtail.metrics import SHOT_SIZES, Batches, count_confusion, shot_accuracy
+from longtail.posthoc import STRENGTHS, LogitShift, best_of, exact, extract
 from resnet32 import ResNet32
 
 HERE = Path(__file__).resolve().parent
@@ -56,6 +59,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--imbalance", type=float, help="of a checkpoint without class counts; default: what its file name says")
     parser.add_argument("--normalization", choices=NORMALIZATION,
                         help="default: the checkpoint's; for one that does not say, 'train', the constants of the released training")
+    parser.add_argument("--logit_adjustment", action="store_true",
+                        help="subtract strength x log prior from the scores (Menon et al., ICLR 2021); validation chooses the strength")
     add_device_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     return parser.parse_args(argv)
@@ -123,6 +128,8 @@ def report(confusion: Tensor, counts: list[int] | None, names: list[str]) -> dic
 
 def show(figures: dict[str, Any]) -> None:
     """Print the report; the accuracy in its fixed form comes last."""
+    if "logit_adjustment" in figures:
+        print(f"logit adjustment of strength {figures['logit_adjustment']:g}, chosen on validation")
     shots = figures.get("shots")
     if shots:
         known = [f"{name} {shots[name]:.4f}" for name in ("many", "medium", "few") if shots[name] is not None]
@@ -137,6 +144,27 @@ def show(figures: dict[str, Any]) -> None:
     print(f"Test Accuracy is {figures['accuracy']:.4f}", flush=True)
 
 
+def validation_set(args: Namespace, description: dict[str, Any]) -> ImageSet:
+    """Return the held-out images of the model's training. ValueError where there are none, or no class counts to adjust by."""
+    if not description["class_counts"]:
+        raise ValueError(f"--logit_adjustment needs the class counts, which {args.saved_model_path} does not hold: give --imbalance")
+    if (protocol := description.get("protocol") or "paper") != "paper":
+        raise ValueError(f"--logit_adjustment needs validation images; with --protocol {protocol} the test set took their place")
+    return long_tailed(description["dataset"], args.data_root, imbalance=1)[1]       # the same images at any imbalance
+
+
+def count_adjusted(model: nn.Module, validation: Batches, test: Batches, class_counts: list[int],
+                   runtime: Runtime) -> tuple[Tensor, float]:
+    """Return the confusion (C, C) on `test` after logit adjustment, and the strength, which `validation` chose."""
+    num_classes = len(class_counts)
+
+    def adjusted(strength: float) -> nn.Module:
+        return LogitShift(class_counts, strength).to(runtime.device)
+
+    strength = best_of(STRENGTHS, adjusted, extract(model, validation, runtime), num_classes, runtime)
+    return count_confusion(adjusted(strength), extract(model, test, runtime), num_classes, exact(runtime)), strength
+
+
 def test(args: Namespace) -> None:
     """Load, count, report."""
     if args.imbalance is not None and not 1 <= args.imbalance < math.inf:
@@ -148,11 +176,17 @@ def test(args: Namespace) -> None:
         images: ImageSet = read_split(dataset, args.data_root, "test").to(runtime.device)
         model = ResNet32(num_classes, description["head"])
         load_weights(model, description["state_dict"], args.saved_model_path)
-        model.to(runtime.device, memory_format=torch.channels_last)
-        batches = evaluation_batches(images, description["normalization"], runtime)
-        confusion = count_confusion(runtime.parallelize(model, trains=False), batches, num_classes, runtime)
+        parallel_model = runtime.parallelize(model.to(runtime.device, memory_format=torch.channels_last), trains=False)
+        batches, strength = evaluation_batches(images, description["normalization"], runtime), None
+        if args.logit_adjustment:
+            validation = validation_set(args, description).to(runtime.device)
+            confusion, strength = count_adjusted(parallel_model, evaluation_batches(validation, description["normalization"], runtime),
+                                                 batches, description["class_counts"], runtime)
+        else:
+            confusion = count_confusion(parallel_model, batches, num_classes, runtime)
         if runtime.is_main:
             figures = {"checkpoint": args.saved_model_path.name, "dataset": dataset, "normalization": description["normalization"],
+                       **({} if strength is None else {"logit_adjustment": strength}),
                        **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root))}
             if args.json:
                 write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())

@@ -10,6 +10,7 @@ run.py           the folder of a run: its log, its last and best checkpoint, res
 losses.py        the losses that CDB-CE is compared with, and the flags of all losses
 heads.py         the cosine classifier
 metrics.py       confusion counts, many / medium / few shot, macro F1
+posthoc.py       classifiers on a trained network's outputs: logit adjustment
 training.py      the training loop: epochs, validation, class weights
 tables.py        Markdown and CSV tables
 plot.py          a run's log as pictures; a script

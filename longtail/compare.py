@@ -21,6 +21,7 @@ from longtail.cli import ArgumentParser, exit_code
 from longtail.files import check_file
 from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOTS
 from longtail.plot import COLORS, DPI, LARGEST_DESCRIPTION, beside, find_log, load_log
+from longtail.tables import markdown
 
 CONFIDENCE = 0.95
 EPOCH_FLAGS = ("max_epochs", "num_epochs")      # what the experiments call the length of a run
@@ -120,13 +121,13 @@ def difference(a: Setting, b: Setting) -> Difference:
     return Difference(a.accuracy.mean(axis=0) - b.accuracy.mean(axis=0), half, False)
 
 
-def rows(a: Setting, b: Setting, apart: Difference) -> list[list[str]]:
+def rows(a: Setting, b: Setting, apart: Difference) -> list[dict[str, str]]:
     """Return the table's rows: group, both settings, the difference and its interval; none for a group without classes."""
     def spread(values: np.ndarray) -> str:
         return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
 
-    return [[name, spread(a.accuracy[:, g]), spread(b.accuracy[:, g]), f"{apart.mean[g]:+.2f}",
-             f"{apart.mean[g] - apart.half_width[g]:+.2f} to {apart.mean[g] + apart.half_width[g]:+.2f}"]
+    return [{"classes": name, a.label: spread(a.accuracy[:, g]), b.label: spread(b.accuracy[:, g]), "difference": f"{apart.mean[g]:+.2f}",
+             "95 % interval": f"{apart.mean[g] - apart.half_width[g]:+.2f} to {apart.mean[g] + apart.half_width[g]:+.2f}"}
             for g, name in enumerate(SHOTS) if np.isfinite(apart.mean[g])]
 
 
@@ -166,12 +167,11 @@ def compare(args: Namespace) -> None:
     where = "test" if on_test else "validation, in the kept epoch, since not every run has a test.json with its classes"
     kind = f"pairs of seeds {', '.join(map(str, sorted(a.seeds)))}" if apart.paired else "other seeds, not paired"
     print(f"accuracy in % on {where}: {a.label} ({len(a.seeds)} seeds) against {b.label} ({len(b.seeds)} seeds); {kind}\n")
-    header = ["classes", a.label, b.label, "difference", "95 % interval"]
-    print("\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows(a, b, apart))))
+    print(markdown(rows(a, b, apart), left=("classes",)))
     args.out.mkdir(parents=True, exist_ok=True)
     title = f"{a.label} - {b.label}: {apart.mean[0]:+.2f} ± {apart.half_width[0]:.2f} points (95 %)"
     draw(a, b, title, args.out / "compare.png")
-    print(f"\n{args.out / 'compare.png'}")
+    print(args.out / "compare.png")
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:

@@ -14,12 +14,14 @@ import torch
 
 import cifar_test
 import cifar_train
+from cifar_dataset import normalize, read_split
 from conftest import ROOT
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
 from longtail.run import read_log
 from resnet32 import ResNet32
-from test_cifar_dataset import Gadget, write_cifar, write_python2
+from test_cifar_dataset import write_cifar, write_python2
+from test_cifar_pickle import Gadget
 
 TRAIN, TEST = ROOT / "CIFAR-LT/cifar_train.py", ROOT / "CIFAR-LT/cifar_test.py"
 SHORT = ("--dataset", "digits", "--imbalance", 100, "--max_epochs", 3)
@@ -81,6 +83,7 @@ DIES_AT_A_WRITE = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import cifar_train
+from cifar_dataset import normalize, read_split
 from longtail import checkpoints
 write, states = checkpoints.write_atomically, 0
 def dying_write(path, content):
@@ -173,6 +176,30 @@ sys.exit(cifar_train.main())
     assert ranks[0][0] != [1.0] * 10
     assert "2 processes" in run.stdout
     assert run.stdout.count("epoch 2/2") == 1
+
+
+def test_logit_adjustment_is_chosen_on_validation(finished, tmp_path, capsys):
+    """Its strength is among the figures; the accuracy is that of the scores minus strength times log prior, worked out here."""
+    checkpoint, file = finished / f"best_{NAME}.pth", tmp_path / "test.json"
+    assert cifar_test.main(["--saved_model_path", str(checkpoint), "--logit_adjustment", "--json", str(file), "--precision", "fp32"]) == 0
+    figures = json.loads(file.read_text())
+    assert f"logit adjustment of strength {figures['logit_adjustment']:g}, chosen on validation" in capsys.readouterr().out
+    state, images = load_checkpoint(checkpoint), read_split("digits", Path(), "test")
+    model = ResNet32(10).eval()
+    model.load_state_dict(state["state_dict"])
+    prior = np.array(state["class_counts"]) / sum(state["class_counts"])
+    with torch.no_grad():
+        scores = model(normalize(images.images)).numpy() - figures["logit_adjustment"] * np.log(prior)
+    assert figures["accuracy"] == pytest.approx((scores.argmax(1) == images.labels.numpy()).mean(), abs=0.003)
+
+
+def test_logit_adjustment_needs_counts_and_validation(finished, tmp_path, failing):
+    state = load_checkpoint(finished / f"best_{NAME}.pth")
+    torch.save(state["state_dict"], tmp_path / "bare.pth")
+    flags = ["--logit_adjustment", "--dataset", "digits"]
+    assert "give --imbalance" in failing(cifar_test.main, "--saved_model_path", str(tmp_path / "bare.pth"), *flags)
+    torch.save({**state, "arguments": {**state["arguments"], "protocol": "common"}}, tmp_path / "common.pth")
+    assert "needs validation images" in failing(cifar_test.main, "--saved_model_path", str(tmp_path / "common.pth"), *flags)
 
 
 @pytest.fixture(scope="module")

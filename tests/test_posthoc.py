@@ -1,0 +1,39 @@
+"""Post-hoc logit adjustment against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from longtail.devices import Runtime
+from longtail.posthoc import LogitShift, best_of, extract
+
+CPU = Runtime(torch.device("cpu"))
+
+
+def test_the_shift_is_strength_times_log_prior():
+    """Counts 3 and 1: priors 3/4 and 1/4."""
+    shifted = LogitShift([3, 1], 2.0)(torch.tensor([[1.0, 0.0]]))
+    assert shifted.tolist()[0] == pytest.approx([1 - 2 * math.log(0.75), -2 * math.log(0.25)])
+
+
+def test_validation_chooses_the_smallest_of_the_best_strengths():
+    """Scores differ by 1 for the common class; the shift by strength x log 3 = 1.0986: from 0.92 on the rare image is right, and from
+    1.83 on the common one, ahead by 2, is wrong."""
+    outputs = [(torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([1, 0]))]
+    strengths = [step / 10 for step in range(31)]
+    assert best_of(strengths, lambda strength: LogitShift([3, 1], strength), outputs, 2, CPU) == 1.0
+    assert best_of([2.0, 3.0], lambda strength: LogitShift([3, 1], strength), outputs, 2, CPU) == 2.0
+
+
+def test_each_class_counts_alike():
+    """Three images of class 0 and one of class 1: a strength that loses one of three to win the one is better by mean class accuracy."""
+    outputs = [(torch.tensor([[3.0, 0.0], [3.0, 0.0], [0.5, 0.0], [1.0, 0.0]]), torch.tensor([0, 0, 0, 1]))]
+    assert best_of([0.0, 1.0], lambda strength: LogitShift([3, 1], strength), outputs, 2, CPU) == 1.0
+
+
+def test_outputs_are_those_of_evaluation_in_fp32():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
+    images, labels = torch.ones(3, 2), torch.tensor([0, 1, 0])
+    (output, kept), = extract(model, [(images, labels)], CPU)
+    assert torch.equal(output, model[0](images)) and torch.equal(kept, labels) and not output.requires_grad
