@@ -29,6 +29,7 @@ from cifar_dataset import (
     NUM_CLASSES,
     PROTOCOLS,
     Augmentation,
+    ImageSet,
     check_present,
     class_names,
     evaluation_batches,
@@ -172,14 +173,11 @@ def build_criterion(args: Namespace, class_counts: list[int]) -> nn.Module:
     return build_rival(args.loss_type, class_counts, **rival_settings(args))
 
 
-def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
-    """Data, model, loss and optimizer, at epoch 1; and what a checkpoint says of them."""
-    runtime.check_batch_size(args.batch_size)
-    runtime.broadcast(check_present(args.dataset, args.data_root, args.download) if runtime.is_main else None)
-    train_set, val_set = (part.to(runtime.device) for part in long_tailed(args.dataset, args.data_root, args.imbalance, args.protocol))
-    counts, recipe = train_set.class_counts(args.class_num), RECIPES[args.recipe]
+def build_training(args: Namespace, recipe: Recipe, head: str, train_set: ImageSet, val_set: ImageSet, runtime: Runtime) -> Training:
+    """Return the training at epoch 1 of a ResNet-32 on two sets of images on the runtime's device."""
+    counts = train_set.class_counts(args.class_num)
+    augmentation = StrongAugmentation if recipe.strong else Augmentation
     torch.manual_seed(args.seed)
-    head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
     model = ResNet32(args.class_num, head).to(runtime.device, memory_format=torch.channels_last)
     parallel_model = runtime.parallelize(model)
     training = Training(
@@ -187,12 +185,23 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]
         criterion=build_criterion(args, counts).to(runtime.device),
         optimizer=build_optimizer(model, args.lr, recipe), schedule=recipe.schedule,
         train_batches=lambda epoch: training_batches(train_set, args.batch_size, recipe.flip, epoch_seed(args.seed, epoch), runtime,
-                                                      StrongAugmentation if recipe.strong else Augmentation),
+                                                     augmentation),
         val_batches=lambda: evaluation_batches(val_set, "train", runtime), batches_per_epoch=math.ceil(len(train_set) / args.batch_size),
         images_per_epoch=len(train_set), num_classes=args.class_num, epochs=args.max_epochs, seed=args.seed,
         validate_after_every=args.validate_after_every)
     if recipe.average:
         training.average_weights(recipe.average)
+    return training
+
+
+def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
+    """Return data, model, loss and optimizer at epoch 1, and what a checkpoint says of them."""
+    runtime.check_batch_size(args.batch_size)
+    runtime.broadcast(check_present(args.dataset, args.data_root, args.download) if runtime.is_main else None)
+    train_set, val_set = (part.to(runtime.device) for part in long_tailed(args.dataset, args.data_root, args.imbalance, args.protocol))
+    counts, recipe = train_set.class_counts(args.class_num), RECIPES[args.recipe]
+    head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
+    training = build_training(args, recipe, head, train_set, val_set, runtime)
     runtime.say(f"{args.dataset}, imbalance {args.imbalance:g}: {len(train_set)} training images of {args.class_num} classes "
                 f"({max(counts)} to {min(counts)} a class), {len(val_set)} for validation; {args.loss_type}; {runtime}")
     return training, {"dataset": args.dataset, "class_names": class_names(args.dataset, args.data_root), "class_counts": counts,
