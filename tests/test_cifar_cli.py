@@ -19,7 +19,8 @@ from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
 from longtail.run import read_log
 from resnet32 import ResNet32
-from test_cifar_dataset import Gadget, write_cifar, write_python2
+from test_cifar_dataset import write_cifar, write_python2
+from test_cifar_pickle import Gadget
 
 TRAIN, TEST = ROOT / "CIFAR-LT/cifar_train.py", ROOT / "CIFAR-LT/cifar_test.py"
 SHORT = ("--dataset", "digits", "--imbalance", 100, "--max_epochs", 3)
