@@ -2,7 +2,7 @@
 
     python cifar_test.py --saved_model_path saved_model/best_cifar100_imbalance200.pth --class_num 100 --n_gpus 1
 
-The checkpoint says everything: data set, head, class counts, normalisation. One of the released code holds the weights alone:
+A checkpoint of ours says everything: data set, head, class counts, normalisation. One of the released code holds the weights alone;
 --class_num, --imbalance (else the file's name) and --normalization then say the rest. The last line printed has the form
 `Test Accuracy is 0.3740`.
 """
@@ -34,12 +34,12 @@ from cifar_dataset import (
     read_split,
 )
 from longtail.checkpoints import load_checkpoint, load_weights
-from longtail.cli import ArgumentParser, add_device_arguments, exit_code, positive_int
+from longtail.cli import ArgumentParser, add_device_arguments, exit_code, number_in, positive_int
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
 from longtail.heads import HEADS
-from longtail.metrics import SHOT_SIZES, Batches, count_confusion, shot_accuracy
+from longtail.metrics import SHOT_SIZES, SHOTS, Batches, count_confusion, report
 from longtail.posthoc import STRENGTHS, LogitShift, best_of, exact, extract
 from resnet32 import ResNet32
 
@@ -49,14 +49,14 @@ IMAGES_PER_CLASS = {"cifar100": 500, "cifar10": 5000}
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
-    """The released flags, and what a checkpoint of the released code leaves unsaid."""
+    """Return the flags of the released script, and those that a checkpoint of the released code needs."""
     parser = ArgumentParser(__doc__)
     parser.add_argument("--saved_model_path", type=Path, required=True, help="best_X.pth of a run, or a released checkpoint")
     parser.add_argument("--class_num", type=positive_int, help="must be the checkpoint's; default: what the checkpoint has")
     parser.add_argument("--dataset", choices=NUM_CLASSES, help="must be the checkpoint's; default: what the checkpoint has")
     parser.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
     parser.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
-    parser.add_argument("--imbalance", type=float, help="of a checkpoint without class counts; default: what its file name says")
+    parser.add_argument("--imbalance", type=number_in(1, math.inf), help="of a checkpoint without class counts; default: by its file name")
     parser.add_argument("--normalization", choices=NORMALIZATION,
                         help="default: the checkpoint's; for one that does not say, 'train', the constants of the released training")
     parser.add_argument("--logit_adjustment", action="store_true",
@@ -67,27 +67,12 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """dataset, class_counts (None if unknown), head, normalization and state_dict of a checkpoint, ours (protocol too) or a released one.
+    """Return dataset, class_counts (None if unknown), head, normalization, state_dict and protocol of a checkpoint.
 
-    ValueError where the flags contradict it.
+    Raise ValueError if it does not describe a model of this experiment, or if a flag contradicts it.
     """
     path = args.saved_model_path
-    if "state_dict" in checkpoint:
-        wrong = [key for key, fits in (("dataset", NUM_CLASSES), ("head", HEADS), ("normalization", NORMALIZATION))
-                 if not isinstance(checkpoint.get(key), str) or checkpoint[key] not in fits]
-        counts = checkpoint.get("class_counts")
-        if not wrong and not (isinstance(counts, list) and len(counts) == NUM_CLASSES[checkpoint["dataset"]]
-                              and all(type(count) is int and 0 < count < 2 ** 31 for count in counts)):
-            wrong = ["class_counts"]
-        if wrong:
-            raise ValueError(f"{path} does not describe a CIFAR-LT model; missing or unknown: {', '.join(wrong)}")
-        description = {key: checkpoint[key] for key in ("dataset", "class_counts", "head", "normalization", "state_dict")}
-        trained = checkpoint.get("arguments", {})
-        if args.imbalance not in (None, trained.get("imbalance")):
-            raise ValueError(f"--imbalance {args.imbalance:g} is not what {path} was trained with; it knows its class counts itself")
-        description["protocol"] = trained.get("protocol")
-    else:
-        description = describe_released(args, checkpoint)
+    description = describe_ours(args, checkpoint) if "state_dict" in checkpoint else describe_released(args, checkpoint)
     classes = NUM_CLASSES[description["dataset"]]
     if args.class_num not in (None, classes):
         raise ValueError(f"--class_num {args.class_num}: {path} has {classes} classes")
@@ -97,11 +82,26 @@ def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
     return description
 
 
+def describe_ours(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the description that our checkpoints carry."""
+    path, counts, trained = args.saved_model_path, checkpoint.get("class_counts"), checkpoint.get("arguments", {})
+    wrong = [key for key, known in (("dataset", NUM_CLASSES), ("head", HEADS), ("normalization", NORMALIZATION))
+             if not isinstance(checkpoint.get(key), str) or checkpoint[key] not in known]
+    if not wrong and (counts is None or len(counts) != NUM_CLASSES[checkpoint["dataset"]]):
+        wrong = ["class_counts"]
+    if wrong:
+        raise ValueError(f"{path} does not describe a CIFAR-LT model; missing or unknown: {', '.join(wrong)}")
+    if args.imbalance not in (None, trained.get("imbalance")):
+        raise ValueError(f"--imbalance {args.imbalance:g} is not what {path} was trained with; it knows its class counts itself")
+    return {**{key: checkpoint[key] for key in ("dataset", "class_counts", "head", "normalization", "state_dict")},
+            "protocol": trained.get("protocol")}
+
+
 def describe_released(args: Namespace, weights: dict[str, Any]) -> dict[str, Any]:
-    """The released code saved the bare weights, under DataParallel's `module.`."""
+    """Return what can be said of a checkpoint of the released code: bare weights, under DataParallel's `module.`."""
     bias = next((value for key, value in weights.items() if key.removeprefix("module.") == "linear.bias"), None)
     if not isinstance(bias, Tensor) or bias.ndim != 1:
-        raise ValueError(f"{args.saved_model_path} has no linear.bias: it is no ResNet-32 of this experiment")
+        raise ValueError(f"{args.saved_model_path} has no linear.bias: it is not a ResNet-32 of this experiment")
     dataset = args.dataset or {100: "cifar100", 10: "cifar10"}.get(len(bias))
     if dataset is None or NUM_CLASSES[dataset] != len(bias):
         raise ValueError(f"{args.saved_model_path} has {len(bias)} classes; no data set here has as many, or not the one of --dataset")
@@ -110,35 +110,20 @@ def describe_released(args: Namespace, weights: dict[str, Any]) -> dict[str, Any
     counts = None
     if imbalance and dataset in IMAGES_PER_CLASS:
         counts = long_tail_counts(IMAGES_PER_CLASS[dataset] - HELD_OUT_PER_CLASS, len(bias), imbalance)
-    return {"dataset": dataset, "class_counts": counts, "head": "linear", "normalization": "train", "state_dict": weights}
-
-
-def report(confusion: Tensor, counts: list[int] | None, names: list[str]) -> dict[str, Any]:
-    """Every figure of the test, as plain values."""
-    correct, total = confusion.diagonal(), confusion.sum(1)
-    accuracy = (correct / total).tolist()
-    figures: dict[str, Any] = {"accuracy": (correct.sum() / total.sum()).item(), "images": int(total.sum())}
-    if counts:
-        shots = shot_accuracy(correct, total, counts)
-        figures["shots"] = {name: None if math.isnan(value) else value for name, value in shots.items()}
-    figures["classes"] = [{"name": name, "training_images": counts[c] if counts else None, "accuracy": accuracy[c],
-                           "correct": int(correct[c]), "images": int(total[c])} for c, name in enumerate(names)]
-    return figures
+    return {"dataset": dataset, "class_counts": counts, "head": "linear", "normalization": "train", "state_dict": weights, "protocol": None}
 
 
 def show(figures: dict[str, Any]) -> None:
     """Print the report; the accuracy in its fixed form comes last."""
     if "logit_adjustment" in figures:
         print(f"logit adjustment of strength {figures['logit_adjustment']:g}, chosen on validation")
-    shots = figures.get("shots")
-    if shots:
-        known = [f"{name} {shots[name]:.4f}" for name in ("many", "medium", "few") if shots[name] is not None]
-        print(f"accuracy ({SHOT_SIZES}):  " + "  ".join(known))
+    if shots := figures.get("shots"):
+        shares = [f"{name} {shots[name]:.4f}" for name in SHOTS[1:] if shots[name] is not None]
+        print(f"accuracy ({SHOT_SIZES}):  " + "  ".join(shares))
     else:
         print("the checkpoint does not say what it was trained on: --imbalance gives accuracy by many / medium / few")
-    hardest = sorted(figures["classes"], key=lambda entry: entry["accuracy"])[:HARDEST]
     print("hardest classes:")
-    for entry in hardest:
+    for entry in sorted(figures["classes"], key=lambda entry: entry["accuracy"])[:HARDEST]:
         seen = "" if entry["training_images"] is None else f"{entry['training_images']:6d} training images"
         print(f"  {entry['name']:<16}{entry['accuracy']:.3f}{seen}")
     print(f"Test Accuracy is {figures['accuracy']:.4f}", flush=True)
@@ -166,32 +151,31 @@ def count_adjusted(model: nn.Module, validation: Batches, test: Batches, class_c
 
 
 def test(args: Namespace) -> None:
-    """Load, count, report."""
-    if args.imbalance is not None and not 1 <= args.imbalance < math.inf:
-        raise ValueError(f"--imbalance must be at least 1, not {args.imbalance:g}")
+    """Load the model, count on the test set, report."""
     with start_runtime(args.n_gpus, args.precision) as runtime:
         description = describe(args, load_checkpoint(args.saved_model_path))
-        dataset, num_classes = description["dataset"], NUM_CLASSES[description["dataset"]]
+        dataset, normalization = description["dataset"], description["normalization"]
         runtime.broadcast(check_present(dataset, args.data_root, args.download) if runtime.is_main else None)
-        images: ImageSet = read_split(dataset, args.data_root, "test").to(runtime.device)
-        model = ResNet32(num_classes, description["head"])
+        images = read_split(dataset, args.data_root, "test").to(runtime.device)
+        model = ResNet32(NUM_CLASSES[dataset], description["head"])
         load_weights(model, description["state_dict"], args.saved_model_path)
         parallel_model = runtime.parallelize(model.to(runtime.device, memory_format=torch.channels_last), trains=False)
-        batches, strength = evaluation_batches(images, description["normalization"], runtime), None
+        batches, strength = evaluation_batches(images, normalization, runtime), None
         if args.logit_adjustment:
             validation = validation_set(args, description).to(runtime.device)
-            confusion, strength = count_adjusted(parallel_model, evaluation_batches(validation, description["normalization"], runtime),
-                                                 batches, description["class_counts"], runtime)
+            confusion, strength = count_adjusted(parallel_model, evaluation_batches(validation, normalization, runtime), batches,
+                                                 description["class_counts"], runtime)
         else:
-            confusion = count_confusion(parallel_model, batches, num_classes, runtime)
+            confusion = count_confusion(parallel_model, batches, NUM_CLASSES[dataset], runtime)
         if runtime.is_main:
-            figures = {"checkpoint": args.saved_model_path.name, "dataset": dataset, "normalization": description["normalization"],
+            figures = {"checkpoint": args.saved_model_path.name, "dataset": dataset, "normalization": normalization,
                        **({} if strength is None else {"logit_adjustment": strength}),
                        **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root))}
             if args.json:
                 write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
-            if (protocol := description.get("protocol")) in PROTOCOLS[1:]:
-                print(f"this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: --protocol {protocol}")
+            if description["protocol"] in PROTOCOLS[1:]:
+                print("this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: "
+                      f"--protocol {description['protocol']}")
             show(figures)
 
 

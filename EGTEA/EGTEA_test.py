@@ -2,12 +2,11 @@
 
     python EGTEA_test.py --data_root ~/datasets/EGTEA/extracted_frames --trained_model ./models/best_model.pth --n_gpus 2
 
-The checkpoint says everything: classes, class counts, frames per clip, frame size. One of the released code holds the weights
-alone: --train_file then gives the counts, and the paper's recipe the rest. The confusion matrix is drawn beside the checkpoint.
+A checkpoint of ours says everything: classes, class counts, frames per clip, frame size. One of the released code holds the weights
+alone; --train_file then gives the counts, and the paper's recipe the rest. The confusion matrix is drawn beside the checkpoint.
 """
 
 import json
-import math
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -20,33 +19,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stand
 
 from egtea_clips import MOST_VERBS, check_labels, count_labels, read_class_names, read_clips
 from egtea_dataset import ClipSet, evaluation_batches, memory_format
-from longtail.checkpoints import load_checkpoint, load_weights
+from longtail.checkpoints import is_count, load_checkpoint, load_weights
 from longtail.cli import ArgumentParser, add_device_arguments, exit_code, positive_int, seed_number
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
 from longtail.heads import HEADS
-from longtail.metrics import count_confusion
+from longtail.metrics import count_confusion, known
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision
 
 HERE = Path(__file__).resolve().parent
 MAJORITY_ABOVE = 600       # training clips; the paper's four largest verbs
 FRAMES_PER_CLIP, SAMPLE_SIZE = 10, 224     # of a released checkpoint
 HEAD_KEYS = [prefix + key for prefix in ("", "module.") for key in ("fc.bias", "fc.weight")]
-LARGEST_FIGURE = 40        # inches a side
+LARGEST_FIGURE = 40        # inches, width and height
 FIGURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg", ".eps", ".ps")     # that matplotlib writes by itself
 
 
-def is_count(value: object) -> bool:
-    return type(value) is int and 0 < value < 2 ** 31
-
-
-DESCRIPTION = {"class_names": lambda value: isinstance(value, list) and all(type(name) is str for name in value),     # key: does it fit?
-               "class_counts": lambda value: isinstance(value, list) and all(map(is_count, value)),
-               "frames_per_clip": is_count, "sample_size": is_count, "head": lambda value: isinstance(value, str) and value in HEADS}
-
-
 def parse_arguments(argv: list[str] | None) -> Namespace:
-    """The released flags, and what a checkpoint of the released code leaves unsaid."""
+    """Return the flags of the released script, and those that a checkpoint of the released code needs."""
     parser = ArgumentParser(__doc__)
     parser.add_argument("--trained_model", type=Path, default=HERE / "models/best_model.pth", help="default: ./models/best_model.pth")
     parser.add_argument("--data_root", type=Path, default=HERE / "extracted_frames", help="default: ./extracted_frames")
@@ -68,7 +58,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def check_places(args: Namespace) -> None:
-    """OSError or ValueError if there is no checkpoint, or if results could not be written once the evaluation is done."""
+    """Raise OSError or ValueError if there is no checkpoint, or if the results could not be written after the evaluation."""
     if not args.trained_model.is_file():
         raise FileNotFoundError(f"no checkpoint at {args.trained_model}: train one with EGTEA_train.py first, or pass --trained_model")
     if args.figure.suffix.lower() not in FIGURE_SUFFIXES:
@@ -81,34 +71,39 @@ def check_places(args: Namespace) -> None:
 
 
 def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What DESCRIPTION names, and state_dict, of a checkpoint, ours or a released one; flags come first."""
+    """Return class_names, class_counts, frames_per_clip, sample_size, head and state_dict of a checkpoint, ours or a released one.
+
+    The flags --frames_per_clip and --sample_size come first. Raise ValueError if it does not describe a model of this experiment.
+    """
     path = args.trained_model
     weights = checkpoint.get("state_dict", checkpoint)
     bias = next((value for key, value in weights.items() if key in HEAD_KEYS), None) if isinstance(weights, dict) else None
     if not isinstance(bias, Tensor) or bias.is_nested or bias.ndim not in (1, 2) or len(bias) > MOST_VERBS:
-        raise ValueError(f"{path} has no head (fc) of at most {MOST_VERBS} verbs: it is no trained model of this experiment")
-    if "class_counts" in checkpoint:
-        wrong = [key for key, fits in DESCRIPTION.items() if not fits(checkpoint.get(key))]
-        if wrong or not len(bias) == len(checkpoint["class_names"]) == len(checkpoint["class_counts"]):
-            raise ValueError(f"{path} does not describe an EGTEA model; missing or wrong: {', '.join(wrong) or 'a value'}")
-        description = {key: checkpoint[key] for key in DESCRIPTION}
-    else:
+        raise ValueError(f"{path} has no head (fc) of at most {MOST_VERBS} verbs: it is not a trained model of this experiment")
+    description = {key: checkpoint.get(key) for key in ("class_names", "class_counts", "frames_per_clip", "sample_size", "head")}
+    if "class_counts" not in checkpoint:
         clips = read_clips(args.train_file)
         check_labels(args.train_file, clips, len(bias))
         description = {"class_names": read_class_names(args.train_file.with_name("verbs.txt"), len(bias)), "head": "linear",
                        "class_counts": count_labels(clips, len(bias)), "frames_per_clip": FRAMES_PER_CLIP, "sample_size": SAMPLE_SIZE}
+    fit = {"class_names": lambda names: names and len(names) == len(bias),
+           "class_counts": lambda counts: counts and len(counts) == len(bias),
+           "frames_per_clip": is_count, "sample_size": is_count, "head": lambda head: isinstance(head, str) and head in HEADS}
+    wrong = [key for key, fits in fit.items() if not fits(description[key])]
+    if wrong:
+        raise ValueError(f"{path} does not describe an EGTEA model; missing or wrong: {', '.join(wrong)}")
     given = {key: value for key in ("frames_per_clip", "sample_size") if (value := getattr(args, key))}
     return {**description, **given, "state_dict": weights}
 
 
 def precision_and_recall(confusion: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each class, (C,): a class that is never predicted has precision 0; the recall of one without clips is nan."""
+    """Return both of each class, (C,). A class that is never predicted has precision 0; one without clips has recall nan."""
     correct = confusion.diagonal().double()
     return correct / confusion.sum(0).clamp_min(1), correct / confusion.sum(1)
 
 
 def report(confusion: Tensor, counts: list[int], names: list[str], majority_above: int) -> dict[str, Any]:
-    """Every figure of the test, as plain values; means are over the classes that have test clips."""
+    """Return every figure of the test as plain values. Means are over the classes that have test clips."""
     correct, total = confusion.diagonal(), confusion.sum(1)
     precision, recall = precision_and_recall(confusion)
     majority = torch.tensor(counts) > majority_above
@@ -120,7 +115,7 @@ def report(confusion: Tensor, counts: list[int], names: list[str], majority_abov
                              "top1": (correct[tested].sum() / total[tested].sum()).item(),
                              "precision": precision[tested].mean().item(), "recall": recall[tested].mean().item()}
     figures["verbs"] = [{"name": name, "training_clips": counts[c], "clips": int(total[c]), "correct": int(correct[c]),
-                         "precision": precision[c].item(), "recall": None if math.isnan(recall[c]) else recall[c].item()}
+                         "precision": precision[c].item(), "recall": known(recall[c].item())}
                         for c, name in enumerate(names)]
     return figures
 
@@ -142,7 +137,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def draw(confusion: Tensor, names: list[str], path: Path) -> None:
-    """The confusion matrix as a picture: colours are shares of a true class's clips, numbers are clips."""
+    """Draw the confusion matrix: colours are shares of a true class's clips, numbers are clips."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -164,7 +159,7 @@ def draw(confusion: Tensor, names: list[str], path: Path) -> None:
 
 
 def test(args: Namespace) -> None:
-    """Load, count, report; the files come last, for they may fail."""
+    """Load the model, count, report. The files come last, since writing them may fail."""
     check_places(args)
     with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:
         checkpoint = load_checkpoint(args.trained_model)

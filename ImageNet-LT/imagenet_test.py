@@ -1,4 +1,4 @@
-"""What a trained model is worth: top-1, many / medium / few shot, F1; also with classifiers that need no training.
+"""Test a trained model: top-1, many / medium / few shot, F1; also with classifiers that need no training.
 
 tau-normalisation and nearest class mean are those of Kang et al., "Decoupling Representation and Classifier for Long-Tailed
 Recognition", ICLR 2020: both are a new weight matrix on the features of a trained backbone.
@@ -6,8 +6,6 @@ Recognition", ICLR 2020: both are a new weight matrix on the features of a train
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from imagenet_loader import ImageLoader
 from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
 from longtail.files import write_atomically
-from longtail.metrics import SHOT_SIZES, SHOTS, Batches, count_confusion, macro_f1, shot_accuracy
+from longtail.metrics import SHOT_SIZES, SHOTS, Batches, count_confusion, report
 from longtail.signals import raise_if_stopped
 from resnet10 import FEATURES, ScaledClassifier, load_model, tau_normalized
 
@@ -31,7 +29,7 @@ RESULTS = {"classifier": "test.json", "tau_norm": "test_tau_norm.json", "ncm": "
 
 
 class Weights(nn.Module):
-    """A classifier without bias, (C, F)."""
+    """A classifier without bias: features (N, F) times the transposed weights (C, F)."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -42,20 +40,20 @@ class Weights(nn.Module):
 
 
 @torch.no_grad()
-def extract(model: nn.Module, batches: Batches, runtime: Runtime) -> list[tuple[Tensor, Tensor]]:
-    """Features and labels of this process's batches."""
-    model.eval()
+def extract(backbone: nn.Module, batches: Batches, runtime: Runtime) -> list[tuple[Tensor, Tensor]]:
+    """Return features (N, F) and labels (N,) of each of this process's batches."""
+    backbone.eval()
     parts = []
     for images, labels in batches:
         raise_if_stopped()
         with runtime.autocast():
-            features = model(images)
+            features = backbone(images)
         parts.append((features.float(), labels))
     return parts
 
 
 def class_means(parts: list[tuple[Tensor, Tensor]], num_classes: int, runtime: Runtime) -> Tensor:
-    """Unit vectors along each class's mean feature, (C, F): the largest product is the nearest mean by cosine."""
+    """Return unit vectors along each class's mean feature, (C, F): the largest product is the nearest mean by cosine."""
     sums = torch.zeros(num_classes, FEATURES, device=runtime.device)
     for features, labels in parts:
         sums.index_add_(0, labels, features)
@@ -63,19 +61,19 @@ def class_means(parts: list[tuple[Tensor, Tensor]], num_classes: int, runtime: R
 
 
 def choose_exponent(weight: Tensor, parts: list[tuple[Tensor, Tensor]], runtime: Runtime) -> float:
-    """The exponent of EXPONENTS with the most validation images right; the smaller of two that are even."""
+    """Return the exponent of EXPONENTS that gets the most validation images right, the smallest of equal ones."""
     hits = [int(count_confusion(Weights(tau_normalized(weight, exponent)), parts, len(weight), runtime).trace())
             for exponent in EXPONENTS]
     return EXPONENTS[hits.index(max(hits))]
 
 
 def read_configured_list(config: Config, split: str) -> ImageList:
-    """The configuration's train, val or test list."""
+    """Return the configuration's train, val or test list."""
     return read_list(config.path(f"{split}_list"), config.path("data_root"), config.num_classes)
 
 
 def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, ImageList]:
-    """The lists that a method needs, checked: val for tau_norm, train for ncm or where the class counts are not known."""
+    """Return the lists that a method needs, checked: val for tau_norm, train for ncm or if the class counts are unknown."""
     splits = ["test", *(["val"] if method == "tau_norm" else []), *(["train"] if method == "ncm" or with_train else [])]
     lists = {split: read_configured_list(config, split) for split in splits}
     if "train" in lists:
@@ -84,31 +82,35 @@ def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, Im
     return lists | dict(zip(needed, locate(*(lists[split] for split in needed)), strict=True))
 
 
-def check_description(checkpoint: dict[str, Any], path: Path, config: Config) -> None:
-    """ValueError unless what a checkpoint says of its data and views, where it does, fits its use."""
-    num_classes = config.num_classes
-
-    def each(value: object, fits: Callable[[Any], bool]) -> bool:
-        return value is None or isinstance(value, list) and len(value) == num_classes and all(map(fits, value))
-
-    fit = {"class_counts": each(checkpoint.get("class_counts"), lambda count: type(count) is int and 0 < count < 2 ** 31),
-           "class_names": each(checkpoint.get("class_names"), lambda name: type(name) is str),
-           "first_stage": type(checkpoint.get("first_stage")) in (str, type(None))}
-    wrong = [key for key, fits in fit.items() if not fits]
-    if wrong:
-        raise ValueError(f"{path} does not describe a model of {num_classes} classes: its {' and '.join(wrong)} cannot be right")
+def check_use(checkpoint: dict[str, Any], path: Path, config: Config) -> None:
+    """Raise ValueError if a checkpoint was trained with other classes or views than `config` tests it with."""
+    num_classes, counts = config.num_classes, checkpoint.get("class_counts")
+    if type(checkpoint.get("first_stage")) not in (str, type(None)):
+        raise ValueError(f"{path} does not describe a model: its first_stage cannot be right")
+    if counts and len(counts) != num_classes:
+        raise ValueError(f"{path} does not describe a model of {num_classes} classes: its class_counts cannot be right")
     for key in ("image_size", "test_resize"):
         used = checkpoint.get("arguments", {}).get(key, getattr(config, key))
         if used != getattr(config, key):
             raise ValueError(f"{path} was trained with {key} {used}, not {getattr(config, key)}: test it with the {key} of its run")
 
 
+def build_classifier(method: str, classifier: nn.Module, features: dict[str, list[tuple[Tensor, Tensor]]], num_classes: int,
+                     runtime: Runtime) -> tuple[nn.Module, float | None]:
+    """Return the classifier that `method` tests, and the exponent of tau_norm."""
+    if method == "tau_norm":
+        weight = classifier.fc.weight.detach()
+        exponent = choose_exponent(weight, features["val"], runtime)
+        return Weights(tau_normalized(weight, exponent)), exponent
+    return (Weights(class_means(features["train"], num_classes, runtime)) if method == "ncm" else classifier), None
+
+
 def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> None:
-    """Test the best checkpoint in `model_dir`; print a table, and write its RESULTS file beside it."""
+    """Test the best checkpoint in `model_dir` by a method of RESULTS, print a table, and write its figures beside the checkpoint."""
     path = model_dir / BEST
     checkpoint = runtime.broadcast(load_checkpoint(path) if runtime.is_main else None)
     model = load_model(checkpoint, path, config.num_classes).to(runtime.device, memory_format=torch.channels_last)
-    check_description(checkpoint, path, config)
+    check_use(checkpoint, path, config)
     counts = checkpoint.get("class_counts")
     lists = runtime.broadcast(read_for_test(config, method, with_train=not counts) if runtime.is_main else None)
     counts = counts or lists["train"].class_counts(config.num_classes)
@@ -118,13 +120,8 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> 
     features = {split: extract(backbone, ImageLoader(lists[split], config.image_size, config.test_resize, config.workers,
                                                      runtime).evaluation_batches(), runtime)
                 for split in lists if split != "train" or method == "ncm"}
-    exact = dataclasses.replace(runtime, bf16=False)        # in bf16 near scores tie, and a tie goes to the lower class
-    classifier, exponent = model.classifier, None
-    if method == "tau_norm":
-        exponent = choose_exponent(classifier.fc.weight.detach(), features["val"], exact)
-        classifier = Weights(tau_normalized(classifier.fc.weight.detach(), exponent))
-    elif method == "ncm":
-        classifier = Weights(class_means(features["train"], config.num_classes, runtime))
+    exact = dataclasses.replace(runtime, bf16=False)        # in bf16 close scores become equal, and the lower class wins
+    classifier, exponent = build_classifier(method, model.classifier, features, config.num_classes, exact)
     confusion = count_confusion(classifier, features["test"], config.num_classes, exact).cpu()
     if runtime.is_main:
         figures = {"run": model_dir.name, "method": method, "exponent": exponent, "arguments": checkpoint.get("arguments", {}),
@@ -135,17 +132,8 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> 
         write_atomically(model_dir / RESULTS[method], (json.dumps(figures, indent=1) + "\n").encode())
 
 
-def report(confusion: Tensor, counts: list[int], names: list[str] | None) -> dict[str, Any]:
-    """Every figure of the test, as plain values; None for a group of classes without images."""
-    correct, total = confusion.diagonal(), confusion.sum(1)
-    shots = {name: None if math.isnan(value) else value for name, value in shot_accuracy(correct, total, counts).items()}
-    classes = [{"name": names[c] if names else str(c), "training_images": counts[c], "correct": int(correct[c]), "images": int(total[c])}
-               for c in range(len(counts))]
-    return {"images": int(total.sum()), "accuracy": shots["all"], "shots": shots, "f1": macro_f1(confusion), "classes": classes}
-
-
 def show(figures: dict[str, Any]) -> None:
-    """The report as a table."""
+    """Print the report as a table."""
     values = [*(figures["shots"][name] for name in SHOTS), figures["f1"]]
     chosen = "" if figures["exponent"] is None else f", exponent {figures['exponent']:g} (chosen on validation)"
     print(f"test of {figures['run']}, {figures['method']}{chosen}: {figures['images']} images; {SHOT_SIZES}")

@@ -1,7 +1,6 @@
 """Save checkpoints so that a crash cannot spoil them, and load them so that they cannot run code."""
 
 import io
-import math
 import pickle
 import warnings
 from pathlib import Path
@@ -39,14 +38,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_description(state: dict[str, Any], path: Path) -> None:
-    """Raise ValueError unless the arguments, epoch and accuracy in a checkpoint, if it has them, can be compared and printed."""
-    arguments, epoch, accuracy = state.get("arguments", {}), state.get("epoch", 0), state.get("accuracy", math.nan)
-    fit = {"arguments": isinstance(arguments, dict) and all(type(value) in (str, int, float, bool, type(None))
-                                                            for item in arguments.items() for value in item),
-           "epoch": type(epoch) is int and 0 <= epoch <= LARGEST_EPOCH, "accuracy": type(accuracy) in (int, float)}
-    wrong = [key for key, fits in fit.items() if not fits]
+    """Raise ValueError unless what a checkpoint says of itself, if it does, can be compared and printed."""
+    names, counts = state.get("class_names"), state.get("class_counts")
+    plain = (str, int, float, bool, type(None))
+    fit = {"arguments": lambda value: isinstance(value, dict) and all(type(part) in plain for item in value.items() for part in item),
+           "epoch": lambda value: type(value) is int and 0 <= value <= LARGEST_EPOCH,
+           "accuracy": lambda value: type(value) in (int, float),
+           "class_counts": lambda value: isinstance(value, list) and all(map(is_count, value)),
+           "class_names": lambda value: isinstance(value, list) and all(type(name) is str for name in value)
+           and (not isinstance(counts, list) or len(names) == len(counts))}
+    wrong = [key for key, fits in fit.items() if state.get(key) is not None and not fits(state[key])]
     if wrong:
         raise ValueError(f"{path} is not a checkpoint that can be used: its {' and '.join(wrong)} cannot be right")
+
+
+def is_count(value: object) -> bool:
+    """Return whether `value` is a whole number from 1 to 2**31 - 1."""
+    return type(value) is int and 0 < value < 2 ** 31
 
 
 def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

@@ -1,6 +1,8 @@
 """What a model is worth, from integer counts: confusion matrix, accuracy of all, many-, medium- and few-shot classes, macro F1."""
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,3 +45,23 @@ def macro_f1(confusion: Tensor) -> float:
     """Return F1 averaged over the classes that occur as labels or as predictions, from a confusion matrix (C, C)."""
     either = confusion.sum(0) + confusion.sum(1)
     return (2 * confusion.diagonal().double() / either)[either > 0].mean().item()
+
+
+def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] | None) -> dict[str, Any]:
+    """Return every figure of a test as plain values, from a confusion matrix (C, C); None for an accuracy over no image.
+
+    Without the training images of each class in `class_counts` there are no `shots`.
+    """
+    correct, total = confusion.diagonal(), confusion.sum(1)
+    figures: dict[str, Any] = {"images": int(total.sum()), "accuracy": (correct.sum() / total.sum()).item(), "f1": macro_f1(confusion)}
+    if class_counts:
+        figures["shots"] = {name: known(share) for name, share in shot_accuracy(correct, total, class_counts).items()}
+    figures["classes"] = [{"name": names[c] if names else str(c), "training_images": class_counts[c] if class_counts else None,
+                           "accuracy": known(share), "correct": int(correct[c]), "images": int(total[c])}
+                          for c, share in enumerate((correct / total).tolist())]
+    return figures
+
+
+def known(share: float) -> float | None:
+    """Return `share`, or None for nan, which JSON does not have."""
+    return None if math.isnan(share) else share

@@ -19,10 +19,10 @@ from imagenet_config import read_config
 from imagenet_loader import ImageLoader
 from imagenet_table import main as table
 from imagenet_table import name_of
-from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, evaluate, extract, macro_f1, report
+from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, evaluate, extract
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
-from longtail.metrics import count_confusion
+from longtail.metrics import count_confusion, macro_f1, report
 from longtail.run import read_log
 from longtail.signals import Stopped
 from longtail.training import backward

@@ -1,7 +1,4 @@
-"""The published tables as pictures; reproduce.py draws them from the logs.
-
-A Line is what a table's line says: a name, the paper's accuracy if it gives one, and the test accuracy of each seed by group of classes.
-"""
+"""Draw the published tables as pictures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +15,7 @@ OURS, RIVALS, PAPER = "#c0392b", "#777777", "#2471a3"
 
 @dataclass(frozen=True)
 class Line:
-    """Accuracies in %, one a seed."""
+    """What a table's row says: a name, the paper's accuracy if it gives one, and the test accuracy in % of each seed by shot group."""
 
     group: str
     name: str
@@ -27,7 +24,7 @@ class Line:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Without the version of matplotlib in it, so that the same logs give the same file."""
+    """Write a picture without matplotlib's version in it, so that the same logs give the same file."""
     from matplotlib import pyplot
 
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
@@ -35,7 +32,7 @@ def save(figure: Any, path: Path) -> None:
 
 
 def draw_losses(lines: list[Line], path: Path) -> None:
-    """Every loss a row, every group of classes a column; a dot a seed, a bar their mean, a diamond the paper's number."""
+    """Draw losses as rows, shot groups as columns; dots are seeds, bars their means, diamonds the paper's numbers."""
     from matplotlib import pyplot
 
     places, groups, place = [], {}, 0.0
@@ -66,7 +63,7 @@ def draw_losses(lines: list[Line], path: Path) -> None:
 
 
 def draw_tau(lines: list[Line], path: Path) -> None:
-    """Accuracy against tau, a column a value; the first is cross-entropy, which is tau 0."""
+    """Draw accuracy against tau; the first column is cross-entropy, which is tau 0."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")

@@ -1,17 +1,13 @@
-"""The runs behind the published tables: what each is called, where it lives, whether it is finished, and how it is run.
-
-reproduce.py has the list of them.
-"""
+"""The runs behind the published tables: their names and places, whether they are finished, how they are run. plan.py lists them."""
 
 import gzip
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cifar_test
+import cifar_train
 from longtail.files import write_atomically
 from longtail.run import read_log
 
@@ -22,7 +18,7 @@ OPTIONS = ("loss_type", "difficulty", "tau", "recipe", "precision", "protocol", 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a table: its settings, and the accuracy in % that the paper gives (None: it gives none)."""
+    """One row of a table: its settings, and the accuracy in % that the paper gives (None: it gives none)."""
 
     dataset: str
     imbalance: int
@@ -39,7 +35,7 @@ class Entry:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The flags that say something: the paper's recipe, or that of the digits, is what happens without."""
+        """The flags that differ from what a run does without them: the paper's recipe, or that of the digits."""
         return {key: value for key in OPTIONS if (value := getattr(self, key)) and value not in ("paper", "digits")}
 
     @property
@@ -48,7 +44,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The loss, and what else sets this line apart within its table."""
+        """The loss, and what else distinguishes this row within its table."""
         extra = [f"{key} {value.replace('_', ' ')}" for key, value in self.settings.items() if key not in ("loss_type", "recipe")]
         return ", ".join([self.loss_type, *extra])
 
@@ -60,7 +56,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Job:
-    """One training of an entry, with one seed, and where it lives."""
+    """One training of an entry, with one seed; its folder is below `runs`."""
 
     entry: Entry
     seed: int
@@ -71,8 +67,16 @@ class Job:
         return f"{self.entry.name}_seed{self.seed}"
 
     @property
-    def log(self) -> str:
-        return f"{self.entry.dataset}_imbalance{self.entry.imbalance}"
+    def folder(self) -> Path:
+        return self.runs / self.name
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.entry.dataset}_imbalance{self.entry.imbalance}.csv"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / f"best_{self.log.stem}.pth"
 
     @property
     def result(self) -> Path:
@@ -80,73 +84,38 @@ class Job:
 
     @property
     def kept_log(self) -> Path:
-        """Compressed: the tables' logs together would have 3 MB."""
-        return self.result / f"{self.log}.csv.gz"
+        """The log in results/, compressed: the logs of all tables together would have 3 MB."""
+        return self.result / f"{self.log.name}.gz"
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What cifar_test.py --json wrote of the finished job."""
+        return json.loads((self.result / "test.json").read_text())
 
     @property
     def state(self) -> str:
         if (self.result / "test.json").exists():
             return "finished"
-        log = self.runs / self.name / f"{self.log}.csv"
         try:
-            return f"epoch {len(read_log(log, whole_lines=True)[1])}" if log.exists() else "open"
+            return f"epoch {len(read_log(self.log, whole_lines=True)[1])}" if self.log.exists() else "open"
         except ValueError:      # damaged, or without a row yet: the training says which
             return "epoch ?"
 
+    def execute(self, data_root: Path) -> int:
+        """Train (or resume) and test in the job's folder. Return 0, or the exit code of the one that failed or was stopped."""
+        data = ["--data_root", str(data_root)]
+        train = [*self.entry.flags, "--seed", str(self.seed), "--save_model", str(self.folder), "--resume", *data]
+        test = [f"--saved_model_path={self.best}", f"--json={self.folder / 'test.json'}", *data]
+        return cifar_train.main(train) or cifar_test.main(test)
+
+    def keep(self) -> None:
+        """Copy what the tables need to results/, the test's figures last: with them the job counts as finished."""
+        self.result.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.kept_log, gzip.compress(self.log.read_bytes(), mtime=0))
+        for name in (f"{self.log.stem}.json", "test.json"):
+            write_atomically(self.result / name, (self.folder / name).read_bytes())
+
 
 def finished(entry: Entry) -> list[Job]:
-    """An entry's finished seeds."""
+    """Return an entry's finished seeds."""
     return [job for seed in range(100) if (job := Job(entry, seed, RESULTS)).state == "finished"]
-
-
-def test_figures(job: Job) -> dict[str, Any]:
-    """What cifar_test.py --json wrote of a finished job."""
-    return json.loads((job.result / "test.json").read_text())
-
-
-def call(command: list[str]) -> int:
-    """Run a command in a session of its own; its exit code. A stop signal is passed on, once, and ends us after it: KeyboardInterrupt."""
-    received: list[int] = []
-
-    def forward(number: int, frame: object) -> None:
-        received.append(number)
-        if len(received) == 1:
-            child.send_signal(number)
-
-    child = subprocess.Popen(command, start_new_session=True)
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-              if signal.getsignal(number) != signal.SIG_IGN}
-    try:
-        code = child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:
-        raise KeyboardInterrupt(received[0])
-    return code
-
-
-def execute(job: Job, data_root: Path) -> None:
-    """Train (or resume) and test in the job's folder. ValueError if a command fails."""
-    folder = job.runs / job.name
-    test = [f"--saved_model_path={folder / f'best_{job.log}.pth'}", f"--json={folder / 'test.json'}"]
-    for command in ([HERE / "cifar_train.py", *job.entry.flags, "--seed", job.seed, "--save_model", folder, "--resume"],
-                    [HERE / "cifar_test.py", *test]):
-        code = call([sys.executable, *map(str, command), "--data_root", str(data_root)])
-        if code:
-            raise ValueError(f"{Path(command[0]).name} ended with exit code {code} in {folder}; the same command continues there")
-
-
-def keep(job: Job) -> None:
-    """Copy what the tables need of a run to its place in results/, the test's figures last: with them it counts as finished."""
-    folder = job.runs / job.name
-    job.result.mkdir(parents=True, exist_ok=True)
-    write_atomically(job.kept_log, gzip.compress((folder / f"{job.log}.csv").read_bytes(), mtime=0))
-    for name in (f"{job.log}.json", "test.json"):
-        write_atomically(job.result / name, (folder / name).read_bytes())
-
-
-def compare(job: Job) -> None:
-    """Say how a finished job that ran again came out."""
-    new = json.loads((job.runs / job.name / "test.json").read_text())
-    print(f"{job.name}: test accuracy {new['accuracy']:.4f}, in results/ {test_figures(job)['accuracy']:.4f}", flush=True)

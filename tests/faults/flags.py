@@ -84,15 +84,6 @@ def append(text: str) -> Bytes:
     return lambda content, rng: content + text.encode()
 
 
-def bomb(link: str) -> str:
-    """Levels of nine references to the level before: 9 ** 12 values."""
-    levels = [f"&x0 {{k0: 1, {', '.join(f'm{n}: 1' for n in range(9))}}}"]
-    for level in range(1, 13):
-        repeated = ", ".join([f"*x{level - 1}"] * 9)
-        levels.append(f"&x{level} " + (f"{{<<: [{repeated}], k{level}: 1}}" if link == "merge" else f"[{repeated}]"))
-    return "gamma: [" + ", ".join(levels) + "]\n"
-
-
 YAML: dict[str, Bytes] = (
     TEXT
     | {
@@ -116,8 +107,6 @@ YAML: dict[str, Bytes] = (
         "a Python module": append("gamma: !!python/module:os\n"),
         "an unknown tag": append("gamma: !thing 1\n"),
         "binary": append("gamma: !!binary x\n"),
-        "references to references": append(bomb("list")),
-        "merges of merges": append(bomb("merge")),
         "sixties without end": append("gamma: 1" + ":59" * 1500 + "\n"),
         "a set": append("gamma: !!set {a, b}\n"),
         "a merge": append("<<: {lr: 1}\n"),

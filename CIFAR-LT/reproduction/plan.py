@@ -1,0 +1,85 @@
+"""Which runs the published tables need, and which of them a command selects."""
+
+from pathlib import Path
+from typing import Any
+
+from reproduction.jobs import OPTIONS, Entry, Job
+
+FILTERS = ("dataset", "imbalance", *OPTIONS)
+
+
+def fast(imbalance: int, loss_type: str, tau: str = "", **more: Any) -> Entry:
+    """Return a row of the fast recipe."""
+    return Entry("cifar100", imbalance, loss_type, tau, "fast", **more)
+
+
+TABLES = {
+    "cifar100": (
+        Entry("cifar100", 200, "CE"),
+        Entry("cifar100", 200, "CDB-CE", "1.5", published=37.40),
+        Entry("cifar100", 100, "CE", published=38.21),
+        Entry("cifar100", 100, "CDB-CE", "dynamic", published=42.57),
+    ),
+    "cifar100-fast": (
+        fast(200, "CE", seeds=3),
+        fast(200, "CDB-CE", "1.5", seeds=3, published=37.40),
+        fast(200, "CDB-CE", "dynamic", seeds=3),
+        fast(100, "CE", seeds=3, published=38.21),
+        fast(100, "CDB-CE", "dynamic", seeds=3, published=42.57),
+        fast(100, "Balanced_Softmax", seeds=3),
+        fast(100, "Logit_Adjustment"),
+        fast(100, "LDAM-DRW"),
+        fast(100, "CB_Softmax"),
+        fast(100, "CB_Softmax", beta="0.9"),
+        fast(100, "FL", published=38.41),
+        fast(100, "EQL"),
+        *(fast(imbalance, loss, tau) for imbalance in (50, 20) for loss, tau in (("CE", ""), ("CDB-CE", "dynamic"))),
+        fast(10, "CE", seeds=2),
+        fast(10, "CDB-CE", "dynamic", seeds=2, published=58.74),
+        fast(10, "CDB-CE", "dynamic-released"),
+    ),
+    "tau": (
+        fast(100, "CE", seeds=3, published=38.21),
+        fast(100, "CDB-CE", "0.5"),
+        fast(100, "CDB-CE", "1", published=41.67),
+        fast(100, "CDB-CE", "1.5"),
+        fast(100, "CDB-CE", "2"),
+        fast(100, "CDB-CE", "dynamic", seeds=3, published=42.57),
+        fast(100, "CDB-CE", "dynamic-released"),
+        fast(100, "CDB-CE", "dynamic", reduction="weighted_mean"),
+    ),
+    "protocol": (
+        fast(100, "CE", seeds=3),
+        fast(100, "CE", protocol="common"),
+        fast(100, "CDB-CE", "dynamic", seeds=3),
+        fast(100, "CDB-CE", "dynamic", protocol="common"),
+        fast(100, "CDB-CE", "dynamic", protocol="paper-on-test"),
+        fast(100, "CDB-CE", "dynamic", precision="fp32"),
+        fast(10, "CE", protocol="common"),
+        fast(10, "CDB-CE", "dynamic", protocol="common"),
+        fast(10, "CDB-CE", "dynamic-released", protocol="common"),
+    ),
+    "digits": (
+        Entry("digits", 20, "CE", recipe="digits", seeds=3),
+        Entry("digits", 20, "CDB-CE", recipe="digits", seeds=3),
+        Entry("digits", 20, "CDB-CE", recipe="digits", precision="fp32", seeds=3),
+    ),
+}
+
+
+def all_entries() -> list[Entry]:
+    """Return every row once; some stand in several tables."""
+    return list(dict.fromkeys(entry for entries in TABLES.values() for entry in entries))
+
+
+def select(only: str, seeds: int | None, runs: Path) -> list[Job]:
+    """Return the jobs of the tables that match `only`, KEY=VALUE of an entry's settings. Raise ValueError if none does."""
+    jobs = [Job(entry, seed, runs) for entry in all_entries() for seed in range(seeds or entry.seeds)]
+    for condition in filter(None, only.split(",")):
+        key, found, value = condition.partition("=")
+        if key not in FILTERS or not found:
+            raise ValueError(f"--only {only!r}: give KEY=VALUE, with commas between several; KEY is one of {', '.join(FILTERS)}")
+        jobs = [job for job in jobs if str(getattr(job.entry, key)) == value]
+    if not jobs:
+        raise ValueError(f"--only {only!r} matches no run; --list shows them")
+    return jobs
