@@ -1,4 +1,4 @@
-"""CIFAR-100, CIFAR-10 and scikit-learn's digits, held out and cut to a long tail as in the paper; whole-batch augmentation."""
+"""CIFAR-100, CIFAR-10 and scikit-learn's digits: read, held out, cut to a long tail as in the paper, augmented in whole batches."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,10 @@ NORMALIZATION = {                                     # mean, std of R, G, B on 
 EVALUATION_BATCH = 256
 PADDING = 4                                           # pixels of zeros on each side before the random crop
 FOLDERS = {"cifar100": "cifar-100-python", "cifar10": "cifar-10-batches-py"}
-TRAIN_FILES = {"cifar100": ["train"], "cifar10": [f"data_batch_{number}" for number in range(1, 6)]}
-TEST_FILES = {"cifar100": ["test"], "cifar10": ["test_batch"]}
-LABEL_KEYS = {"cifar100": b"fine_labels", "cifar10": b"labels"}
-META = {"cifar100": ("meta", b"fine_label_names"), "cifar10": ("batches.meta", b"label_names")}
+FILES = {"cifar100": {"train": ["train"], "test": ["test"], "names": ["meta"]},
+         "cifar10": {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"], "names": ["batches.meta"]}}
+LABELS = {"cifar100": b"fine_labels", "cifar10": b"labels"}                 # keys in the files
+NAMES = {"cifar100": b"fine_label_names", "cifar10": b"label_names"}
 
 
 @dataclass(frozen=True)
@@ -49,30 +49,34 @@ class ImageSet:
         return self.labels.bincount(minlength=num_classes).tolist()
 
 
+def paths(dataset: str, data_root: Path, part: str) -> list[Path]:
+    """Return the files of the 'train', 'test' or 'names' part of an official data set."""
+    return [data_root / FOLDERS[dataset] / name for name in FILES[dataset][part]]
+
+
 def read_images(path: Path, dataset: str) -> ImageSet:
-    """The images and labels of one file, checked."""
+    """Return the images and labels of one file. Raise ValueError if they are not CIFAR's."""
     entry = read_pickle(path)
-    pixels, labels = entry.get(b"data"), entry.get(LABEL_KEYS[dataset])
+    pixels, labels = entry.get(b"data"), entry.get(LABELS[dataset])
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
         raise ValueError(f"{path} has no (N, 3072) uint8 array under 'data'")
     if not isinstance(labels, list) or len(labels) != len(pixels) or not all(type(label) is int for label in labels):
-        raise ValueError(f"{path} needs one whole number under '{LABEL_KEYS[dataset].decode()}' for each of its {len(pixels)} images")
+        raise ValueError(f"{path} needs one whole number under '{LABELS[dataset].decode()}' for each of its {len(pixels)} images")
     if not labels or min(labels) < 0 or max(labels) >= NUM_CLASSES[dataset]:
         raise ValueError(f"{path} has no image, or a label outside 0 to {NUM_CLASSES[dataset] - 1}")
     return ImageSet(torch.from_numpy(pixels.copy()).view(-1, 3, 32, 32), torch.tensor(labels))
 
 
 def read_split(dataset: str, data_root: Path, split: str) -> ImageSet:
-    """'train' or 'test' of an official data set, or of digits, in file order."""
+    """Return the 'train' or 'test' images of an official data set, or of digits, in file order."""
     if dataset == "digits":
         return read_digits(split)
-    files = TRAIN_FILES[dataset] if split == "train" else TEST_FILES[dataset]
-    parts = [read_images(data_root / FOLDERS[dataset] / name, dataset) for name in files]
+    parts = [read_images(path, dataset) for path in paths(dataset, data_root, split)]
     return ImageSet(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
 
 def read_digits(split: str) -> ImageSet:
-    """scikit-learn's 1,797 digits as 32x32 RGB; the last DIGITS_TEST images of each class are the test set."""
+    """Return scikit-learn's 1,797 digits as 32x32 RGB; the last DIGITS_TEST images of each class are the test set."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -84,11 +88,10 @@ def read_digits(split: str) -> ImageSet:
 
 
 def class_names(dataset: str, data_root: Path) -> list[str]:
-    """The names of the classes in the order of their labels."""
+    """Return the names of the classes in the order of their labels."""
     if dataset == "digits":
         return [str(digit) for digit in range(10)]
-    file, key = META[dataset]
-    path = data_root / FOLDERS[dataset] / file
+    path, key = paths(dataset, data_root, "names")[0], NAMES[dataset]
     names = read_pickle(path).get(key)
     if not isinstance(names, list) or len(names) != NUM_CLASSES[dataset] or not all(isinstance(name, bytes) for name in names):
         raise ValueError(f"{path} does not name {NUM_CLASSES[dataset]} classes under '{key.decode()}'")
@@ -96,32 +99,25 @@ def class_names(dataset: str, data_root: Path) -> list[str]:
 
 
 def check_present(dataset: str, data_root: Path, download: bool) -> None:
-    """FileNotFoundError that says what to get and where to put it; with `download`, torchvision gets and verifies it."""
-    if dataset == "digits":
-        return
-    names = [*TRAIN_FILES[dataset], *TEST_FILES[dataset], META[dataset][0]]
-    missing = [data_root / FOLDERS[dataset] / name for name in names if not (data_root / FOLDERS[dataset] / name).is_file()]
-    if missing and download:
-        fetch(dataset, data_root)
-    elif missing:
+    """Raise FileNotFoundError that says what to get and where to put it. With `download`, let torchvision fetch and verify it."""
+    missing = [] if dataset == "digits" else [path for part in FILES[dataset] for path in paths(dataset, data_root, part)
+                                              if not path.is_file()]
+    if missing and not download:
         archive = FOLDERS[dataset].replace("-batches-py", "-python") + ".tar.gz"
         raise FileNotFoundError(f"{missing[0]} not found: --download fetches it, or unpack {archive} of "
                                 f"https://www.cs.toronto.edu/~kriz/cifar.html in {data_root}; "
                                 "--dataset digits needs no download")
+    if missing:
+        from torchvision.datasets import CIFAR10, CIFAR100
 
-
-def fetch(dataset: str, data_root: Path) -> None:
-    """Download through torchvision, which verifies the checksum."""
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    try:
-        (CIFAR100 if dataset == "cifar100" else CIFAR10)(str(data_root), download=True)
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"{dataset} could not be downloaded to {data_root}: {error}") from error
+        try:
+            (CIFAR100 if dataset == "cifar100" else CIFAR10)(str(data_root), download=True)
+        except (OSError, RuntimeError) as error:
+            raise OSError(f"{dataset} could not be downloaded to {data_root}: {error}") from error
 
 
 def hold_out(images: ImageSet, per_class: int) -> tuple[Tensor, Tensor]:
-    """Indices of the rest and of the last `per_class` images of each class, both in file order."""
+    """Return the indices of the rest and of the last `per_class` images of each class, both in file order."""
     held = torch.cat([(images.labels == c).nonzero().flatten()[-per_class:] for c in images.labels.unique()])
     mask = torch.zeros(len(images), dtype=torch.bool)
     mask[held] = True
@@ -129,24 +125,23 @@ def hold_out(images: ImageSet, per_class: int) -> tuple[Tensor, Tensor]:
 
 
 def long_tail_counts(largest: int, num_classes: int, imbalance: float) -> list[int]:
-    """Exponential profile from `largest` down to `largest / imbalance` images; paper, section 4.1."""
+    """Return the images of each class: from `largest` down exponentially to `largest / imbalance`; paper, section 4.1."""
     if not 1 <= imbalance <= largest:
         raise ValueError(f"--imbalance must lie between 1 and {largest}, the images of the largest class, not {imbalance:g}")
     return [int(largest * (1 / imbalance) ** (c / (num_classes - 1))) for c in range(num_classes)]
 
 
 def first_of_each_class(labels: Tensor, counts: list[int]) -> Tensor:
-    """Indices of the first counts[c] images of each class c, in file order."""
+    """Return the indices of the first counts[c] images of each class c, in file order."""
     return torch.cat([(labels == c).nonzero().flatten()[:count] for c, count in enumerate(counts)]).sort().values
 
 
 def long_tailed(dataset: str, data_root: Path, imbalance: float, protocol: str = "paper") -> tuple[ImageSet, ImageSet]:
-    """The training set, long-tailed, and the balanced set that difficulty and the kept epoch are measured on.
+    """Return the long-tailed training set and the balanced set on which difficulty is measured and the epoch is chosen.
 
-    "paper" holds out the last HELD_OUT_PER_CLASS images of each class before the cut. "common" is what most other papers do:
-    the cut is from all images, and the set is the test set: it chooses the epoch, which makes the numbers too good, and gives CDB
-    its difficulties, which is more than a rival is given. "paper-on-test" tells these two changes apart: the paper's training set,
-    and the test set in the place of the held-out images.
+    "paper" holds out the last HELD_OUT_PER_CLASS images of each class before the cut. "common" is what most other papers do: it cuts
+    all images and validates on the test set. The test set then chooses the epoch, which makes the numbers too good, and gives CDB its
+    difficulties, which no rival gets. "paper-on-test" separates the two changes: the paper's training set, validated on the test set.
     """
     images = read_split(dataset, data_root, "train")
     num_classes = NUM_CLASSES[dataset]
@@ -163,13 +158,13 @@ def long_tailed(dataset: str, data_root: Path, imbalance: float, protocol: str =
 
 
 def normalize(images: Tensor, constants: str = "train") -> Tensor:
-    """(N, 3, H, W) uint8 to float with zero mean and unit variance, channels last in memory."""
+    """Convert (N, 3, H, W) uint8 images to floats with mean 0 and variance 1, channels last in memory."""
     mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in NORMALIZATION[constants])
     return images.contiguous(memory_format=torch.channels_last).float().sub_(255 * mean).div_(255 * std)
 
 
 def evaluation_batches(images: ImageSet, constants: str, runtime: Runtime) -> Batches:
-    """Yield normalised images and their labels; of several processes, each gets its own images. `images` are on the device."""
+    """Yield normalised images and their labels. Each of several processes gets its own images. `images` are on the device."""
     for batch in torch.arange(runtime.rank, len(images), runtime.world_size, device=images.labels.device).split(EVALUATION_BATCH):
         yield normalize(images.images[batch], constants), images.labels[batch]
 
@@ -177,7 +172,7 @@ def evaluation_batches(images: ImageSet, constants: str, runtime: Runtime) -> Ba
 class Augmentation:
     """Random crops of the zero-padded image and horizontal flips, drawn for `count` images at once.
 
-    The draws come from a CPU generator, so they are the same on every device and in every process.
+    A CPU generator draws them, so that they are the same on every device and in every process.
     """
 
     def __init__(self, count: int, flip: bool, generator: torch.Generator, device: torch.device):

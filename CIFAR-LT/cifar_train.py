@@ -7,8 +7,8 @@ all of a machine's GPUs, one process each (on the CPU too):
 no data at hand, about two minutes:
     python cifar_train.py --dataset digits --save_model ./saved_model/digits
 
-Beside saved_model/best_cifar100_imbalance200.pth, the epoch with the best validation accuracy, stand last_... (for --resume),
-the log ...csv (`../longtail/plot.py` draws it) and ...json with the arguments.
+The run's folder, saved_model/, holds best_cifar100_imbalance200.pth, the epoch with the best validation accuracy, last_....pth (for
+--resume), the log ....csv (`../longtail/plot.py` draws it), and ....json with the arguments.
 """
 
 import math
@@ -52,7 +52,7 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a data set is trained with unless a flag says otherwise; `schedule` maps progress in 0..1 to a factor of lr."""
+    """How to train unless a flag says otherwise; `schedule` maps progress in 0..1 to a factor of lr."""
 
     epochs: int
     batch_size: int
@@ -60,39 +60,39 @@ class Recipe:
     schedule: Callable[[float], float]
     nesterov: bool = False
     flip: bool = True
-    average: float = 0.0      # decay of the moving average of the weights that is validated and kept; 0: none
+    average: float = 0.0      # decay of the moving average of the weights, which is validated and kept; 0: no average
     muon: float = 0.0         # peak relative step of Muon on all convolutions but the first; 0: SGD on them too
     strong: bool = False      # AutoAugment and Cutout after crop and flip
 
     def plain(self) -> dict[str, Any]:
-        """Its fields as a run's description keeps them, the schedule by its name."""
+        """Return the fields as plain values, the schedule by its name."""
         return {**asdict(self), "schedule": self.schedule.__name__}
 
 
 def step_schedule(progress: float) -> float:
-    """The paper's: times 0.01 after 2/3 and again after 7/8 of training (epochs 160 and 210 of 240)."""
+    """Return the paper's factor: times 0.01 after 2/3 and again after 7/8 of training (epochs 160 and 210 of 240)."""
     return 0.01 ** ((progress >= 2 / 3) + (progress >= 7 / 8))
 
 
 def one_cycle_schedule(progress: float) -> float:
-    """Cosine from 0.04 up to 1 over the first 30 %, then cosine down to 0; Smith and Topin, 2018, as PyTorch's OneCycleLR."""
+    """Rise from 0.04 to 1 over the first 30 %, then fall to 0, along cosines; Smith and Topin, 2018, as PyTorch's OneCycleLR."""
     if progress < 0.3:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / 0.3)) / 2
     return (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
 
 
 def level_schedule(progress: float) -> float:
-    """Linearly from 0.04 up to 1 over the first tenth, level to 0.4, linearly down to 0."""
+    """Rise linearly from 0.04 to 1 over the first tenth, stay until 0.4, fall linearly to 0."""
     if progress < 0.1:
         return 0.04 + 9.6 * progress
     return 1.0 if progress < 0.4 else (1 - progress) / 0.6
 
 
 PAPER = Recipe(epochs=240, batch_size=32, lr=0.1, schedule=step_schedule)
-# Of so small a set the weights swing, the more the higher the peak: with seeds 10 and 11, CDB-CE reached validation accuracies of
-# 0.88 and 0.87 at peak 0.01, 0.95 and 0.92 at 0.005. No flip: a digit has a handedness.
+# On such a small set, a higher peak learning rate makes the class weights fluctuate more: with seeds 10 and 11, CDB-CE reached
+# validation accuracies of 0.88 and 0.87 at peak 0.01, 0.95 and 0.92 at 0.005. A mirrored digit is another picture, so no flip.
 DIGITS = Recipe(epochs=60, batch_size=32, lr=0.005, schedule=one_cycle_schedule, flip=False)
-# While the rate is high, accuracy swings from epoch to epoch, and with it the weights of CDB; the average of the weights does not.
+# At a high learning rate, accuracy fluctuates from epoch to epoch, and CDB's class weights with it. Those of the average do not.
 FAST = Recipe(epochs=30, batch_size=64, lr=0.1, schedule=level_schedule, nesterov=True, average=0.998, muon=0.02)
 # What published results past the paper are trained with, AutoAugment and Cutout, in half of their epochs.
 STRONG = Recipe(epochs=100, batch_size=64, lr=0.1, schedule=level_schedule, nesterov=True, average=0.998, muon=0.02, strong=True)
@@ -100,21 +100,21 @@ RECIPES = {"paper": PAPER, "fast": FAST, "strong": STRONG, "digits": DIGITS}
 
 
 def defaults(field: str) -> str:
-    """What the help says of a flag that each recipe answers."""
+    """Return the help text of a flag whose default depends on the recipe."""
     return "default: " + ", ".join(f"{name} {getattr(recipe, field):g}" for name, recipe in RECIPES.items())
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
-    """Flags as in the released script, and more; defaults are the paper's recipe."""
+    """Return the flags: those of the released script, and more. The defaults are the paper's recipe."""
     parser = ArgumentParser(__doc__)
     data = parser.add_argument_group("data")
     data.add_argument("--class_num", type=positive_int, help="100: CIFAR-100 (default), 10: CIFAR-10")
     data.add_argument("--dataset", choices=NUM_CLASSES, help="instead of --class_num")
     data.add_argument("--imbalance", type=float, help="largest class size / smallest; default: 200; digits 20")
     data.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
-    data.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="paper (default): 25 images of each class are held out for "
-                      "validation, the rest is cut; common: the whole is cut, and the test set chooses the epoch, as in many papers, and "
-                      "gives CDB its difficulties too; paper-on-test: cut as paper, measured as common")
+    data.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="paper (default): hold out 25 images of each class for "
+                      "validation, cut the rest; common: cut all images and validate on the test set, as many papers do; paper-on-test: "
+                      "cut as paper, validate on the test set")
     data.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
     add_loss_arguments(parser, read_tau, DIFFICULTIES)
     training = parser.add_argument_group("training")
@@ -135,7 +135,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def complete(args: Namespace) -> Namespace:
-    """Fill in what depends on the data set, and check it. ValueError for values that contradict each other."""
+    """Fill in what depends on the data set. Raise ValueError for values that are impossible or contradict each other."""
     args.dataset = args.dataset or {10: "cifar10"}.get(args.class_num, "cifar100")
     if args.class_num not in (None, NUM_CLASSES[args.dataset]):
         raise ValueError(f"--class_num {args.class_num}: {args.dataset} has {NUM_CLASSES[args.dataset]} classes")
@@ -156,7 +156,7 @@ def complete(args: Namespace) -> Namespace:
 
 
 def build_optimizer(model: ResNet32, lr: float, recipe: Recipe) -> Muon:
-    """SGD with weight decay on everything but the head's bias (released code); Muon on the convolutions where the recipe says so."""
+    """Return SGD with weight decay on everything but the head's bias (released code), and Muon on the convolutions if the recipe has it."""
     named = dict(model.named_parameters())
     biases = [named.pop(name) for name in list(named) if name == "linear.bias"]
     filters = [named.pop(name) for name in list(named) if recipe.muon and name.startswith("layer") and ".conv" in name]
@@ -209,7 +209,7 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]
 
 
 def train(args: Namespace) -> None:
-    """The whole run."""
+    """Train, or continue, the whole run."""
     arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}  # no places
     with start_runtime(args.n_gpus, args.precision) as runtime:
         training, description = prepare(args, runtime)

@@ -1,4 +1,4 @@
-"""Muon: steps along the nearest orthogonal matrix of the momentum; Jordan et al., "Muon: An optimizer for hidden layers", 2024."""
+"""Muon takes steps along the orthogonal matrix nearest to the momentum; Jordan et al., "Muon: An optimizer for hidden layers", 2024."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ NEWTON_SCHULZ_STEPS = 5
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """About U V^T of a matrix U S V^T, (m, n): its singular values all near 1."""
+    """Return about U V^T of a matrix U S V^T, (m, n): all its singular values are near 1."""
     a, b, c = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide / (wide.norm() + 1e-7)
@@ -22,9 +22,9 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.SGD):
-    """SGD, but for groups with `orthogonal`: their parameters, (C, ...) filters, take orthogonal steps, of relative size lr.
+    """SGD, except in groups with `orthogonal`: their parameters, filters (C, ...), take orthogonal steps of relative size lr.
 
-    Before each step such a parameter is scaled to norm sqrt(C): behind BatchNorm its length means nothing, so none has to decay.
+    Before each step such a parameter is scaled to norm sqrt(C). BatchNorm follows it, so its length has no effect, and it needs no decay.
     """
 
     @torch.no_grad()
@@ -39,7 +39,7 @@ class Muon(torch.optim.SGD):
         self.param_groups = groups
 
     def orthogonal_step(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        """One of Nesterov's, with the momentum that SGD would have."""
+        """Take a step of Nesterov's kind, with the momentum that SGD would have."""
         state, gradient = self.state[parameter], parameter.grad
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)

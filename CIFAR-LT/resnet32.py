@@ -12,7 +12,7 @@ from longtail.heads import build_head
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut without parameters."""
+    """Two 3x3 convolutions beside a shortcut without parameters; maps (N, C, H, W) to (N, C', H / stride, W / stride)."""
 
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
@@ -23,7 +23,7 @@ class BasicBlock(nn.Module):
         self.stride, self.new_channels = stride, channels - in_channels
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """Option A: every stride-th pixel, and zeros for the channels that are new, half of them on either side."""
+        """Return every stride-th pixel, with zeros for the new channels, half of them on either side (option A)."""
         if not self.new_channels:
             return x
         x = x[:, :, ::self.stride, ::self.stride]
@@ -35,7 +35,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet32(nn.Module):
-    """(N, 3, H, W) images, H and W divisible by 4, to (N, num_classes) logits."""
+    """Map images (N, 3, H, W), H and W divisible by 4, to logits (N, num_classes)."""
 
     def __init__(self, num_classes: int, head: str = "linear"):
         super().__init__()

@@ -2,13 +2,14 @@
 
 two GPUs of one machine; a machine without any uses its CPU:
     python EGTEA_train.py --data_root ~/datasets/EGTEA/extracted_frames --loss_type CDB-CE --tau 1.5 --n_gpus 2
-one process a GPU:
+one process for each GPU:
     torchrun --standalone --nproc-per-node 4 EGTEA_train.py --data_root ~/datasets/EGTEA/extracted_frames --tau 1.5
-less memory, the same batch of 8 clips to the loss, in 4 parts:
+less memory: the same batch of 8 clips, in 4 parts:
     python EGTEA_train.py --data_root ~/datasets/EGTEA/extracted_frames --accumulate 4
 
-Before it: data/extract_frames.py, data/make_splits.py, and the Kinetics weights (README). Beside models/best_model.pth, the epoch
-with the best validation accuracy, stand last_model.pth (for --resume), the log model.csv (`../longtail/plot.py` draws it) and model.json.
+Run data/extract_frames.py and data/make_splits.py before it, and fetch the Kinetics weights (README). The run's folder, models/, holds
+best_model.pth, the epoch with the best validation accuracy, last_model.pth (for --resume), the log model.csv
+(`../longtail/plot.py` draws it), and model.json with the arguments.
 """
 
 import math
@@ -48,18 +49,18 @@ KINETICS_SOURCE = "github.com/kenshohara/3D-ResNets-PyTorch"
 
 
 def step_schedule(progress: float) -> float:
-    """The paper's: times 0.1 after 60 % of training."""
+    """Return the paper's factor: times 0.1 after 60 % of training."""
     return 0.1 if progress >= 0.6 else 1.0
 
 
 def default_pretrained() -> Path:
-    """In this folder's pretrained_weights/ where there is one, else in the top folder's."""
+    """Return the Kinetics file in this folder's pretrained_weights/ if there is one, else in the top folder's."""
     inside = HERE / "pretrained_weights"
     return (inside if inside.is_dir() else HERE.parent / "pretrained_weights") / KINETICS
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
-    """Flags as in the released script, and more; defaults are the paper's recipe."""
+    """Return the flags: those of the released script, and more. The defaults are the paper's recipe."""
     parser = ArgumentParser(__doc__)
     data = parser.add_argument_group("data")
     data.add_argument("--data_root", type=Path, default=HERE / "extracted_frames", help="default: ./extracted_frames")
@@ -88,7 +89,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     add_resume_arguments(execution, "--save_model")
     args = parser.parse_args(argv)
     if args.accumulate > args.batch_size:
-        raise ValueError(f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips has not as many parts")
+        raise ValueError(f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips has fewer parts")
     if args.accumulate > 1 and (args.reduction == "weighted_mean" or args.loss_type == "LDAM-DRW"):
         raise ValueError(f"--accumulate {args.accumulate} goes with neither --reduction weighted_mean nor --loss_type LDAM-DRW: both "
                          "divide by the summed weights of the whole batch, which its parts do not know")
@@ -99,7 +100,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def read_data(args: Namespace, runtime: Runtime) -> tuple[ClipSet, ClipSet, list[int]]:
-    """Training and validation clips, and the training clips of each class. ValueError for a class that one of them lacks."""
+    """Return training and validation clips, and the training clips of each class. Raise ValueError for a class without clips."""
     train, val = read_clips(args.train_file), read_clips(args.val_file)
     num_classes = 1 + max(label for _, label in train)
     counts = count_labels(train, num_classes)
@@ -115,7 +116,7 @@ def read_data(args: Namespace, runtime: Runtime) -> tuple[ClipSet, ClipSet, list
 
 
 def start_weights(model: ResNeXt3D, path: Path, runtime: Runtime) -> None:
-    """The pretrained weights, unless 'none'."""
+    """Load the pretrained weights, unless `path` is 'none'."""
     if str(path) == "none":
         runtime.say("training from random weights")
     elif not path.is_file():
@@ -127,7 +128,7 @@ def start_weights(model: ResNeXt3D, path: Path, runtime: Runtime) -> None:
 
 
 def build_model(args: Namespace, num_classes: int, head: str, resuming: bool, runtime: Runtime) -> ResNeXt3D:
-    """The model on its device; a run that goes on has weights of its own and needs no pretrained ones."""
+    """Return the model on its device. A resumed run has its own weights and needs no pretrained ones."""
     torch.manual_seed(args.seed)
     model = ResNeXt3D(num_classes, head)
     if not resuming:
@@ -143,7 +144,7 @@ def build_criterion(args: Namespace, class_counts: list[int]) -> nn.Module:
 
 
 def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
-    """Data, model, loss and optimizer, at epoch 1; and what a checkpoint says of them."""
+    """Return data, model, loss and optimizer at epoch 1, and what a checkpoint says of them."""
     runtime.check_batch_size(args.batch_size)
     train_set, val_set, counts = read_data(args, runtime)
     names = read_class_names(args.class_names, len(counts))
@@ -165,7 +166,7 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
 
 
 def train(args: Namespace) -> None:
-    """The whole run."""
+    """Train, or continue, the whole run."""
     arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}  # no places
     arguments["pretrained_model"] = args.pretrained_model.name
     with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:

@@ -39,7 +39,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def frame_indices(count: int, segments: int, generator: np.random.Generator | None = None) -> np.ndarray:
-    """One of `count` frames from each of `segments` equal parts: its centre, or with a generator any. Few frames repeat."""
+    """Return one of `count` frames from each of `segments` equal parts: the centre, or with a generator any. Few frames repeat."""
     i = np.arange(segments)
     if generator is None:
         return (2 * i + 1) * count // (2 * segments)
@@ -49,7 +49,7 @@ def frame_indices(count: int, segments: int, generator: np.random.Generator | No
 
 @dataclass(frozen=True)
 class View:
-    """What of a frame is seen: a square as high as the frame, at `position` (0 left to 1 right), turned, mirrored."""
+    """The part of a frame that is seen: a square as high as the frame, at `position` (0 left to 1 right), turned, mirrored."""
 
     position: float = 0.5
     angle: float = 0.0
@@ -60,7 +60,7 @@ class View:
         return cls(generator.random(), generator.uniform(-MAX_ANGLE, MAX_ANGLE), bool(generator.random() < 0.5))
 
     def matrix(self, height: int, width: int, size: int) -> np.ndarray:
-        """(2, 3): a pixel of the size x size output to its place in the frame (of an upright frame the square is as wide)."""
+        """Return the matrix (2, 3) from a pixel of the size x size output to its place in the frame; upright frames are cut too."""
         side = min(height, width)
         step, turn = side / size, math.radians(self.angle)
         cos, sin = step * math.cos(turn), step * math.sin(turn)
@@ -71,7 +71,7 @@ class View:
 
 
 def read_content(path: Path) -> bytes:
-    """A frame's file; OSError or ValueError if it is none."""
+    """Return the bytes of a frame's file. Raise OSError or ValueError that names it."""
     try:
         check_file(path, LARGEST_FRAME)
         return path.read_bytes()
@@ -80,14 +80,14 @@ def read_content(path: Path) -> bytes:
 
 
 def frame_size(path: Path, content: bytes) -> tuple[int, int]:
-    """Height and width, from the JPEG's header alone; ValueError for what no frame has, before a decoder makes room for it."""
+    """Return height and width from the JPEG's header. Raise ValueError for impossible ones, before a decoder reserves memory."""
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None       # Pillow's own limit warns in several lines; ours is below
+    Image.MAX_IMAGE_PIXELS = None       # Pillow's own limit warns in several lines; below is ours
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             height, width = image.height, image.width
-    except Exception as error:          # of a damaged header Pillow raises any
+    except Exception as error:          # a damaged header makes Pillow raise anything
         raise ValueError(f"{path} is a truncated or damaged JPEG; {AGAIN}") from error
     if max(height, width) > LARGEST_SIDE or height * width > PIXELS_PER_BYTE * len(content):
         raise ValueError(f"{path} claims {width} x {height} pixels in {len(content)} bytes; {AGAIN}")
@@ -95,7 +95,7 @@ def frame_size(path: Path, content: bytes) -> tuple[int, int]:
 
 
 def decoding_flag(side: int, size: int) -> int:
-    """OpenCV's flag for the smallest decoding whose square, of `side` pixels in full, still has `size` or more on a side."""
+    """Return OpenCV's flag for the smallest decoding in which a square of `side` pixels keeps `size` or more."""
     import cv2
 
     factor = next((factor for factor in REDUCTIONS if side // factor >= size), 1)
@@ -103,7 +103,7 @@ def decoding_flag(side: int, size: int) -> int:
 
 
 def read_frame(path: Path, size: int) -> np.ndarray:
-    """(H, W, 3), BGR, reduced as `size` allows. A file without JPEG's end is refused: OpenCV would fill what is missing with grey."""
+    """Return (H, W, 3) BGR, reduced as `size` allows. Raise ValueError for a truncated file, which OpenCV would fill up with grey."""
     import cv2
 
     content = read_content(path)
@@ -115,7 +115,7 @@ def read_frame(path: Path, size: int) -> np.ndarray:
 
 
 def read_clip(paths: list[Path], view: View, size: int) -> np.ndarray:
-    """(T, size, size, 3) RGB bytes: the same view of every frame. What a turned square sees beyond the frame is MEAN."""
+    """Return (T, size, size, 3) RGB bytes: the same view of every frame. Pixels outside of the frame are MEAN."""
     import cv2
 
     cv2.setNumThreads(0)
@@ -130,21 +130,21 @@ def read_clip(paths: list[Path], view: View, size: int) -> np.ndarray:
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Of clips and network: channels last on a CPU, where it is faster; PyTorch's usual one on a GPU."""
+    """Return the memory format of clips and model: channels last on a CPU, where it is faster, PyTorch's usual one on a GPU."""
     return torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
 
 
 def normalize(clips: Tensor) -> Tensor:
-    """(N, T, H, W, 3) bytes to (N, 3, T, H, W) floats, in the memory format of their device."""
+    """Convert (N, T, H, W, 3) bytes to (N, 3, T, H, W) floats with mean 0, in the memory format of their device."""
     rows = clips.flatten(3).float()
-    rows -= torch.tensor(MEAN, device=clips.device).repeat(clips.shape[3])     # whole rows: three values a step would be slow
+    rows -= torch.tensor(MEAN, device=clips.device).repeat(clips.shape[3])     # whole rows: three values at a time would be slow
     return rows.view(clips.shape).permute(0, 4, 1, 2, 3).contiguous(memory_format=memory_format(clips.device))
 
 
 class ClipSet:
-    """The clips of a split whose frames stand below `root`; every folder is looked into once, here.
+    """The clips of a split, whose frames stand below `root`. Every folder is listed once, here.
 
-    FileNotFoundError names the first clip without a folder or without frames.
+    Raises FileNotFoundError that names the first clip without a folder or without frames.
     """
 
     def __init__(self, root: Path, clips: list[tuple[str, int]], frames: int, size: int):
@@ -162,7 +162,7 @@ class ClipSet:
         return len(self.folders)
 
     def load(self, index: int, seed: int | None = None) -> np.ndarray:
-        """(T, H, W, 3) bytes: segment centres and the centre square; with a seed, a random frame a segment and a random view."""
+        """Return (T, H, W, 3) bytes: segment centres and the centre square, or with a seed random frames and a random view."""
         generator = None if seed is None else np.random.default_rng(seed)
         names = self.names[index]
         paths = [self.folders[index] / names[i] for i in frame_indices(len(names), self.frames, generator)]
@@ -170,7 +170,7 @@ class ClipSet:
 
 
 def frame_names(folder: Path) -> list[str]:
-    """A clip's frames in order. The names are the same in every clip, and kept once."""
+    """Return the names of a clip's frames in order. Equal names are kept once in memory."""
     try:
         names = sorted(sys.intern(name) for name in os.listdir(folder) if name.endswith(".jpg"))
     except OSError as error:
@@ -181,10 +181,10 @@ def frame_names(folder: Path) -> list[str]:
 
 
 def map_ahead(action: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
-    """action(item) in order, computed by `workers` threads up to `ahead` items early; by the caller with 0.
+    """Yield action(item) in order; `workers` threads compute up to `ahead` items early. With 0 workers the caller computes.
 
-    Threads, because decoding and warping run outside Python's lock: they start at once, end with their process and hand
-    errors on as they are.
+    Threads suffice, since decoding and warping run outside Python's lock. They start at once, end with their process and pass
+    errors on unchanged.
     """
     if not workers:
         yield from map(action, items)
@@ -202,7 +202,7 @@ def map_ahead(action: Callable[[Item], Result], items: Iterable[Item], workers: 
 
 
 def batches_of(clips: ClipSet, groups: list[Tensor], seeds: Callable[[int], int | None], workers: int, runtime: Runtime) -> Batches:
-    """The clips of each group of indices as a batch, on the runtime's device."""
+    """Yield the clips of each group of indices as a batch, on the runtime's device."""
     def load(index: int) -> np.ndarray:
         return clips.load(index, seeds(index))
 
@@ -214,13 +214,13 @@ def batches_of(clips: ClipSet, groups: list[Tensor], seeds: Callable[[int], int 
 
 
 def training_batches(clips: ClipSet, batch_size: int, seed: int, epoch: int, workers: int, runtime: Runtime) -> Batches:
-    """This process's part of each batch; order and views come from (seed, epoch) and a clip's place in the split alone."""
+    """Yield this process's part of each batch. Order and views depend on (seed, epoch) and a clip's place in the split alone."""
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
     groups = [part for batch in order.split(batch_size) if len(part := runtime.share(batch))]
     return batches_of(clips, groups, lambda index: epoch_seed(seed, epoch, 1 + index), workers, runtime)
 
 
 def evaluation_batches(clips: ClipSet, batch_size: int, workers: int, runtime: Runtime) -> Batches:
-    """This process's part of the clips, each in one process, as segment centres and centre squares."""
+    """Yield this process's part of the clips as segment centres and centre squares. Each clip belongs to one process."""
     mine = torch.arange(len(clips))[runtime.rank::runtime.world_size]
     return batches_of(clips, list(mine.split(batch_size)) if len(mine) else [], lambda index: None, workers, runtime)

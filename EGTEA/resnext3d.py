@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNeXt3D(nn.Module):
-    """(N, 3, T, H, W) clips of any length and frame size to (N, num_classes) logits."""
+    """Map clips (N, 3, T, H, W) of any length and frame size to logits (N, num_classes)."""
 
     def __init__(self, num_classes: int, head: str = "linear"):
         super().__init__()
@@ -75,14 +75,14 @@ class ResNeXt3D(nn.Module):
 
 
 def clip_precision(precision: str) -> str:
-    """What --precision means here: 'auto' is fp32 on a CPU: kernels of 3D convolution in bf16 err there (pytorch issue 169688)."""
+    """Return what --precision means here: 'auto' is fp32 on a CPU, where 3D convolution in bf16 is wrong (pytorch issue 169688)."""
     return "fp32" if precision == "auto" and not torch.cuda.is_available() else precision
 
 
 def load_pretrained(model: ResNeXt3D, path: Path) -> int:
-    """Take everything but the head from a checkpoint, the Kinetics file say; the number of tensors taken.
+    """Load everything but the head from a checkpoint, such as the Kinetics file. Return the number of tensors.
 
-    What its PyTorch did not yet count (num_batches_tracked) may be missing. ValueError names every other key that differs.
+    num_batches_tracked may be missing, since older PyTorch did not have it. Raise ValueError that names every other key that differs.
     """
     checkpoint = load_checkpoint(path)
     weights = checkpoint.get("state_dict", checkpoint)

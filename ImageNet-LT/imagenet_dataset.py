@@ -1,4 +1,4 @@
-"""Lists of images, `train/n01440764/n01440764_190.JPEG 0` a line: read, checked, found on disk; and the order of an epoch."""
+"""Lists of images, with lines such as `train/n01440764/n01440764_190.JPEG 0`: read, check, find on disk, and order for an epoch."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ LARGEST_LIST = 1 << 26     # bytes; the 1.28 million lines of all of ImageNet-1k
 
 @dataclass(frozen=True)
 class ImageList:
-    """Paths below `root` and labels (N,) of a list file, in its order; `blob` is git's id of the file."""
+    """The paths below `root` and labels (N,) of a list file, in its order; `blob` is git's id of the file."""
 
     file: Path
     root: Path
@@ -33,7 +33,7 @@ class ImageList:
         return self.labels.bincount(minlength=num_classes).tolist()
 
     def class_names(self, num_classes: int) -> list[str]:
-        """The folder of each class's first image: ILSVRC names its folders by WordNet id."""
+        """Return the folder of each class's first image; ILSVRC names its folders by WordNet id."""
         names = [""] * num_classes
         for path, label in zip(reversed(self.paths), reversed(self.labels.tolist()), strict=True):
             names[label] = path.split("/")[-2] if "/" in path else str(label)
@@ -41,7 +41,7 @@ class ImageList:
 
 
 def read_list(file: Path, root: Path, num_classes: int) -> ImageList:
-    """A list file; ValueError names the line that has no fit path or label."""
+    """Return the content of a list file. Raise ValueError that names a line without a usable path or label."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} not found: data/ImageNet_LT/fetch_lists.py downloads the published lists; "
                                 "train_list, val_list and test_list in the YAML name them")
@@ -67,7 +67,7 @@ def read_list(file: Path, root: Path, num_classes: int) -> ImageList:
 
 
 def parse_line(line: str, num_classes: int) -> tuple[str, int]:
-    """Path and label; ValueError says what is wrong."""
+    """Return path and label. Raise ValueError that says what is wrong."""
     path, _, label = line.strip().rpartition(" ")
     if not path or "\0" in path or not (label.isascii() and label.isdecimal()):
         raise ValueError(f"{line[:80]!r} is not `path label` with a whole number for a label")
@@ -79,7 +79,7 @@ def parse_line(line: str, num_classes: int) -> tuple[str, int]:
 
 
 def check_classes(images: ImageList, num_classes: int) -> None:
-    """ValueError if a class has no image."""
+    """Raise ValueError if a class has no image."""
     absent = [c for c, count in enumerate(images.class_counts(num_classes)) if not count]
     if absent:
         more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
@@ -88,9 +88,9 @@ def check_classes(images: ImageList, num_classes: int) -> None:
 
 
 def locate(*lists: ImageList) -> tuple[ImageList, ...]:
-    """The lists with each path as it lies on disk; FileNotFoundError counts the missing images and names the first five.
+    """Return the lists with each path as it is on disk. Raise FileNotFoundError that counts the missing images and names the first five.
 
-    ILSVRC's validation images may lie in class folders, as the lists have them, or flat: val/<wnid>/X or val/X.
+    ILSVRC's validation images may be in class folders, as the lists have them, or flat: val/<wnid>/X or val/X.
     """
     root = lists[0].root
     if not root.is_dir():
@@ -110,13 +110,13 @@ def locate(*lists: ImageList) -> tuple[ImageList, ...]:
 
 
 def flattened(path: str) -> str:
-    """val/<wnid>/X as val/X."""
+    """Return val/X for val/<wnid>/X."""
     parts = path.split("/")
     return "/".join([*parts[:-2], parts[-1]])
 
 
 def find_present(root: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Those of the paths that exist, each under itself. A folder is listed once, which a network drive answers fast."""
+    """Return {path: path} of those that exist. Each folder is listed once, since a network drive is slow at asking for each file."""
     names_in: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         folder, _, name = path.rpartition("/")
@@ -132,10 +132,10 @@ def find_present(root: Path, paths: Iterable[str]) -> dict[str, str]:
 
 
 def class_probabilities(sampling: str, counts: Tensor, progress: float, weight: Tensor) -> Tensor | None:
-    """How often each class is drawn, (C,), in a part `progress` of training; None if every image is used once an epoch.
+    """Return the probability of each class, (C,), after the share `progress` of training; None if every image is used once an epoch.
 
     Kang et al., ICLR 2020, section 3: equation 1 with q = 0 (balanced) and 1/2 (square root), equation 4 (progressive).
-    "difficulty" follows the weights of the CDB loss.
+    "difficulty" is proportional to the weights of the CDB loss.
     """
     if sampling == "uniform":
         return None
@@ -146,7 +146,7 @@ def class_probabilities(sampling: str, counts: Tensor, progress: float, weight: 
 
 
 def draw_epoch(labels: Tensor, probabilities: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Indices (N,) of an epoch's images: a permutation, or a class by its probability and then any image of it."""
+    """Return the indices (N,) of an epoch's images: a permutation, or draws of a class by its probability and of any image in it."""
     if probabilities is None:
         return torch.randperm(len(labels), generator=generator)
     counts = labels.bincount(minlength=len(probabilities))

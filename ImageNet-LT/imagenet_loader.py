@@ -1,7 +1,7 @@
-"""Lists of images to batches: views made in worker processes, normalised on the device.
+"""Turn lists of images into batches: worker processes make the views, the device normalises them.
 
-What is random about an image hangs on one number that the epoch's generator drew for it, so that neither the number of workers nor
-that of processes changes anything.
+All randomness of an image comes from one number that the epoch's generator drew for it, so that the number of workers and of
+processes changes nothing.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ PR_SET_PDEATHSIG = 1          # linux/prctl.h
 
 @dataclass(frozen=True)
 class Views(Dataset):
-    """A unit of work, indices and their seeds (None: evaluation views), to images (n, H, W, 3) uint8, or to what went wrong."""
+    """Map a unit of work, indices and their seeds (None: evaluation views), to images (n, H, W, 3) uint8, or to an error message."""
 
     images: ImageList
     image_size: int
@@ -53,7 +53,7 @@ class Views(Dataset):
             try:
                 views.numpy()[place] = self.view(content, seeds[place] if seeds else None)
             except Exception as error:           # a decoder may raise anything over a damaged file
-                return f"{path} is no image that can be decoded: {str(error).splitlines()[0] if str(error) else repr(error)}"
+                return f"{path} is not an image that can be decoded: {str(error).splitlines()[0] if str(error) else repr(error)}"
         return views
 
     def view(self, content: bytes, seed: int | None) -> np.ndarray:
@@ -63,7 +63,7 @@ class Views(Dataset):
 
 
 def start_worker(_number: int) -> None:
-    """A worker dies with its parent, however that ends, and leaves the other cores alone."""
+    """Make a worker end with its parent, however that ends, and use one core."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -72,7 +72,7 @@ def start_worker(_number: int) -> None:
 
 
 def count_workers(asked: int | None) -> int:
-    """As asked; else the cores that this process may use, shared with the others on the machine, at most MOST_WORKERS."""
+    """Return `asked`, or this process's share of the machine's cores, at most MOST_WORKERS."""
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -90,7 +90,7 @@ class ImageLoader:
         self.views, self.workers = Views(images, image_size, test_resize), count_workers(workers)
 
     def training_batches(self, probabilities: Tensor | None, batch_size: int, seed: int) -> Batches:
-        """This process's part of each batch of an epoch, augmented, in an order that only `seed` and the probabilities decide."""
+        """Yield this process's part of each batch of an epoch, augmented. `seed` and `probabilities` (C,) alone decide the order."""
         generator = torch.Generator().manual_seed(seed)
         order = draw_epoch(self.labels, probabilities, generator)
         seeds = torch.randint(2 ** 62, (len(order),), generator=generator)
@@ -100,14 +100,14 @@ class ImageLoader:
             yield normalize(images), self.runtime.move(self.labels[order[share]])
 
     def evaluation_batches(self) -> Batches:
-        """This process's images, in the list's order; each image belongs to one process."""
+        """Yield this process's images in the list's order. Each image belongs to one process."""
         shares = torch.arange(self.runtime.rank, len(self.labels), self.runtime.world_size).split(EVALUATION_BATCH)
         shares = [share for share in shares if len(share)]
         for share, images in zip(shares, self.load([(share, None) for share in shares]), strict=True):
             yield normalize(images), self.runtime.move(self.labels[share])
 
     def load(self, batches: list[tuple[Tensor, Tensor | None]]) -> Iterator[Tensor]:
-        """The images of each batch of indices and seeds, (N, 3, H, W) uint8, channels last in memory."""
+        """Yield the images of each batch of indices and seeds, (N, 3, H, W) uint8, channels last in memory, on the device."""
         units = [[(indices[start:start + UNIT].tolist(), None if seeds is None else seeds[start:start + UNIT].tolist())
                   for start in range(0, len(indices), UNIT)] for indices, seeds in batches]
         workers = min(self.workers, sum(map(len, units)))
@@ -124,7 +124,7 @@ class ImageLoader:
             yield (torch.cat(parts) if len(parts) > 1 else parts[0]).permute(0, 3, 1, 2)
 
     def next_part(self, views: Iterator[Tensor | str]) -> Tensor:
-        """The next unit on the device; ValueError for an image that cannot be used, OSError for a worker that died."""
+        """Return the next unit on the device. Raise ValueError for an image that cannot be used, OSError for a worker that died."""
         try:
             part = next(views)
         except RuntimeError as error:

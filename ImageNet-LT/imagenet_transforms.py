@@ -1,6 +1,6 @@
-"""One image file to one view of it: decoded, cropped, resized, jittered.
+"""Turn an image file into one view of it: decode, crop, resize, jitter.
 
-Pure functions; a training view hangs on its seed alone.
+These are pure functions; a training view depends on its seed alone.
 """
 
 import io
@@ -26,7 +26,7 @@ AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)                    # of a random crop;
 
 
 def jpeg_shape(content: bytes) -> tuple[int, int, int] | None:
-    """Height, width and channels in the frame header of a JPEG file; None if this is none."""
+    """Return height, width and channels from the frame header of a JPEG file, None for another file."""
     place = 2 if content[:2] == b"\xff\xd8" else len(content)
     while place + 10 <= len(content) and content[place] == 0xFF:
         marker = content[place + 1]
@@ -41,10 +41,10 @@ def jpeg_shape(content: bytes) -> tuple[int, int, int] | None:
 
 
 def open_image(content: bytes) -> "Image.Image":
-    """Pillow's view of an image file, of any format but those that are programs."""
+    """Open an image file with Pillow, in any of FORMATS; others are programs. Raise ValueError for an unknown format."""
     from PIL import Image, UnidentifiedImageError
 
-    Image.MAX_IMAGE_PIXELS = None       # Pillow's own limit warns in several lines; ours is below
+    Image.MAX_IMAGE_PIXELS = None       # Pillow's own limit warns in several lines; check_pixels has ours
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
@@ -52,7 +52,7 @@ def open_image(content: bytes) -> "Image.Image":
 
 
 def size_of(content: bytes) -> tuple[int, int]:
-    """Height and width of an image file; ValueError for what no image has, before a decoder makes room for it."""
+    """Return height and width of an image file. Raise ValueError for impossible ones, before a decoder reserves memory."""
     shape = jpeg_shape(content)
     if not shape:
         with open_image(content) as image:
@@ -62,13 +62,13 @@ def size_of(content: bytes) -> tuple[int, int]:
 
 
 def check_pixels(height: int, width: int) -> None:
-    """ValueError unless there are some, and not too many."""
+    """Raise ValueError for an image without pixels, or with more than MOST_PIXELS."""
     if not 0 < height * width <= MOST_PIXELS:
         raise ValueError(f"{width} x {height} pixels are none or too many")
 
 
 def decode(content: bytes, reduction: int = 1) -> Tensor:
-    """RGB (3, H, W) uint8; a JPEG 1/2, 1/4 or 1/8 as large if `reduction` is 2, 4 or 8, which saves most of its decoding."""
+    """Return RGB (3, H, W) uint8. With `reduction` 2, 4 or 8, decode a JPEG at 1/2, 1/4 or 1/8 of its size, which is faster."""
     shape = jpeg_shape(content)
     if shape and shape[2] in (1, 3) and reduction == 1:
         from torchvision.io import ImageReadMode, decode_jpeg
@@ -80,12 +80,12 @@ def decode(content: bytes, reduction: int = 1) -> Tensor:
 
 
 def reduction_for(height: int, width: int, size: int) -> int:
-    """The strongest reduction that leaves `height` and `width` at least `size`: no detail of the result is lost to it."""
+    """Return the strongest reduction that leaves `height` and `width` at least `size`, so that the result loses no detail."""
     return next((factor for factor in (8, 4, 2) if min(height, width) >= factor * size), 1)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear, with the wider filter that shrinking needs, as Pillow's."""
+    """Resize (3, H, W) bilinearly, with a wider filter when shrinking, as Pillow does."""
     if image.shape[1:] == (height, width):
         return image
     image = image[None].contiguous(memory_format=torch.channels_last)       # the layout that PyTorch is fast in here
@@ -93,7 +93,7 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def random_crop(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a crop with random area and aspect ratio; the largest in the middle if ten draws do not fit."""
+    """Return top, left, height and width of a crop with random area and aspect ratio, or of a central one if ten draws do not fit."""
     for _ in range(10):
         area, ratio = height * width * rng.uniform(*AREA), math.exp(rng.uniform(*map(math.log, RATIO)))
         rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
@@ -104,14 +104,14 @@ def random_crop(height: int, width: int, rng: random.Random) -> tuple[int, int, 
 
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Towards black (factor 0); images here are (H, W, 3) uint8, and so is what comes back."""
+    """Return the image (H, W, 3) uint8, mixed with black; factor 0 is black."""
     import cv2
 
     return cv2.LUT(image, (LEVELS * factor).clip(0, 255).astype(np.uint8))
 
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Towards the image's mean grey."""
+    """Return the image, mixed with its mean grey."""
     import cv2
 
     grey = float(np.dot(cv2.mean(image)[:3], GREY))
@@ -119,21 +119,21 @@ def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Towards each pixel's own grey."""
+    """Return the image, mixed with the grey of each pixel."""
     import cv2
 
     return cv2.transform(image, factor * np.eye(3) + (1 - factor) * np.tile(GREY, (3, 1)))
 
 
 def jitter(image: np.ndarray, rng: random.Random) -> np.ndarray:
-    """Brightness, contrast and saturation, each by a random factor, in random order."""
+    """Change brightness, contrast and saturation, each by a random factor, in random order."""
     for adjust in rng.sample((adjust_brightness, adjust_contrast, adjust_saturation), 3):
         image = adjust(image, rng.uniform(1 - JITTER, 1 + JITTER))
     return image
 
 
 def training_view(content: bytes, image_size: int, seed: int) -> np.ndarray:
-    """A random crop, resized, perhaps mirrored, jittered: (image_size, image_size, 3) uint8."""
+    """Return a random crop, resized, perhaps mirrored, jittered: (image_size, image_size, 3) uint8."""
     import cv2
 
     rng = random.Random(seed)
@@ -149,7 +149,7 @@ def training_view(content: bytes, image_size: int, seed: int) -> np.ndarray:
 
 
 def evaluation_view(content: bytes, image_size: int, test_resize: int) -> np.ndarray:
-    """The shorter side resized to `test_resize`, the middle cut out: (image_size, image_size, 3) uint8."""
+    """Resize the shorter side to `test_resize` and return the middle: (image_size, image_size, 3) uint8."""
     height, width = size_of(content)
     short = min(height, width)
     image = decode(content, reduction_for(height, width, test_resize))
@@ -161,7 +161,7 @@ def evaluation_view(content: bytes, image_size: int, test_resize: int) -> np.nda
 
 
 def normalize(images: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8, channels last in memory, to float with ImageNet's mean 0 and variance 1."""
+    """Convert (N, 3, H, W) uint8, channels last in memory, to floats that have mean 0 and variance 1 on ImageNet."""
     rows = images.permute(0, 2, 3, 1).flatten(2)                # (N, H, 3W): constants of a whole row are faster than of 3 channels
     mean, std = (torch.tensor(values, device=images.device).repeat(images.shape[3]) * 255 for values in (MEAN, STD))
     return rows.float().sub_(mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)

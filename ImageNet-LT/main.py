@@ -11,8 +11,8 @@ second stages (Kang et al., ICLR 2020) on a finished first one; the last two nee
     python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform --tau_norm
     python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform --ncm
 
-A run's folder (model_dir) holds final_model_checkpoint.pth, the epoch with the best validation accuracy; last_NAME.pth (for
---resume); NAME.csv, the log (`../longtail/plot.py` draws it), and NAME.json; config.yaml, which reproduces the run; and test*.json.
+A run's folder, model_dir, holds final_model_checkpoint.pth, the epoch with the best validation accuracy; last_NAME.pth (for
+--resume); NAME.csv, the log (`../longtail/plot.py` draws it), and NAME.json; config.yaml, which repeats the run; and test*.json.
 """
 
 import math
@@ -48,7 +48,7 @@ CONFIG = "config.yaml"
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
-    """Flags; what the YAML says too, a flag overrides."""
+    """Return the flags. A flag overrides the YAML's value."""
     parser = ArgumentParser(__doc__)
     parser.add_argument("--cfg", type=Path, metavar="FILE", help="the run's settings; config/ has examples")
     parser.add_argument("--test", action="store_true", help="test the model in --model_dir; its own config.yaml is there, else --cfg")
@@ -57,7 +57,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; default: the YAML's")
     parser.add_argument("--seed", type=seed_number, help="default: the YAML's, else 0")
     parser.add_argument("--n_gpus", type=int, help="GPUs for DataParallel; default: the YAML's, else 1")
-    parser.add_argument("--workers", type=int, help="processes that read images (0: none); default: the YAML's, else one a core")
+    parser.add_argument("--workers", type=int, help="processes that read images (0: none); default: the YAML's, else one for each core")
     add_resume_arguments(parser, "its folder")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--tau_norm", action="store_true", help="with --test: normalised class weights, exponent chosen on validation")
@@ -73,7 +73,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def resolve(args: Namespace) -> Config:
-    """The configuration with the flags in it; a path on the command line starts at the working directory."""
+    """Return the configuration with the flags in it. A relative path on the command line starts at the working directory."""
     file = args.cfg or args.model_dir / CONFIG
     if not args.cfg and not file.is_file():
         raise FileNotFoundError(f"{file} not found: --model_dir must be the folder of a run; for a checkpoint without, name its --cfg too")
@@ -86,7 +86,7 @@ def resolve(args: Namespace) -> Config:
 
 
 class TwoPartTraining(Training):
-    """Checkpoints hold feat_model and classifier instead of one state_dict."""
+    """Training whose checkpoints hold feat_model and classifier instead of one state_dict."""
 
     def state(self) -> dict[str, Any]:
         state = super().state()
@@ -97,12 +97,12 @@ class TwoPartTraining(Training):
 
 
 def cosine_schedule(epochs: int) -> Callable[[float], float]:
-    """From 1 towards 0, stepped after each epoch: the last one still learns."""
+    """Return a schedule that falls from 1 towards 0 after each epoch, so that the last epoch still learns."""
     return lambda progress: (1 + math.cos(math.pi * math.floor(progress * epochs + 1e-6) / epochs)) / 2
 
 
 def read_lists(config: Config, runtime: Runtime) -> tuple[ImageList, ...]:
-    """train, val and test: every line checked, every image found."""
+    """Return the train, val and test lists, with every line checked and every image found."""
     lists = [read_configured_list(config, split) for split in ("train", "val", "test")]
     check_classes(lists[0], config.num_classes)
     if config.loss_type in CDB_LOSSES or config.sampling == "difficulty":
@@ -113,14 +113,14 @@ def read_lists(config: Config, runtime: Runtime) -> tuple[ImageList, ...]:
 
 
 def first_stage_model(config: Config) -> ImageNetModel:
-    """The first stage at its best epoch. FileNotFoundError if there is none, ValueError if its training has not, or may not have, ended."""
+    """Return the first stage at its best epoch. Raise FileNotFoundError if there is none, ValueError unless its training has ended."""
     folder = config.path("first_stage")
     path, last = folder / BEST, folder / f"last_{folder.name}.pth"
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: stage {config.stage} starts from the run that first_stage names; train that first")
     checkpoint = load_checkpoint(path)
     model = load_model(checkpoint, path, config.num_classes)
-    if not last.is_file() and "arguments" in checkpoint:             # a released one is a single file, and has none
+    if not last.is_file() and "arguments" in checkpoint:             # a released checkpoint has no arguments, and no other file
         raise ValueError(f"{last} is missing: without it {path} may be of a run that is not finished; a folder must keep its run's name")
     state = load_checkpoint(last) if last.is_file() else {}
     done, epochs = state.get("epoch"), state.get("arguments", {}).get("num_epochs")
@@ -130,7 +130,7 @@ def first_stage_model(config: Config) -> ImageNetModel:
 
 
 def build_model(config: Config, resuming: bool, runtime: Runtime) -> ImageNetModel:
-    """The model at epoch 1; a fresh second stage starts from the first one's best checkpoint."""
+    """Return the model at epoch 1. A fresh second stage starts from the first one's best checkpoint."""
     torch.manual_seed(config.seed)
     model = ImageNetModel(config.num_classes, config.stage)
     if config.stage != "features" and not resuming:
@@ -139,7 +139,7 @@ def build_model(config: Config, resuming: bool, runtime: Runtime) -> ImageNetMod
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
-    """SGD on whatever this stage trains."""
+    """Return SGD on what this stage trains."""
     groups = [{"params": [p for p in model.parameters() if p.requires_grad], "initial_lr": config.lr}]
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
 
@@ -154,7 +154,7 @@ def build_criterion(config: Config, class_counts: list[int]) -> nn.Module:
 
 
 def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) -> Callable[[int], Tensor | None]:
-    """For an epoch, counted from 1: how often each class is drawn, (C,), or None; progressive sampling ends at even."""
+    """Return a function of an epoch, counted from 1, that gives class_probabilities; progressive sampling is even in the last epoch."""
     def probabilities(epoch: int) -> Tensor | None:
         progress = (epoch - 1) / max(1, config.num_epochs - 1)
         return class_probabilities(config.sampling, torch.tensor(counts), progress, criterion.weight.cpu())
@@ -163,7 +163,7 @@ def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) 
 
 
 def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any], dict[str, Any]]:
-    """Data, model, loss and optimizer, at epoch 1; the settings that decide the result; and what a checkpoint says of the data."""
+    """Return data, model, loss and optimizer at epoch 1, the settings that decide the result, and what a checkpoint says of the data."""
     runtime.check_batch_size(config.batch_size)
     lists = runtime.broadcast(read_lists(config, runtime) if runtime.is_main else None)
     train_set, val_set, _ = lists
@@ -192,14 +192,14 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
 
 
 def start_folder(folder: Path, config: Config) -> None:
-    """A fresh run's folder gets its configuration, and loses the test results of the run before it."""
+    """Write a fresh run's configuration into its folder, and remove the test results of the run before it."""
     for name in RESULTS.values():
         (folder / name).unlink(missing_ok=True)
     write_atomically(folder / CONFIG, config.dump().encode())
 
 
 def train(args: Namespace, config: Config) -> None:
-    """The whole run, and the test of its best epoch."""
+    """Train, or continue, the whole run, then test its best epoch."""
     with start_runtime(config.n_gpus, config.precision) as runtime:
         folder = config.path("model_dir")
         if f"{folder.name}.json" in RESULTS.values():
@@ -215,7 +215,7 @@ def train(args: Namespace, config: Config) -> None:
 
 
 def test(args: Namespace, config: Config) -> None:
-    """A test of a trained model."""
+    """Test a trained model."""
     with start_runtime(config.n_gpus, config.precision) as runtime:
         evaluate(config, config.path("model_dir"), "tau_norm" if args.tau_norm else "ncm" if args.ncm else "classifier", runtime)
 

@@ -1,4 +1,4 @@
-"""ResNet-10 and its classifiers; He et al., CVPR 2016, one basic block a stage, as Liu et al., CVPR 2019, use it for ImageNet-LT.
+"""ResNet-10 and its classifiers; He et al., CVPR 2016, with one basic block in each stage, as Liu et al., CVPR 2019, use it.
 
 5,418,792 parameters at 1000 classes. Attribute names are the checkpoint's keys, those of torchvision's ResNet.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from longtail.checkpoints import load_weights
 
 FEATURES = 512
-PARTS = ("feat_model", "classifier")     # of a network, and of a checkpoint
+PARTS = ("feat_model", "classifier")     # of a model, and of a checkpoint
 
 
 class BasicBlock(nn.Module):
@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet10(nn.Module):
-    """(N, 3, H, W) images to (N, 512) features."""
+    """Map images (N, 3, H, W) to features (N, 512)."""
 
     def __init__(self):
         super().__init__()
@@ -58,7 +58,7 @@ class ResNet10(nn.Module):
 
 
 class LinearClassifier(nn.Module):
-    """One fully connected layer."""
+    """Map features (N, 512) to logits (N, num_classes)."""
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -81,7 +81,7 @@ class ScaledClassifier(LinearClassifier):
 
 
 class ImageNetModel(nn.Module):
-    """Backbone and classifier. Second stages ("crt", "lws") leave the backbone as it is, its batch statistics too."""
+    """Backbone and classifier: images (N, 3, H, W) to logits (N, C). Second stages ("crt", "lws") freeze the backbone and its BatchNorm."""
 
     def __init__(self, num_classes: int, stage: str = "features"):
         super().__init__()
@@ -100,22 +100,22 @@ class ImageNetModel(nn.Module):
 
 
 def split_state(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """A network's state dict as the two that a checkpoint holds."""
+    """Split a model's state dict into the two that a checkpoint holds."""
     return {part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")} for part in PARTS}
 
 
 def join_state(checkpoint: dict[str, Any], path: object) -> dict[str, Tensor]:
-    """A network's state dict from a checkpoint, ours or the released {state_dict_best: {feat_model, classifier}}."""
+    """Return a model's state dict from a checkpoint, ours or the released {state_dict_best: {feat_model, classifier}}."""
     parts = checkpoint.get("state_dict_best", checkpoint)
     if not isinstance(parts, dict) or not all(isinstance(parts.get(part), dict) for part in PARTS):
-        raise ValueError(f"{path} is no model of this experiment: it holds no feat_model and classifier")
+        raise ValueError(f"{path} is not a model of this experiment: it holds no feat_model and classifier")
     if not all(isinstance(key, str) for part in PARTS for key in parts[part]):
         raise ValueError(f"{path} holds no weights by name")
     return {f"{part}.{key.removeprefix('module.')}": value for part in PARTS for key, value in parts[part].items()}
 
 
 def load_model(checkpoint: dict[str, Any], path: object, num_classes: int) -> ImageNetModel:
-    """The network of a checkpoint; ValueError names what does not fit."""
+    """Return the model of a checkpoint. Raise ValueError that names what does not fit."""
     state = join_state(checkpoint, path)
     model = ImageNetModel(num_classes, "lws" if "classifier.scales" in state else "features")
     model.requires_grad_(True)
@@ -124,12 +124,12 @@ def load_model(checkpoint: dict[str, Any], path: object, num_classes: int) -> Im
 
 
 def start_second_stage(model: ImageNetModel, first: ImageNetModel) -> None:
-    """Take over the first stage's backbone, and for LWS its classifier, which cRT learns anew."""
+    """Copy the first stage's backbone, and for LWS its classifier; cRT learns a new one."""
     model.feat_model.load_state_dict(first.feat_model.state_dict())
     if isinstance(model.classifier, ScaledClassifier):
         model.classifier.fc.load_state_dict(first.classifier.fc.state_dict())
 
 
 def tau_normalized(weight: Tensor, exponent: float) -> Tensor:
-    """w_c / ||w_c|| ** exponent for weights (C, F); Kang et al., equation 5. Its bias is left out, as there."""
+    """Return w_c / ||w_c|| ** exponent for weights (C, F); Kang et al., equation 5. As there, the bias is left out."""
     return weight / weight.norm(dim=1, keepdim=True) ** exponent

@@ -2,10 +2,10 @@
 
     python ../longtail/plot.py RUN [RUN ...] [--out DIR]
 
-RUN is a run's CSV file or the folder that holds it; the JSON beside it names the classes and counts their training images.
+RUN is a run's CSV file or the folder that holds it; the JSON beside it counts the training images of each class.
 Draws for each run  X_curves.png   loss, validation accuracy, tau and class weights by epoch
                     X_weights.png  the weight of every class over the epochs, ordered by training images
-and for all of them classes.png    accuracy of the classes against their training images, so that runs compare
+and for all of them classes.png    accuracy of the classes against their training images, to compare runs
 """
 
 import json
@@ -20,12 +20,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code
-from longtail.files import check_file
+from longtail.files import read_text
 from longtail.run import read_log
 
 DPI = 130
-LARGEST_DESCRIPTION = 1 << 24     # bytes; of 1,000 classes it has 20,000
-GROUPS = 10                  # of classes with a similar number of training images, for the line through the points
+MEASURES = ("epoch", "lr", "loss", "accuracy", "tau")     # columns of a log
+LARGEST_SETTINGS = 1 << 24     # bytes; with 1,000 classes they have 20,000
+GROUPS = 10                    # of classes with a similar number of training images, for the line through the points
 COLORS = ("#777777", "#c0392b", "#2471a3", "#239b56", "#b7950b", "#7d3c98", "#d35400", "#17202a")
 
 
@@ -43,12 +44,12 @@ class Log:
 
     @property
     def best(self) -> int:
-        """Row of the epoch with the best validation accuracy: the one whose checkpoint is kept."""
+        """The row of the epoch with the best validation accuracy, whose checkpoint is kept."""
         return int(np.nanargmax(self.measures["accuracy"]))
 
 
 def find_log(run: Path) -> Path:
-    """The CSV that RUN means; an error says what is wrong with it."""
+    """Return the CSV that RUN means. Raise FileNotFoundError if a folder holds none, or several."""
     if not run.is_dir():
         return run
     logs = sorted(path for pattern in ("*.csv", "*.csv.gz") for path in run.glob(pattern) if beside(path).exists())
@@ -59,46 +60,47 @@ def find_log(run: Path) -> Path:
 
 
 def beside(log: Path) -> Path:
-    """The description of a log's run: X.json of X.csv or X.csv.gz."""
+    """Return the settings of a log's run: X.json for X.csv or X.csv.gz."""
     return log.with_name(log.name.removesuffix(".gz")).with_suffix(".json")
 
 
-def load_log(run: Path) -> Log:
-    """Read a run; ValueError or FileNotFoundError names the file that is damaged or missing."""
-    path = find_log(run)
-    about = beside(path)
-    columns, rows = read_log(path)
+def read_settings(path: Path) -> tuple[np.ndarray, str]:
+    """Return the training images of each class, (C,), and the loss with its tau, from X.json. Raise ValueError if it is not a run's."""
     try:
-        check_file(about, LARGEST_DESCRIPTION)
-        description = json.loads(about.read_text(encoding="utf-8"))
-        class_counts, arguments = np.array(description["class_counts"], dtype=float), description["arguments"]
+        settings = json.loads(read_text(path, LARGEST_SETTINGS))
+        class_counts, arguments = np.array(settings["class_counts"], dtype=float), settings["arguments"]
         if class_counts.ndim != 1 or not len(class_counts) or not (class_counts > 0).all() or not np.isfinite(class_counts).all():
             raise ValueError("class_counts must be a list of numbers above 0")
         label = arguments["loss_type"]
         if label.startswith("CDB"):
             label += f", tau {arguments['tau']}" + ", smoothed" * (arguments.get("difficulty") == "smoothed")
     except FileNotFoundError:
-        raise FileNotFoundError(f"{about} not found: it belongs beside {path.name}") from None
+        raise FileNotFoundError(f"{path} not found: it belongs beside the run's CSV") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{about} is not a run's description: {error!r}") from error
+        raise ValueError(f"{path} is not a run's description: {error!r}") from error
+    return class_counts, label
 
-    def series(name: str) -> np.ndarray:
-        return np.array([float(row[name]) if row[name] else math.nan for row in rows])
 
+def load_log(run: Path) -> Log:
+    """Return a run's log. Raise ValueError or FileNotFoundError that names the file which is damaged or missing."""
+    path = find_log(run)
+    columns, rows = read_log(path)
+    class_counts, label = read_settings(beside(path))
     classes = range(len(class_counts))
-    wanted = ["epoch", "lr", "loss", "accuracy", "tau", *(f"{kind}_{c}" for kind in ("accuracy", "weight") for c in classes)]
+    wanted = [*MEASURES, *(f"{kind}_{c}" for kind in ("accuracy", "weight") for c in classes)]
     missing = [name for name in wanted if name not in columns]
     if missing:
         raise ValueError(f"{path} is not a run's log: no column {missing[0]}")
-    measures = {name: series(name) for name in ("epoch", "lr", "loss", "accuracy", "tau")}
-    if np.isnan(measures["accuracy"]).all():
+    values = {name: np.array([float(row[name]) if row[name] else math.nan for row in rows]) for name in wanted}
+    if np.isnan(values["accuracy"]).all():
         raise ValueError(f"{path} holds no validated epoch yet")
-    accuracy, weight = (np.stack([series(f"{kind}_{c}") for c in classes], axis=1) for kind in ("accuracy", "weight"))
-    return Log(path.resolve().parent.name, about.stem, label, measures, accuracy, weight, class_counts)
+    accuracy, weight = (np.stack([values[f"{kind}_{c}"] for c in classes], axis=1) for kind in ("accuracy", "weight"))
+    return Log(path.resolve().parent.name, beside(path).stem, label, {name: values[name] for name in MEASURES}, accuracy, weight,
+               class_counts)
 
 
 def draw_curves(log: Log, path: Path) -> None:
-    """Loss and accuracy above, tau and the spread of the class weights below."""
+    """Draw loss and accuracy above, tau and the spread of the class weights below."""
     import matplotlib.pyplot as plt
 
     epochs, best = log.measures["epoch"], log.best
@@ -130,7 +132,7 @@ def draw_curves(log: Log, path: Path) -> None:
 
 
 def draw_weights(log: Log, path: Path) -> None:
-    """A heat map: one line a class, the most frequent on top; white is weight 1, red above, blue below."""
+    """Draw a heat map with a line for each class, the most frequent on top; white is weight 1, red is above, blue below."""
     import matplotlib.pyplot as plt
     from matplotlib.colors import TwoSlopeNorm
 
@@ -151,13 +153,13 @@ def draw_weights(log: Log, path: Path) -> None:
 
 
 def tell_apart(logs: list[Log]) -> list[str]:
-    """A name for each: its loss, and its folder too where two have the same."""
+    """Return a name for each log: its loss, with its folder if two have the same loss."""
     labels = [log.label for log in logs]
     return labels if len(set(labels)) == len(labels) else [f"{log.folder}, {log.label}" for log in logs]
 
 
 def draw_classes(logs: list[Log], path: Path) -> None:
-    """Validation accuracy of each class at the kept epoch against its training images, with means of neighbouring classes."""
+    """Draw the validation accuracy of each class at the kept epoch against its training images, with means of neighbouring classes."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
@@ -186,7 +188,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def plot(args: Namespace) -> None:
-    """Read every log first, then draw: a damaged one leaves no half of the pictures."""
+    """Read every log, then draw, so that a damaged log leaves no picture."""
     logs = [load_log(run) for run in args.runs]
     import matplotlib
 

@@ -208,7 +208,7 @@ def test_a_file_system_without_locks(number, videos, tmp_path, monkeypatch):
 
 def test_nothing_to_extract(failing, tmp_path):
     out = tmp_path / "out"
-    assert "none is no folder" in failing(extract_frames.main, "--videos", tmp_path / "none", "--out", out)
+    assert "none is not a folder" in failing(extract_frames.main, "--videos", tmp_path / "none", "--out", out)
     (tmp_path / "empty").mkdir()
     assert "holds no video" in failing(extract_frames.main, "--videos", tmp_path / "empty", "--out", out)
     (tmp_path / "empty/movie.mp4").write_bytes(b"")
@@ -241,7 +241,7 @@ def test_a_pipe_is_no_video_and_a_note_may_be_anything(failing, tmp_path, capsys
     os.mkfifo(root / "P01-R01-Tea-1-F1.mp4")
     arguments = ["--videos", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]
     assert extract_frames.main(arguments) == 1
-    assert "P01-R01-Tea-1-F1.mp4 is no regular file" in capsys.readouterr().err
+    assert "P01-R01-Tea-1-F1.mp4 is not a regular file" in capsys.readouterr().err
     for content in (b"\xff\xfe", b"[" * 100_000, b"[" * 10_000, b" " * 100_000):
         (tmp_path / "out/extraction.json").write_bytes(content)
         assert "extraction.json" in failing(extract_frames.main, *arguments)

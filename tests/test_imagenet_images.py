@@ -219,9 +219,9 @@ def test_processes_divide_evaluation(images):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("damage", "match"), [(lambda content: content[:len(content) // 2], "is no image that can be decoded: "),
-                                               (lambda content: b"", "is no image that can be decoded: "),
-                                               (lambda content: content[:30] + b"\0" * 600, "is no image that can be decoded: "),
+@pytest.mark.parametrize(("damage", "match"), [(lambda content: content[:len(content) // 2], "is not an image that can be decoded: "),
+                                               (lambda content: b"", "is not an image that can be decoded: "),
+                                               (lambda content: content[:30] + b"\0" * 600, "is not an image that can be decoded: "),
                                                (None, "cannot be read: No such file or directory")])
 def test_a_damaged_image_is_named(tmp_path, workers, damage, match):
     root = make_folder(tmp_path, {"train": [2, 2, 2], "val": [1, 1, 1], "test": [1, 1, 1]})

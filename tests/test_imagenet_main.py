@@ -483,7 +483,7 @@ def test_a_truncated_image_is_named(workers, tmp_path, failing):
     bad = data / "train/n00000001/n00000001_train2.JPEG"
     bad.write_bytes(bad.read_bytes()[:400])
     error = failing(main, "--cfg", write_config(tmp_path, data, "x", workers=workers))
-    assert f"{bad} is no image that can be decoded" in error
+    assert f"{bad} is not an image that can be decoded" in error
     bad.unlink()
     assert "1 of 45 listed images are not below data_root" in failing(main, "--cfg", write_config(tmp_path, data, "x"))
 

@@ -2,8 +2,8 @@
 
     python data/extract_frames.py --videos cropped_clips --out extracted_frames
 
-VIDEO is the clip's name up to its third dash. A clip's folder appears when it is complete: after an interruption the same
-command continues. A video that cannot be read does not stop the others; it is named at the end, with exit code 1.
+VIDEO is the clip's name up to its third dash. A clip's folder appears when it is complete, so that after an interruption the same
+command continues. A video that cannot be read does not stop the others; it is named at the end, and the exit code is 1.
 """
 
 import json
@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parents[1]     # EGTEA/
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 JPEG_QUALITY = 90          # frames are used at about half their size
 LARGEST_NOTE = 1 << 16     # bytes
-FEW_MISSING = 2            # frames, or 1 %: containers that estimate their number from the duration promise so many too much
+FEW_MISSING = 2            # frames, or 1 %: a container that estimates their number from the duration may promise so many too much
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -41,16 +41,16 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
                         help="folder that holds the clips, at any depth; default: EGTEA/cropped_clips")
     parser.add_argument("--out", type=Path, default=HERE / "extracted_frames", help="default: EGTEA/extracted_frames")
     parser.add_argument("--every", type=positive_int, default=1, metavar="N", help="keep every N-th frame; default: 1")
-    parser.add_argument("--allow_short", action="store_true", help="take a video that ends before the frames which its container promises, "
-                        "as one cut without encoding it anew may")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes; default: one a core")
+    parser.add_argument("--allow_short", action="store_true", help="accept a video with fewer frames than its container promises; cutting "
+                        "without encoding again makes such files")
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes; default: one for each core")
     return parser.parse_args(argv)
 
 
 def find_videos(root: Path) -> list[Path]:
-    """All videos below `root`. ValueError for a name that is no clip's, or that two of them have."""
+    """Return all videos below `root`. Raise ValueError for one that is not named as a clip, or a name that two of them have."""
     if not root.is_dir():
-        raise FileNotFoundError(f"--videos {root} is no folder; it should hold EGTEA's cropped clips")
+        raise FileNotFoundError(f"--videos {root} is not a folder; it should hold EGTEA's cropped clips")
     videos = {}
     for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES):
         if not is_clip_name(path.stem):
@@ -95,7 +95,7 @@ def prepare_out(out: Path, every: int) -> None:
 
 
 def start_worker() -> None:
-    """End with the parent, leave Ctrl-C to it, stay on one core, and keep FFmpeg's own messages back."""
+    """Make a worker end with its parent, leave Ctrl-C to it, use one core, and silence FFmpeg."""
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -109,7 +109,7 @@ def start_worker() -> None:
 
 
 def extract(video: Path, out: Path, every: int, allow_short: bool) -> str | None:
-    """One clip's folder, complete or not at all; what is wrong with the video, if anything. OSError if it cannot be written."""
+    """Make one clip's folder, complete or not at all. Return what is wrong with the video, or None. Raise OSError if writing fails."""
     folder = clip_folder(video, out)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -127,11 +127,11 @@ def extract(video: Path, out: Path, every: int, allow_short: bool) -> str | None
 
 
 def write_frames(video: Path, folder: Path, every: int, allow_short: bool = False) -> str | None:
-    """Every `every`-th frame as a numbered JPEG; what is wrong with the video, if anything."""
+    """Write every `every`-th frame as a numbered JPEG. Return what is wrong with the video, or None."""
     import cv2
 
-    if not video.is_file():         # of a pipe, nobody might ever write to it
-        return "is no regular file"
+    if not video.is_file():         # reading a pipe might never end
+        return "is not a regular file"
     capture = cv2.VideoCapture(str(video))
     if not capture.isOpened():
         return "cannot be opened as a video"
@@ -149,11 +149,11 @@ def write_frames(video: Path, folder: Path, every: int, allow_short: bool = Fals
         return "holds no frame that can be decoded"
     if allow_short or promised - count <= max(FEW_MISSING, promised // 100):
         return None
-    return f"breaks off after {count} of {promised} frames; fetch it anew, or take it as it is with --allow_short"
+    return f"breaks off after {count} of {promised} frames; fetch it again, or accept it as it is with --allow_short"
 
 
 def run(args: Namespace) -> int:
-    """Extract what is missing; 1 if some videos could not be read."""
+    """Extract what is missing. Return 1 if some videos could not be read, else 0."""
     videos = find_videos(args.videos)
     lock = lock_folder(args.out)
     prepare_out(args.out, args.every)
@@ -168,7 +168,7 @@ def run(args: Namespace) -> int:
 
 
 def extract_all(videos: list[Path], args: Namespace) -> dict[Path, str]:
-    """In several processes; the videos that could not be read, and why."""
+    """Extract in several processes. Return the videos that could not be read, and why."""
     from tqdm import tqdm
 
     troubles = {}
@@ -179,7 +179,7 @@ def extract_all(videos: list[Path], args: Namespace) -> dict[Path, str]:
                 if trouble := task.result():
                     troubles[tasks[task]] = trouble
         except BrokenProcessPool as error:
-            raise OSError("a worker was killed, for want of memory perhaps; the same command with fewer --workers continues") from error
+            raise OSError("a worker was killed, perhaps because memory ran out; the same command with fewer --workers continues") from error
         finally:
             pool.shutdown(cancel_futures=True)
     return troubles
