@@ -62,6 +62,26 @@ def draw_losses(lines: list[Line], path: Path) -> None:
     save(figure, path)
 
 
+def draw_overview(lines: list[Line], path: Path) -> None:
+    """Draw two losses side by side for each group of classes: a bar at the mean, a dot for each seed, the paper's number as a mark."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for line, color, side in zip(lines, (RIVALS, OURS), (-0.2, 0.2), strict=True):
+        for place, shot in enumerate(SHOTS):
+            mean = np.mean(line.accuracy[shot])
+            axes.bar(place + side, mean, 0.36, color=color, alpha=0.4, label=line.name if place == 0 else None)
+            axes.plot([place + side] * len(line.accuracy[shot]), line.accuracy[shot], "o", color=color, markersize=3)
+            axes.annotate(f"{mean:.1f}", (place + side, mean), (0, 6), textcoords="offset points", ha="center")
+        if line.published:
+            axes.plot(side, line.published, "D", color=PAPER, label=f"{line.name}, the paper's number")
+    axes.set_xticks(range(len(SHOTS)), ["all classes", "many shot\n(> 100 training images)", "medium shot\n(20 to 100)",
+                                        "few shot\n(< 20)"])
+    axes.set(ylabel="test accuracy, %", title=f"CIFAR-100-LT, {lines[0].group}", ylim=(0, 85))
+    axes.legend(fontsize="small")
+    save(figure, path)
+
+
 def draw_tau(lines: list[Line], path: Path) -> None:
     """Draw accuracy against tau; the first column is cross-entropy, which is tau 0."""
     from matplotlib import pyplot

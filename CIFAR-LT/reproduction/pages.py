@@ -9,7 +9,7 @@ from longtail.metrics import SHOTS
 from longtail.run import best_row, csv_text, read_log
 from longtail.tables import markdown
 from reproduction import jobs, plan
-from reproduction.figures import Line, draw_losses, draw_tau
+from reproduction.figures import Line, draw_losses, draw_overview, draw_tau
 from reproduction.jobs import HERE, Entry, Job, finished
 
 PAGES = (HERE.parent / "README.md", HERE / "README.md")
@@ -63,6 +63,15 @@ def write_tables() -> None:
         write_between(page, *marks("open"), open_runs())
 
 
+def write_short_table() -> None:
+    """Write the README's table: one line for each finished entry of SHORT."""
+    rows = [{"setting": f"imbalance {entry.imbalance}, {entry.label}", "paper": f"{entry.published:.2f}" if entry.published else "-",
+             "here": show([job.figures["accuracy"] for job in done]), "seeds": str(len(done)), "note": note}
+            for entry, note in plan.SHORT if (done := finished(entry))]
+    if rows:
+        write_between(PAGES[0], *marks("short"), markdown(rows, left=("setting", "note")))
+
+
 def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
     """Return what has finished, for a picture; nan for a group without classes."""
     return [Line(f"imbalance {entry.imbalance}, {entry.recipe} recipe", name(entry), entry.published,
@@ -79,6 +88,9 @@ def draw() -> None:
     taus = lines(plan.TABLES["tau"], lambda entry: "\n".join(filter(None, (entry.tau, entry.reduction))) or "0")
     if len(taus) > 1:
         draw_tau(taus, jobs.RESULTS / "tau.png")
+    overview = lines(plan.OVERVIEW, lambda entry: {"CE": "cross-entropy"}.get(entry.loss_type, entry.label))
+    if len(overview) == len(plan.OVERVIEW):
+        draw_overview(overview, jobs.RESULTS / "overview.png")
 
 
 def write_pages() -> None:
@@ -86,6 +98,7 @@ def write_pages() -> None:
     results_lock = hold_lock(jobs.RESULTS / "tables.lock", wait=True)
     try:
         write_tables()
+        write_short_table()
         draw()
     finally:
         results_lock.release()
