@@ -96,16 +96,13 @@ def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
     return {**description, **given, "state_dict": weights}
 
 
-def precision_and_recall(confusion: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both of each class, (C,). A class that is never predicted has precision 0; one without clips has recall nan."""
-    correct = confusion.diagonal().double()
-    return correct / confusion.sum(0).clamp_min(1), correct / confusion.sum(1)
-
-
 def report(confusion: Tensor, counts: list[int], names: list[str], majority_above: int) -> dict[str, Any]:
-    """Return every figure of the test as plain values. Means are over the classes that have test clips."""
-    correct, total = confusion.diagonal(), confusion.sum(1)
-    precision, recall = precision_and_recall(confusion)
+    """Return every figure of the test as plain values. Means are over the classes that have test clips.
+
+    A class that is never predicted has precision 0; one without test clips has no recall.
+    """
+    correct, total = confusion.diagonal().double(), confusion.sum(1)
+    precision, recall = correct / confusion.sum(0).clamp_min(1), correct / total
     majority = torch.tensor(counts) > majority_above
     figures: dict[str, Any] = {"clips": int(total.sum()), "majority_above": majority_above}
     for name, group in (("all", majority | ~majority), ("majority", majority), ("minority", ~majority)):

@@ -115,24 +115,18 @@ def read_data(args: Namespace, runtime: Runtime) -> tuple[ClipSet, ClipSet, list
     return train_set, val_set, counts
 
 
-def start_weights(model: ResNeXt3D, path: Path, runtime: Runtime) -> None:
-    """Load the pretrained weights, unless `path` is 'none'."""
-    if str(path) == "none":
+def build_model(args: Namespace, num_classes: int, head: str, resuming: bool, runtime: Runtime) -> ResNeXt3D:
+    """Return the model on its device, with pretrained weights unless they are 'none' or the run is resumed."""
+    torch.manual_seed(args.seed)
+    model, path = ResNeXt3D(num_classes, head), args.pretrained_model
+    if not resuming and str(path) == "none":
         runtime.say("training from random weights")
-    elif not path.is_file():
-        raise FileNotFoundError(f"no pretrained weights at {path}: get {KINETICS} from {KINETICS_SOURCE} (README, EGTEA), pass "
-                                "--pretrained_model FILE, or train from random weights with --pretrained_model none")
-    else:
+    elif not resuming:
+        if not path.is_file():
+            raise FileNotFoundError(f"no pretrained weights at {path}: get {KINETICS} from {KINETICS_SOURCE} (README, EGTEA), pass "
+                                    "--pretrained_model FILE, or train from random weights with --pretrained_model none")
         taken = load_pretrained(model, path)
         runtime.say(f"{path}: {taken} tensors taken, everything but the head (fc), which starts at random")
-
-
-def build_model(args: Namespace, num_classes: int, head: str, resuming: bool, runtime: Runtime) -> ResNeXt3D:
-    """Return the model on its device. A resumed run has its own weights and needs no pretrained ones."""
-    torch.manual_seed(args.seed)
-    model = ResNeXt3D(num_classes, head)
-    if not resuming:
-        start_weights(model, args.pretrained_model, runtime)
     return model.to(runtime.device, memory_format=memory_format(runtime.device))
 
 

@@ -70,15 +70,6 @@ class View:
         return np.column_stack([linear, offset])
 
 
-def read_content(path: Path) -> bytes:
-    """Return the bytes of a frame's file. Raise OSError or ValueError that names it."""
-    try:
-        check_file(path, LARGEST_FRAME)
-        return path.read_bytes()
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
 def frame_size(path: Path, content: bytes) -> tuple[int, int]:
     """Return height and width from the JPEG's header. Raise ValueError for impossible ones, before a decoder reserves memory."""
     from PIL import Image
@@ -103,12 +94,17 @@ def decoding_flag(side: int, size: int) -> int:
 
 
 def read_frame(path: Path, size: int) -> np.ndarray:
-    """Return (H, W, 3) BGR, reduced as `size` allows. Raise ValueError for a truncated file, which OpenCV would fill up with grey."""
+    """Return (H, W, 3) BGR, reduced as `size` allows. Raise OSError or ValueError for a file that is missing, damaged or truncated."""
     import cv2
 
-    content = read_content(path)
+    try:
+        check_file(path, LARGEST_FRAME)
+        content = path.read_bytes()
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror or error}") from error
     flag = decoding_flag(min(frame_size(path, content)), size)
-    frame = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if END_OF_JPEG in content[-TAIL:] else None
+    whole = END_OF_JPEG in content[-TAIL:]      # OpenCV would fill up a truncated one with grey
+    frame = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if whole else None
     if frame is None:
         raise ValueError(f"{path} is a truncated or damaged JPEG; {AGAIN}")
     return frame

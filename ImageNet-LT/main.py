@@ -36,7 +36,7 @@ from imagenet_test import BEST, RESULTS, evaluate, read_configured_list
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
 from longtail.cli import ArgumentParser, add_resume_arguments, exit_code, positive_int, seed_number
-from longtail.devices import Runtime
+from longtail.devices import Runtime, check_gpus
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
 from longtail.losses import CDB_LOSSES, absent_classes_line, build_rival, cdb_settings, rival_settings
@@ -57,7 +57,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; default: the YAML's")
     parser.add_argument("--seed", type=seed_number, help="default: the YAML's, else 0")
     parser.add_argument("--n_gpus", type=int, help="GPUs for DataParallel; default: the YAML's, else 1")
-    parser.add_argument("--workers", type=int, help="processes that read images (0: none); default: the YAML's, else one for each core")
+    parser.add_argument("--workers", type=seed_number, help="processes that read images (0: none); default: the YAML's, else one per core")
     add_resume_arguments(parser, "its folder")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--tau_norm", action="store_true", help="with --test: normalised class weights, exponent chosen on validation")
@@ -78,10 +78,8 @@ def resolve(args: Namespace) -> Config:
     if not args.cfg and not file.is_file():
         raise FileNotFoundError(f"{file} not found: --model_dir must be the folder of a run; for a checkpoint without, name its --cfg too")
     places = {key: str(expanded(path).resolve()) for key in ("model_dir", "data_root") if (path := getattr(args, key))}
-    if args.n_gpus is not None and args.n_gpus < 1:
-        raise ValueError(f"--n_gpus must be at least 1, not {args.n_gpus}")
-    if args.workers is not None and args.workers < 0:
-        raise ValueError(f"--workers must be at least 0, not {args.workers}")
+    if args.n_gpus is not None:
+        check_gpus(args.n_gpus, found=0)
     return read_config(file, **places, batch_size=args.batch_size, seed=args.seed, n_gpus=args.n_gpus, workers=args.workers)
 
 
@@ -191,13 +189,6 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
                                  "normalization": {"mean": list(MEAN), "std": list(STD)}}
 
 
-def start_folder(folder: Path, config: Config) -> None:
-    """Write a fresh run's configuration into its folder, and remove the test results of the run before it."""
-    for name in RESULTS.values():
-        (folder / name).unlink(missing_ok=True)
-    write_atomically(folder / CONFIG, config.dump().encode())
-
-
 def train(args: Namespace, config: Config) -> None:
     """Train, or continue, the whole run, then test its best epoch."""
     with start_runtime(config.n_gpus, config.precision) as runtime:
@@ -207,21 +198,23 @@ def train(args: Namespace, config: Config) -> None:
         run = Run(folder, folder.name, BEST)
         training, arguments, description = prepare(config, runtime.broadcast(args.resume and run.last.exists()), runtime)
         if begin(training, run, arguments, description, args.resume, args.overwrite, runtime) and runtime.is_main:
-            start_folder(folder, config)
+            for name in RESULTS.values():           # of the run before it
+                (folder / name).unlink(missing_ok=True)
+            write_atomically(folder / CONFIG, config.dump().encode())
         unfinished = training.first_epoch <= training.epochs
         fit(training, run, {"arguments": arguments, **description}, runtime)
         if runtime.broadcast(unfinished or not (folder / RESULTS["classifier"]).exists()):
             evaluate(config, folder, "classifier", runtime)
 
 
-def test(args: Namespace, config: Config) -> None:
-    """Test a trained model."""
+def run(args: Namespace) -> None:
+    """Train, or test a trained model."""
+    config = resolve(args)
+    if not args.test:
+        train(args, config)
+        return
     with start_runtime(config.n_gpus, config.precision) as runtime:
         evaluate(config, config.path("model_dir"), "tau_norm" if args.tau_norm else "ncm" if args.ncm else "classifier", runtime)
-
-
-def run(args: Namespace) -> None:
-    (test if args.test else train)(args, resolve(args))
 
 
 def main(argv: list[str] | None = None) -> int:

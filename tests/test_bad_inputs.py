@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from cifar_dataset import read_images
 from conftest import ROOT
-from egtea_clips import read_class_names, read_clips
+from egtea_clips import read_class_names, read_clip_lines, read_clips
 from imagenet_config import read_config
 from imagenet_dataset import read_list
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.run import read_log
-from make_splits import read_annotations
 from test_cifar_dataset import write_python2
 
 FAULTS = ROOT / "tests/faults"
@@ -89,7 +88,8 @@ def readable(read, path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("read", [
-    lambda path: read_list(path, path.parent, 3), read_clips, lambda path: read_class_names(path, 3), read_annotations, read_config,
+    lambda path: read_list(path, path.parent, 3), read_clips, lambda path: read_class_names(path, 3), lambda path: read_clip_lines(path, 4),
+    read_config,
     read_log,
     lambda path: read_images(path, "cifar10"), load_checkpoint],
     ids=["list", "split", "names", "annotations", "YAML", "log", "pickle", "checkpoint"])

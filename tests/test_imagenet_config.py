@@ -127,7 +127,7 @@ def test_a_file_that_is_no_configuration(content, message, tmp_path, failing):
     (["--cfg", MAIN, "--test", "--resume"], "belong to training"),
     (["--cfg", MAIN, "--batch_size", "0"], "--batch_size: must be a whole number"),
     (["--cfg", MAIN, "--n_gpus", "0"], "--n_gpus must be at least 1, not 0"),
-    (["--cfg", MAIN, "--workers", "-1"], "--workers must be at least 0"),
+    (["--cfg", MAIN, "--workers", "-1"], "--workers: must be a whole number from 0"),
     (["--cfg", MAIN, "--seed", "x"], "--seed: must be a whole number"), (["--cfg", MAIN, "--max_epochs", "3"], "--max_epochs"),
     (["--cfg", ROOT], "cannot be read: it is not a file")])
 def test_wrong_flags(arguments, message, failing):

@@ -59,7 +59,7 @@ def test_a_wrong_list_on_disk_is_told(published, failing):
 
 def test_the_published_lists_have_these_ids(shared_data):
     for name in NAMES[1:]:
-        fetch_lists.check(shared_data / "imagenet_lt" / name)
+        fetch_lists.check(name, (shared_data / "imagenet_lt" / name).read_bytes(), "")
     assert fetch_lists.BLOBS[NAMES[0]] == "a063f095fcd475db4cf8b0658c4b73955535bbf9"
 
 

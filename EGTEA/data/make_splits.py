@@ -33,43 +33,30 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def read_annotations(path: Path) -> list[str]:
-    """Return the lines of an annotation file, checked. Raise ValueError that names a damaged line."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}; --annotations is the folder with EGTEA's train_split1.txt and test_split1.txt")
-    return [" ".join(words) for words in read_clip_lines(path, fields=4)]
-
-
-def subject_of(line: str) -> str:
-    """Return 'P20' for 'P20-R03-BaconAndEggs-...', 'OP01' for 'OP01-R01-...'."""
-    return line.partition("-")[0]
-
-
 def make_splits(training: list[str], testing: list[str]) -> dict[str, list[str]]:
-    """Return the lines of each split by its file name, in the annotations' order."""
-    return {"train_split.txt": [line for line in training if subject_of(line) not in VALIDATION_SUBJECTS],
-            "val_split.txt": [line for line in training if subject_of(line) in VALIDATION_SUBJECTS],
+    """Return the lines of each split by its file name, in the annotations' order. A line begins with the subject: P20-R03-..."""
+    held_out = [line.partition("-")[0] in VALIDATION_SUBJECTS for line in training]
+    return {"train_split.txt": [line for line, held in zip(training, held_out, strict=True) if not held],
+            "val_split.txt": [line for line, held in zip(training, held_out, strict=True) if held],
             "test_split.txt": testing}
-
-
-def check_free(path: Path, content: bytes) -> None:
-    """Raise FileExistsError if another file is there."""
-    if path.exists() and path.read_bytes() != content:
-        raise FileExistsError(f"{path} is there already and differs; replace it with --overwrite, or choose another --out")
 
 
 def run(args: Namespace) -> None:
     """Read and check everything, then write the split files and print how many clips each verb has."""
-    splits = make_splits(*(read_annotations(args.annotations / name) for name in ("train_split1.txt", "test_split1.txt")))
+    annotations = [args.annotations / name for name in ("train_split1.txt", "test_split1.txt")]
+    missing = [path for path in annotations if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"no {missing[0]}; --annotations is the folder with EGTEA's train_split1.txt and test_split1.txt")
+    splits = make_splits(*([" ".join(words) for words in read_clip_lines(path, fields=4)] for path in annotations))
     for name, lines in splits.items():
         if not lines:
             raise ValueError(f"{name} would be empty: are {args.annotations}'s files EGTEA's?")
     named = next((path for name in NAME_FILES if (path := args.annotations / name).is_file()), None)
     names = {"verbs.txt": [f"{number} {name}" for number, name in read_names(named).items()]} if named else {}
     contents = {args.out / name: "".join(f"{line}\n" for line in lines).encode() for name, lines in {**splits, **names}.items()}
-    if not args.overwrite:
-        for path, content in contents.items():
-            check_free(path, content)
+    taken = [path for path, content in contents.items() if path.exists() and path.read_bytes() != content]
+    if taken and not args.overwrite:
+        raise FileExistsError(f"{taken[0]} is there already and differs; replace it with --overwrite, or choose another --out")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -25,24 +25,20 @@ SECONDS = 60            # without an answer
 LARGEST = 1 << 25       # bytes; the training list has 5 million
 
 
-def check(path: Path) -> None:
-    """Raise FileNotFoundError or ValueError unless this is the published list."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: without --check it is downloaded")
-    if (found := blob_id(path.read_bytes())) != BLOBS[path.name]:
-        raise ValueError(f"{path} is not the published list: its blob id is {found}, not {BLOBS[path.name]}; "
-                         "remove it to download it again")
+def check(name: str, content: bytes, remedy: str) -> None:
+    """Raise ValueError unless `content` is that of the published list."""
+    if (found := blob_id(content)) != BLOBS[Path(name).name]:
+        raise ValueError(f"{name} is not the published list: its blob id is {found}, not {BLOBS[Path(name).name]}; {remedy}")
 
 
-def download(name: str, source: str) -> bytes:
-    """Return a published list. Raise OSError or ValueError if it cannot be had."""
+def download(url: str) -> bytes:
+    """Return the content of a published list. Raise OSError or ValueError if it cannot be had."""
     try:
-        with urllib.request.urlopen(source + name, timeout=SECONDS) as answer:
+        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
             content = answer.read(LARGEST)
     except (OSError, ValueError, http.client.HTTPException) as error:      # URLError is an OSError
-        raise OSError(f"{source + name} could not be downloaded: {error}; fetch it by other means and put it beside this script") from None
-    if (found := blob_id(content)) != BLOBS[name]:
-        raise ValueError(f"{source + name} is not the published list: its blob id is {found}, not {BLOBS[name]}; nothing was written")
+        raise OSError(f"{url} could not be downloaded: {error}; fetch it by other means and put it beside this script") from None
+    check(url, content, "nothing was written")
     return content
 
 
@@ -58,9 +54,11 @@ def run(args: Namespace) -> None:
     """Download the lists that are missing, and verify all of them."""
     for name in BLOBS:
         path = args.folder / name
-        if not args.check and not path.is_file():
-            write_atomically(path, download(name, args.source))
-        check(path)
+        if not path.is_file():
+            if args.check:
+                raise FileNotFoundError(f"{path} not found: without --check it is downloaded")
+            write_atomically(path, download(args.source + name))
+        check(str(path), path.read_bytes(), "remove it to download it again")
         print(f"{path}: the published list")
 
 
