@@ -16,6 +16,7 @@ NUM_CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
 HELD_OUT_PER_CLASS = 25                               # paper, section 4.1: images of each class for validation
 PROTOCOLS = ("paper", "common", "paper-on-test")      # see long_tailed; all but the first look at the test set
 DIGITS_HELD_OUT, DIGITS_TEST = 20, 40                 # images of each class
+DIGITS_SIDE = 16                                      # pixels, twice the originals': a demo has to be quick
 NORMALIZATION = {                                     # mean, std of R, G, B on a scale of 0 to 1
     "train": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),                    # ImageNet's; released cifar_train.py
     "released-test": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),      # CIFAR-10's; released cifar_test.py
@@ -76,12 +77,12 @@ def read_split(dataset: str, data_root: Path, split: str) -> ImageSet:
 
 
 def read_digits(split: str) -> ImageSet:
-    """Return scikit-learn's 1,797 digits as 32x32 RGB; the last DIGITS_TEST images of each class are the test set."""
+    """Return scikit-learn's 1,797 digits as 16x16 RGB; the last DIGITS_TEST images of each class are the test set."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     grey = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
-    images = F.interpolate(grey, size=(32, 32), mode="bilinear").round().to(torch.uint8).expand(-1, 3, -1, -1)
+    images = F.interpolate(grey, size=(DIGITS_SIDE, DIGITS_SIDE), mode="bilinear").round().to(torch.uint8).expand(-1, 3, -1, -1)
     everything = ImageSet(images.contiguous(), torch.from_numpy(digits.target).long())
     rest, test = hold_out(everything, DIGITS_TEST)
     return everything[test if split == "test" else rest]

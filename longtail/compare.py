@@ -69,14 +69,19 @@ def is_tested(path: Path) -> bool:
     return path.is_file() and "classes" in read_object(path)
 
 
+def by_class(figures: dict) -> list[float]:
+    """Return the accuracies by group of what a test script wrote. KeyError, TypeError or ValueError if it lacks the classes' counts."""
+    train, correct, images = (np.array([one[key] for one in figures["classes"]], dtype=float)
+                              for key in ("training_images", "correct", "images"))
+    return by_shot(correct / np.maximum(images, 1), images, train)
+
+
 def tested(path: Path) -> list[float]:
     """Return the accuracies by group that a test script's JSON holds. ValueError if it lacks the classes' counts."""
     try:
-        classes = read_object(path)["classes"]
-        train, correct, images = (np.array([one[key] for one in classes], dtype=float) for key in ("training_images", "correct", "images"))
+        return by_class(read_object(path))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold training_images, correct and images of every class: {error!r}") from error
-    return by_shot(correct / np.maximum(images, 1), images, train)
 
 
 def validated(run: Path) -> list[float]:

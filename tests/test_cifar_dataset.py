@@ -132,7 +132,7 @@ def test_digits():
     assert len(test) == 400
     assert train.class_counts(10)[0] == 114                                  # the rarest digit, 8, has 174 images: 174 - 40 - 20
     assert train.class_counts(10)[-1] == 5
-    assert train.images.shape[1:] == (3, 32, 32)
+    assert train.images.shape[1:] == (3, 16, 16)
     assert torch.equal(train.images[:, 0], train.images[:, 2])
     assert train.images.max() > 200
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import cifar_test
 import cifar_train
 from longtail.files import write_atomically
@@ -18,7 +20,10 @@ OPTIONS = ("loss_type", "difficulty", "tau", "recipe", "precision", "protocol", 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table: its settings, and the accuracy in % that the paper gives (None: it gives none)."""
+    """One row of a table: its settings, and the accuracy in % that the paper gives (None: it gives none).
+
+    threads: of PyTorch, where the number is part of the setting; another number rounds otherwise.
+    """
 
     dataset: str
     imbalance: int
@@ -30,6 +35,7 @@ class Entry:
     reduction: str = ""
     beta: str = ""
     difficulty: str = ""
+    threads: str = ""
     published: float | None = field(default=None, compare=False)
     seeds: int = field(default=1, compare=False)
 
@@ -40,7 +46,8 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return "_".join([self.dataset, f"imbalance{self.imbalance}", *self.settings.values()])
+        threads = [f"{self.threads}threads"] if self.threads else []
+        return "_".join([self.dataset, f"imbalance{self.imbalance}", *self.settings.values(), *threads])
 
     @property
     def label(self) -> str:
@@ -106,7 +113,12 @@ class Job:
         data = ["--data_root", str(data_root)]
         train = [*self.entry.flags, "--seed", str(self.seed), "--save_model", str(self.folder), "--resume", *data]
         test = [f"--saved_model_path={self.best}", f"--json={self.folder / 'test.json'}", *data]
-        return cifar_train.main(train) or cifar_test.main(test)
+        before = torch.get_num_threads()
+        torch.set_num_threads(int(self.entry.threads or before))
+        try:
+            return cifar_train.main(train) or cifar_test.main(test)
+        finally:
+            torch.set_num_threads(before)
 
     def keep(self) -> None:
         """Copy what the tables need to results/, the test's figures last: with them the job counts as finished."""

@@ -4,6 +4,9 @@ import math
 import statistics
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
+from longtail import compare
 from longtail.files import hold_lock, write_atomically, write_between
 from longtail.metrics import SHOTS
 from longtail.run import best_row, csv_text, read_log
@@ -72,6 +75,21 @@ def write_short_table() -> None:
         write_between(PAGES[0], *marks("short"), markdown(rows, left=("setting", "note")))
 
 
+def write_demo_table() -> None:
+    """Write what `make demo` claims: the paired difference of its two losses in each precision, with one thread and two."""
+    rows = []
+    for pair in plan.DEMO:
+        ce, cdb = (compare.Setting(entry.label, tuple(job.seed for job in done), np.array([compare.by_class(job.figures) for job in done]))
+                   for entry in pair for done in (finished(entry),))
+        if min(len(ce.seeds), len(cdb.seeds)) > 1:
+            apart = compare.rows(cdb, ce, compare.difference(cdb, ce))[0]
+            rows.append({"precision": pair[0].precision, "threads": pair[0].threads, "seeds": str(len(ce.seeds)), "CE": apart[ce.label],
+                         "CDB-CE, smoothed": apart[cdb.label], "difference": apart["difference"], "95 % interval": apart["95 % interval"]})
+    if rows:
+        for page in PAGES:
+            write_between(page, *marks("demo"), markdown(rows, left=("precision",)))
+
+
 def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
     """Return what has finished, for a picture; nan for a group without classes."""
     return [Line(f"imbalance {entry.imbalance}, {entry.recipe} recipe", name(entry), entry.published,
@@ -99,6 +117,7 @@ def write_pages() -> None:
     try:
         write_tables()
         write_short_table()
+        write_demo_table()
         draw()
     finally:
         results_lock.release()
