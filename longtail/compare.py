@@ -18,9 +18,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code
-from longtail.files import check_file
 from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOTS
-from longtail.plot import COLORS, DPI, LARGEST_DESCRIPTION, beside, find_log, load_log
+from longtail.plot import COLORS, DPI, beside, find_log, load_log
 from longtail.tables import markdown
 
 CONFIDENCE = 0.95
@@ -47,7 +46,6 @@ class Difference:
 
 def read_object(path: Path) -> dict:
     """Return the JSON object in a file. ValueError if it holds none."""
-    check_file(path, LARGEST_DESCRIPTION)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
