@@ -30,7 +30,8 @@ def test_the_wheel_gives_the_loss_and_longtail(tmp_path):
     wheel, = tmp_path.glob("cdb_loss-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import longtail, cdb_loss, longtail.losses\n"
-            "from importlib.metadata import requires\nprint(cdb_loss.__file__, cdb_loss.CDBLoss(3), [line for line in requires('cdb-loss') if 'extra' not in line])")
+            "from importlib.metadata import requires\n"
+            "print(cdb_loss.__file__, cdb_loss.CDBLoss(3), [line for line in requires('cdb-loss') if 'extra' not in line])")
     output = subprocess.run([sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert output.stdout.startswith(f"{tmp_path}/site/cdb_loss.py CDBLoss(3")
     assert output.stdout.strip().endswith("['torch<3,>=2.10']")
