@@ -34,14 +34,14 @@ def read_result(path: Path, origin: str, check: Callable[[Result], object]) -> R
     return figures
 
 
-def write_table(description: str | None, argv: list[str] | None, origin: str, row: Callable[[Result], dict[str, str]],
+def write_table(manual: str | None, argv: list[str] | None, origin: str, row: Callable[[Result], dict[str, str]],
                 note: Callable[[Result], str], left: Collection[str], marks: tuple[str, str]) -> None:
     """Print the table of the result files that the command line names, and write it where --out and --page say.
 
     `row` gives a result's row, `note` a line below the table, which is printed once if results share it. Raise ValueError for a file
     that `origin` did not write, or a page without `marks`.
     """
-    parser = ArgumentParser(description)
+    parser = ArgumentParser(manual)
     parser.add_argument("results", type=Path, nargs="+", metavar="JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there too")
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between its marks in that page, such as ../README.md")
