@@ -1,6 +1,7 @@
 """What every script's command line shares: the parser, types of arguments, errors in one line, exit codes. Needs no torch."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -20,10 +21,10 @@ Arguments = argparse._ActionsContainer     # a parser or a group of one
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Print errors in one line and exit with 2; keep the line breaks of the description."""
+    """Print errors in one line and exit with 2; keep the line breaks of the manual, which is a script's docstring."""
 
-    def __init__(self, description: str | None):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    def __init__(self, manual: str | None):
+        super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help explains)\n")
@@ -52,8 +53,8 @@ def number_in(low: float, high: float, include_low: bool = True) -> Callable[[st
         except ValueError:
             value = float("nan")
         if not (low <= value < high and (include_low or value > low)):
-            bound = "at least" if include_low else "above"
-            raise argparse.ArgumentTypeError(f"must be a number {bound} {low:g} and below {high:g}, not {text!r}")
+            bound = ("of at least" if include_low else "above") + f" {low:g}" + (f" and below {high:g}" if high < math.inf else "")
+            raise argparse.ArgumentTypeError(f"must be a number {bound}, not {text!r}")
         return value
 
     return parse
