@@ -69,7 +69,7 @@ def choose_exponent(weight: Tensor, parts: list[tuple[Tensor, Tensor]], runtime:
 
 def read_configured_list(config: Config, split: str) -> ImageList:
     """Return the configuration's train, val or test list."""
-    return read_list(config.path(f"{split}_list"), config.path("data_root"), config.num_classes)
+    return read_list(config.path(f"{split}_list"), config.path("data_root"), config.num_classes, repeats=split == "train")
 
 
 def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, ImageList]:

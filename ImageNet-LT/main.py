@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stand
 
 from cdb_loss import CDBLoss
 from imagenet_config import Config, expanded, read_config
-from imagenet_dataset import ImageList, check_classes, class_probabilities, locate
+from imagenet_dataset import ImageList, check_classes, check_leaks, class_probabilities, locate, read_class_names
 from imagenet_loader import ImageLoader
 from imagenet_test import BEST, RESULTS, evaluate, read_configured_list
 from imagenet_transforms import MEAN, STD
@@ -100,12 +100,14 @@ def cosine_schedule(epochs: int) -> Callable[[float], float]:
 
 
 def read_lists(config: Config) -> tuple[ImageList, ...]:
-    """Return the train, val and test lists, with every line checked and every image found."""
+    """Return the train, val and test lists, with every line checked, every image found, and none in two lists."""
     lists = [read_configured_list(config, split) for split in ("train", "val", "test")]
     check_classes(lists[0], config.num_classes)
     if config.loss_type.startswith("CDB") or config.sampling == "difficulty":
         check_classes(lists[1], config.num_classes)
-    return locate(*lists)
+    lists = locate(*lists)
+    check_leaks(*lists)
+    return lists
 
 
 def first_stage_model(config: Config) -> ImageNetModel:
@@ -181,6 +183,8 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
                                      for split, images in zip(("train", "val", "test"), lists, strict=True)}
     first_stage = Path(config.first_stage).name if config.first_stage else None
     if first_stage:
+    if train_set.note:
+        runtime.say(train_set.note)
         arguments["first_stage"] = first_stage
     return training, arguments, {"class_names": train_set.class_names(config.num_classes), "class_counts": counts,
                                  "first_stage": first_stage,
