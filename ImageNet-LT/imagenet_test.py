@@ -52,9 +52,9 @@ def extract(backbone: nn.Module, batches: Batches, runtime: Runtime) -> list[tup
     return parts
 
 
-def class_means(parts: list[tuple[Tensor, Tensor]], num_classes: int, runtime: Runtime) -> Tensor:
-    """Return unit vectors along each class's mean feature, (C, F): the largest product is the nearest mean by cosine."""
-    sums = torch.zeros(num_classes, FEATURES, device=runtime.device)
+def class_means(parts: list[tuple[Tensor, Tensor]], num_classes: int, size: int, runtime: Runtime) -> Tensor:
+    """Return unit vectors along each class's mean feature, (C, size): the largest product is the nearest mean by cosine."""
+    sums = torch.zeros(num_classes, size, device=runtime.device)
     for features, labels in parts:
         sums.index_add_(0, labels, features)
     return F.normalize(runtime.sum(sums))
@@ -102,14 +102,16 @@ def build_classifier(method: str, classifier: nn.Module, features: dict[str, lis
         weight = classifier.fc.weight.detach()
         exponent = choose_exponent(weight, features["val"], runtime)
         return Weights(tau_normalized(weight, exponent)), exponent
-    return (Weights(class_means(features["train"], num_classes, runtime)) if method == "ncm" else classifier), None
+    if method == "ncm":
+        return Weights(class_means(features["train"], num_classes, classifier.fc.in_features, runtime)), None
+    return classifier, None
 
 
 def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> None:
     """Test the best checkpoint in `model_dir` by a method of RESULTS, print a table, and write its figures beside the checkpoint."""
     path = model_dir / BEST
     checkpoint = runtime.broadcast(load_checkpoint(path) if runtime.is_main else None)
-    model = load_model(checkpoint, path, config.num_classes).to(runtime.device, memory_format=torch.channels_last)
+    model = load_model(checkpoint, path, config.num_classes, config.backbone).to(runtime.device, memory_format=torch.channels_last)
     check_use(checkpoint, path, config)
     counts = checkpoint.get("class_counts")
     lists = runtime.broadcast(read_for_test(config, method, with_train=not counts) if runtime.is_main else None)

@@ -34,6 +34,7 @@ from imagenet_dataset import ImageList, check_classes, check_leaks, class_probab
 from imagenet_loader import ImageLoader
 from imagenet_test import BEST, RESULTS, evaluate, read_configured_list
 from imagenet_transforms import MEAN, STD
+from backbones import load_pretrained
 from longtail.checkpoints import load_checkpoint
 from longtail.cli import ArgumentParser, add_resume_arguments, exit_code, positive_int, seed_number
 from longtail.devices import Runtime, check_gpus
@@ -117,7 +118,7 @@ def first_stage_model(config: Config) -> ImageNetModel:
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: stage {config.stage} starts from the run that first_stage names; train that first")
     checkpoint = load_checkpoint(path)
-    model = load_model(checkpoint, path, config.num_classes)
+    model = load_model(checkpoint, path, config.num_classes, config.backbone)
     if not last.is_file() and "arguments" in checkpoint:             # a released checkpoint has no arguments, and no other file
         raise ValueError(f"{last} is missing: without it {path} may be of a run that is not finished; a folder must keep its run's name")
     state = load_checkpoint(last) if last.is_file() else {}
@@ -128,9 +129,11 @@ def first_stage_model(config: Config) -> ImageNetModel:
 
 
 def build_model(config: Config, resuming: bool, runtime: Runtime) -> ImageNetModel:
-    """Return the model at epoch 1. A fresh second stage starts from the first one's best checkpoint."""
+    """Return the model at epoch 1, with pretrained weights if asked for. A second stage starts from the first one's best checkpoint."""
     torch.manual_seed(config.seed)
-    model = ImageNetModel(config.num_classes, config.stage)
+    model = ImageNetModel(config.num_classes, config.stage, config.backbone)
+    if config.pretrained and not resuming:
+        load_pretrained(model.feat_model, config.path("pretrained"))
     if config.stage != "features" and not resuming:
         start_second_stage(model, first_stage_model(config))
     return model.to(runtime.device, memory_format=torch.channels_last)
@@ -180,14 +183,14 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
     runtime.say(f"{train_set.file.name}: {len(train_set)} training images of {config.num_classes} classes ({max(counts)} to {min(counts)} "
                 f"a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, sampling {config.sampling}; {runtime}")
     arguments = config.settings() | {f"{split}_list": f"{images.file.name} {images.blob}"
-                                     for split, images in zip(("train", "val", "test"), lists, strict=True)}
-    first_stage = Path(config.first_stage).name if config.first_stage else None
-    if first_stage:
     if train_set.note:
         runtime.say(train_set.note)
-        arguments["first_stage"] = first_stage
-    return training, arguments, {"class_names": train_set.class_names(config.num_classes), "class_counts": counts,
-                                 "first_stage": first_stage,
+                                     for split, images in zip(("train", "val", "test"), lists, strict=True)}
+    starts = {key: Path(place).name for key in ("first_stage", "pretrained") if (place := getattr(config, key))}
+    arguments |= starts
+    names = read_class_names(config.path("class_list"), config.num_classes) if config.class_list else None
+    return training, arguments, {"class_names": names or train_set.class_names(config.num_classes), "class_counts": counts,
+                                 "first_stage": starts.get("first_stage"),
                                  "normalization": {"mean": list(MEAN), "std": list(STD)}}
 
 
