@@ -196,7 +196,8 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
             probabilities(epoch), config.batch_size, epoch_seed(config.seed, epoch)), val_batches=loaders[1].evaluation_batches,
         batches_per_epoch=math.ceil(len(train_set) / config.batch_size), images_per_epoch=len(train_set),
         num_classes=config.num_classes, epochs=config.num_epochs, seed=config.seed,
-        loss_function=F.cross_entropy if config.sampling == "difficulty" else None)
+        loss_function=F.cross_entropy if config.sampling == "difficulty" else None,
+        keep_by_class=len(set(val_set.class_counts(config.num_classes))) > 1)
     runtime.say(f"{train_set.file.name}: {len(train_set)} training images of {config.num_classes} classes ({max(counts)} to {min(counts)} "
                 f"a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, sampling {config.sampling}; {runtime}")
     arguments = config.settings() | {f"{split}_list": f"{images.file.name} {images.blob}"
@@ -230,9 +231,9 @@ def train(args: Namespace, config: Config) -> None:
 def run(args: Namespace) -> int | None:
     """Train, test a trained model, or predict with it. Return an exit code, or None for 0."""
     config = resolve(args)
-    if not args.test:
     if args.predict:
         return write_predictions(config, args.predict, args.data_root, args.out, args.top or TOP)
+    if not args.test:
         return train(args, config)
     with start_runtime(config.n_gpus, config.precision) as runtime:
         method = "tau_norm" if args.tau_norm else "ncm" if args.ncm else "classifier"
