@@ -33,6 +33,10 @@ def name_of(figures: dict[str, Any]) -> str:
         name += f", difficulty-driven sampling, tau {arguments['tau']}"
     elif sampling not in ("", usual):
         name += f", {sampling.replace('_', '-')} sampling"
+    if arguments.get("backbone", "resnet10") != "resnet10":
+        name += f", {arguments['backbone']}"
+    if arguments.get("pretrained"):
+        name += f" from {arguments['pretrained']}"
     if figures["method"] in METHODS:
         name += f", {METHODS[figures['method']]}"
     return name + ("" if figures["exponent"] is None else f" (exponent {figures['exponent']:g})")

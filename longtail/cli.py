@@ -17,9 +17,6 @@ PRECISIONS = ("auto", "fp32", "bf16")
 RESUME_HINT = "; --resume continues after the last finished epoch"
 
 
-Arguments = argparse._ActionsContainer     # a parser or a group of one
-
-
 class ArgumentParser(argparse.ArgumentParser):
     """Print errors in one line and exit with 2; keep the line breaks of the manual, which is a script's docstring."""
 
@@ -60,14 +57,14 @@ def number_in(low: float, high: float, include_low: bool = True) -> Callable[[st
     return parse
 
 
-def add_device_arguments(parser: Arguments, auto: str = "bf16 where the hardware accelerates it") -> None:
-    """Add --n_gpus and --precision; `auto` says what the precision 'auto' means."""
+def add_device_arguments(parser: argparse.ArgumentParser, auto: str = "bf16 where the hardware accelerates it") -> None:
+    """Add --n_gpus and --precision to a parser, or a group of one; `auto` says what the precision 'auto' means."""
     parser.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=f"auto: {auto}")
 
 
-def add_resume_arguments(parser: Arguments, folder: str) -> None:
-    """Add --resume and --overwrite, which exclude each other; `folder` names the run's folder in the help."""
+def add_resume_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add --resume and --overwrite, which exclude each other, to a parser or a group; `folder` names the run's folder in the help."""
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help=f"continue the run in {folder}; from epoch 1 if there is none")
     existing.add_argument("--overwrite", action="store_true", help=f"replace the run in {folder}")

@@ -122,7 +122,7 @@ def test_a_file_that_is_no_configuration(content, message, tmp_path, failing):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ([], "--cfg FILE is needed, or --test --model_dir DIR"), (["--test"], "--cfg FILE is needed"),
+    ([], "--cfg FILE is needed, or --test or --predict with --model_dir DIR"), (["--test"], "--cfg FILE is needed"),
     (["--cfg", "none.yaml"], "none.yaml cannot be read"),
     (["--test", "--model_dir", "/none"], "/none/config.yaml not found: --model_dir must be the folder of a run"),
     (["--cfg", MAIN, "--tau_norm"], "--tau_norm and --ncm belong to --test"),
