@@ -1,6 +1,7 @@
 # make help lists the targets.
 
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 RUN := $(VENV)/bin/python
 COPIES := ImageNet-LT/cdb_loss.py EGTEA/cdb_loss.py
@@ -31,9 +32,9 @@ copies:   ## copy CIFAR-LT's cdb_loss.py to the other two experiments
 		{ echo "$$copy is newer than CIFAR-LT/cdb_loss.py: move its edit there first, nothing was copied" >&2; exit 1; }; done
 	@for copy in $(COPIES); do cmp -s CIFAR-LT/cdb_loss.py $$copy || cp CIFAR-LT/cdb_loss.py $$copy; done
 
-$(VENV)/ready: requirements.txt
+$(VENV)/ready: requirements.txt requirements-dev.txt $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; " + sys.executable + " is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.11 ...")'
 	@echo "Installing PyTorch and the other requirements into $(VENV): about 6 GB, 2 to 5 minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --requirement requirements.txt
+	$(RUN) -m pip install --quiet --requirement requirements-dev.txt --constraint $(CONSTRAINTS)
 	@touch $@

@@ -1,0 +1,78 @@
+"""Trained and untrained networks for torch.hub.
+
+    model = torch.hub.load("OWNER/NAME", "resnet32_cifar100_lt", imbalance=200)
+    probabilities = model(model.transform(picture)[None]).softmax(1)         # a PIL picture of 32x32 pixels
+    print(model.class_names[probabilities.argmax()])
+
+Each entry is a network in evaluation mode. `resnet32_cifar100_lt` comes with `.transform` and `.class_names`.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / folder) for folder in ("", "CIFAR-LT", "ImageNet-LT", "EGTEA") if str(HERE / folder) not in sys.path]
+
+dependencies = ["torch", "numpy", "tqdm", "filelock"]
+CIFAR_WEIGHTS = {(100, "fast"): "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0.pth",       # by imbalance and recipe
+                 (200, "paper"): "cifar100_imbalance200_CDB-CE_1.5_seed0.pth"}
+
+
+def resnet32_cifar100_lt(imbalance: int = 200, recipe: str | None = None) -> nn.Module:
+    """Return the ResNet-32 that was trained on CIFAR100-LT with CDB-CE, from pretrained_weights/.
+
+    recipe: "paper", "fast" or "strong"; without it, the one there is for that imbalance. ValueError where there is none.
+    """
+    from cifar_dataset import NORMALIZATION
+    from longtail.checkpoints import load_checkpoint, load_weights
+    from resnet32 import ResNet32
+
+    fits = [name for (trained, by), name in CIFAR_WEIGHTS.items() if trained == imbalance and recipe in (None, by)]
+    if not fits:
+        known = ", ".join(f"imbalance={trained}, recipe={by!r}" for trained, by in CIFAR_WEIGHTS)
+        raise ValueError(f"no trained network for imbalance={imbalance!r}, recipe={recipe!r}; there are: {known}")
+    path = HERE / "pretrained_weights" / fits[-1]
+    checkpoint = load_checkpoint(path)
+    model = ResNet32(len(checkpoint["class_names"]), checkpoint["head"])
+    load_weights(model, checkpoint["state_dict"], path)
+    model.transform = Transform(*NORMALIZATION[checkpoint["normalization"]])
+    model.class_names = checkpoint["class_names"]
+    return model.eval()
+
+
+class Transform(nn.Module):
+    """Turn a picture into the network's input: a PIL picture, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W); returns (3, H, W)."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, picture: object) -> Tensor:
+        if not isinstance(picture, Tensor):
+            import numpy as np
+
+            picture = torch.from_numpy(np.array(picture.convert("RGB") if hasattr(picture, "convert") else picture)).permute(2, 0, 1)
+        return (picture.float() / 255 - self.mean) / self.std
+
+
+def resnet10(num_classes: int = 1000, weights: str | None = None) -> nn.Module:
+    """Return the ResNet-10 of ImageNet-LT: untrained, or from a checkpoint file, ours or a released one."""
+    from longtail.checkpoints import load_checkpoint
+    from resnet10 import ImageNetModel, load_model
+
+    model = load_model(load_checkpoint(Path(weights)), weights, num_classes) if weights else ImageNetModel(num_classes)
+    return model.eval()
+
+
+def resnext3d101(num_classes: int = 19, weights: str | None = None) -> nn.Module:
+    """Return the 3D-ResNeXt-101 of EGTEA: untrained, or with all weights but the head's from a checkpoint file, Kinetics' or ours."""
+    from resnext3d import ResNeXt3D, load_pretrained
+
+    model = ResNeXt3D(num_classes)
+    if weights:
+        load_pretrained(model, Path(weights))
+    return model.eval()

@@ -1,0 +1,75 @@
+"""What others take from this repository: the wheel, torch.hub's entries, the workflow file."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from cifar_dataset import ImageSet, evaluation_batches
+from conftest import ROOT
+from longtail.checkpoints import save_checkpoint
+from longtail.devices import Runtime
+
+
+def hub(name: str, **settings):
+    return torch.hub.load(str(ROOT), name, source="local", **settings)
+
+
+def test_the_wheel_gives_the_loss_and_longtail(tmp_path):
+    """Built and installed into an empty folder, and imported from another one; torch alone is required."""
+    source = tmp_path / "source"                    # a build leaves files beside the source
+    shutil.copytree(ROOT / "longtail", source / "longtail")
+    (source / "CIFAR-LT").mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "CIFAR-LT/cdb_loss.py"):
+        shutil.copy(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", str(source), "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)], check=True)
+    wheel, = tmp_path.glob("cdb_loss-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import longtail, cdb_loss, longtail.losses\n"
+            "from importlib.metadata import requires\n"
+            "print(cdb_loss.__file__, cdb_loss.CDBLoss(3), [line for line in requires('cdb-loss') if 'extra' not in line])")
+    output = subprocess.run([sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert output.stdout.startswith(f"{tmp_path}/site/cdb_loss.py CDBLoss(3")
+    assert output.stdout.strip().endswith("['torch<3,>=2.10']")
+    assert (tmp_path / "site/cdb_loss.py").read_bytes() == (ROOT / "CIFAR-LT/cdb_loss.py").read_bytes()
+
+
+def test_the_trained_network_of_the_hub():
+    """Its transform is the test script's normalisation; it knows its classes and is in evaluation mode."""
+    model = hub("resnet32_cifar100_lt", imbalance=200)
+    assert len(model.class_names) == 100 and model.class_names[0] == "apple" and not model.training
+    picture = torch.randint(256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (inputs, _), = evaluation_batches(ImageSet(picture[None], torch.tensor([0])), "train", Runtime(torch.device("cpu")))
+    torch.testing.assert_close(model.transform(picture), inputs[0])
+    torch.testing.assert_close(model.transform(picture.permute(1, 2, 0).numpy()), inputs[0])
+    assert model(model.transform(picture)[None]).shape == (1, 100)
+
+
+def test_the_hub_names_what_it_has():
+    assert not torch.equal(hub("resnet32_cifar100_lt", imbalance=100).linear.bias, hub("resnet32_cifar100_lt").linear.bias)
+    with pytest.raises(ValueError, match="no trained network for imbalance=50, .*imbalance=100, recipe='fast'"):
+        hub("resnet32_cifar100_lt", imbalance=50)
+    with pytest.raises(ValueError, match="recipe='strong'"):
+        hub("resnet32_cifar100_lt", imbalance=200, recipe="strong")
+
+
+def test_untrained_networks_and_files_of_the_hub(tmp_path):
+    model = hub("resnet10", num_classes=7)
+    state = model.state_dict()
+    save_checkpoint(tmp_path / "a.pth", {part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(part)}
+                                         for part in ("feat_model", "classifier")})
+    again = hub("resnet10", num_classes=7, weights=str(tmp_path / "a.pth"))
+    assert all(torch.equal(state[key], value) for key, value in again.state_dict().items())
+    assert sum(parameter.numel() for parameter in hub("resnext3d101").parameters()) == 47_560_147
+
+
+def test_the_workflow_runs_the_readmes_command():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
+    assert any(step.get("run", "").startswith("make test") for step in jobs["test"]["steps"])
+    pins = (ROOT / "constraints.txt").read_text()
+    newest = jobs["test"]["strategy"]["matrix"]["include"][-1]
+    assert f"torch=={newest['torch']}\n" in pins and f"torchvision=={newest['torchvision']}\n" in pins
