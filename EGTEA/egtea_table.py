@@ -1,6 +1,6 @@
 """Results of several tests as a Markdown table, from the files that EGTEA_test.py --json wrote.
 
-    python egtea_table.py results/stand-in/*/test.json [--out FILE] [--page ../README.md]
+    python egtea_table.py results/stand-in/*/test.json [--out FILE] [--page README.md]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Results of several runs as a Markdown table, from the test*.json files that main.py leaves in each run's folder.
 
-    python imagenet_table.py logs/TinyImageNet_LT/models/*/test*.json [--out FILE] [--page ../README.md]
+    python imagenet_table.py logs/TinyImageNet_LT/models/*/test*.json [--out FILE] [--page README.md]
 """
 
 import sys
