@@ -39,7 +39,8 @@ from cifar_dataset import (
 from longtail.cli import ArgumentParser, add_device_arguments, add_resume_arguments, exit_code, number_in, positive_int, seed_number
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.losses import CDB_LOSSES, add_loss_arguments, build_rival, cdb_settings, rival_settings
+from longtail.loss_flags import CDB_LOSSES, add_loss_arguments, cdb_settings, rival_settings
+from longtail.losses import build_rival
 from longtail.run import Run
 from longtail.training import Training, begin, epoch_seed, fit
 from muon import Muon

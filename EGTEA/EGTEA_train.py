@@ -37,7 +37,8 @@ from longtail.cli import (
 )
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.losses import CDB_LOSSES, absent_classes_line, add_loss_arguments, build_rival, cdb_settings, rival_settings
+from longtail.loss_flags import CDB_LOSSES, absent_classes_line, add_loss_arguments, cdb_settings, rival_settings
+from longtail.losses import build_rival
 from longtail.run import Run
 from longtail.training import Training, begin, fit
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, load_pretrained

@@ -19,7 +19,7 @@ from backbones import BACKBONES
 from cdb_loss import DIFFICULTIES, DYNAMIC_TAU
 from longtail.cli import PRECISIONS
 from longtail.files import check_file
-from longtail.losses import CDB_LOSSES, LOSS_TYPES, MEANS
+from longtail.loss_flags import CDB_LOSSES, LOSS_TYPES, MEANS
 
 HERE = Path(__file__).resolve().parent
 SAMPLINGS = ("uniform", "balanced", "square_root", "progressive", "difficulty")

@@ -14,7 +14,7 @@ from longtail.metrics import SHOT_SIZES, SHOTS
 from longtail.tables import percent, write_table
 
 STAGES = {"crt": "cRT", "lws": "LWS"}
-METHODS = {"tau_norm": "tau-normalised", "ncm": "nearest class mean"}
+METHODS = {"tau_norm": "tau-normalised", "ncm": "nearest class mean", "logit_adjustment": "logit adjustment"}
 MARKS = ("<!-- imagenet stand-in: written by ImageNet-LT/imagenet_table.py -->", "<!-- end of imagenet stand-in -->")
 
 
@@ -39,7 +39,7 @@ def name_of(figures: dict[str, Any]) -> str:
         name += f" from {arguments['pretrained']}"
     if figures["method"] in METHODS:
         name += f", {METHODS[figures['method']]}"
-    return name + ("" if figures["exponent"] is None else f" (exponent {figures['exponent']:g})")
+    return name + "".join(f" ({key} {figures[key]:g})" for key in ("exponent", "strength") if figures.get(key) is not None)
 
 
 def row(figures: dict[str, Any]) -> dict[str, str]:

@@ -1,10 +1,10 @@
 """Test a trained model: top-1, many / medium / few shot, F1; also with classifiers that need no training.
 
 tau-normalisation and nearest class mean are those of Kang et al., "Decoupling Representation and Classifier for Long-Tailed
-Recognition", ICLR 2020: both are a new weight matrix on the features of a trained backbone.
+Recognition", ICLR 2020: both are a new weight matrix on the features of a trained backbone. Logit adjustment is that of Menon et al.,
+"Long-tail learning via logit adjustment", ICLR 2021, after training.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from imagenet_loader import ImageLoader
 from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
 from longtail.files import write_atomically
-from longtail.metrics import SHOT_SIZES, SHOTS, Batches, count_confusion, report
-from longtail.signals import raise_if_stopped
+from longtail.metrics import SHOT_SIZES, SHOTS, count_confusion, report
+from longtail.posthoc import STRENGTHS, LogitShift, Outputs, best_of, exact, extract
 from resnet10 import ImageNetModel, ScaledClassifier, load_model, tau_normalized
 
 BEST = "final_model_checkpoint.pth"
 EXPONENTS = [step / 10 for step in range(11)]      # of tau-normalisation, tried on the validation list
-RESULTS = {"classifier": "test.json", "tau_norm": "test_tau_norm.json", "ncm": "test_ncm.json"}     # by method, in a run's folder
+RESULTS = {"classifier": "test.json", "tau_norm": "test_tau_norm.json", "ncm": "test_ncm.json",          # by method, in a run's folder
+           "logit_adjustment": "test_logit_adjustment.json"}
+CHOSEN_ON_VALIDATION = ("tau_norm", "logit_adjustment")
 PICTURES = {method: name.replace("test", "confusion").replace("json", "png") for method, name in RESULTS.items()}
 HARDEST = 10     # classes that a test names
 
@@ -42,20 +44,7 @@ class Weights(nn.Module):
         return F.linear(features, self.weight)
 
 
-@torch.no_grad()
-def extract(backbone: nn.Module, batches: Batches, runtime: Runtime) -> list[tuple[Tensor, Tensor]]:
-    """Return features (N, F) and labels (N,) of each of this process's batches."""
-    backbone.eval()
-    parts = []
-    for images, labels in batches:
-        raise_if_stopped()
-        with runtime.autocast():
-            features = backbone(images)
-        parts.append((features.float(), labels))
-    return parts
-
-
-def class_means(parts: list[tuple[Tensor, Tensor]], num_classes: int, size: int, runtime: Runtime) -> Tensor:
+def class_means(parts: Outputs, num_classes: int, size: int, runtime: Runtime) -> Tensor:
     """Return unit vectors along each class's mean feature, (C, size): the largest product is the nearest mean by cosine."""
     sums = torch.zeros(num_classes, size, device=runtime.device)
     for features, labels in parts:
@@ -63,11 +52,9 @@ def class_means(parts: list[tuple[Tensor, Tensor]], num_classes: int, size: int,
     return F.normalize(runtime.sum(sums))
 
 
-def choose_exponent(weight: Tensor, parts: list[tuple[Tensor, Tensor]], runtime: Runtime) -> float:
-    """Return the exponent of EXPONENTS that gets the most validation images right, the smallest of equal ones."""
-    hits = [int(count_confusion(Weights(tau_normalized(weight, exponent)), parts, len(weight), runtime).trace())
-            for exponent in EXPONENTS]
-    return EXPONENTS[hits.index(max(hits))]
+def choose_exponent(weight: Tensor, features: Outputs, runtime: Runtime) -> float:
+    """Return the exponent of EXPONENTS with the best mean class accuracy on validation features, the smallest of equal ones."""
+    return best_of(EXPONENTS, lambda exponent: Weights(tau_normalized(weight, exponent)), features, len(weight), runtime)
 
 
 def read_configured_list(config: Config, split: str) -> ImageList:
@@ -76,8 +63,8 @@ def read_configured_list(config: Config, split: str) -> ImageList:
 
 
 def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, ImageList]:
-    """Return the lists that a method needs, checked: val for tau_norm, train for ncm or if the class counts are unknown."""
-    splits = ["test", *(["val"] if method == "tau_norm" else []), *(["train"] if method == "ncm" or with_train else [])]
+    """Return the lists that a method needs, checked: val where it chooses, train for ncm or if the class counts are unknown."""
+    splits = ["test", *(["val"] if method in CHOSEN_ON_VALIDATION else []), *(["train"] if method == "ncm" or with_train else [])]
     lists = {split: read_configured_list(config, split) for split in splits}
     if "train" in lists:
         check_classes(lists["train"], config.num_classes)
@@ -98,16 +85,23 @@ def check_use(checkpoint: dict[str, Any], path: Path, config: Config) -> None:
             raise ValueError(f"{path} was trained with {key} {used}, not {getattr(config, key)}: test it with the {key} of its run")
 
 
-def build_classifier(method: str, classifier: nn.Module, features: dict[str, list[tuple[Tensor, Tensor]]], num_classes: int,
-                     runtime: Runtime) -> tuple[nn.Module, float | None]:
-    """Return the classifier that `method` tests, and the exponent of tau_norm."""
+def build_classifier(method: str, classifier: nn.Module, features: dict[str, Outputs], class_counts: list[int],
+                     runtime: Runtime) -> tuple[nn.Module, dict[str, float]]:
+    """Return the classifier that `method` tests, and what validation chose for it: an exponent or a strength."""
+    num_classes = len(class_counts)
     if method == "tau_norm":
         weight = classifier.fc.weight.detach()
         exponent = choose_exponent(weight, features["val"], runtime)
-        return Weights(tau_normalized(weight, exponent)), exponent
+        return Weights(tau_normalized(weight, exponent)), {"exponent": exponent}
+    if method == "logit_adjustment":
+        def adjusted(strength: float) -> nn.Module:
+            return nn.Sequential(classifier, LogitShift(class_counts, strength)).to(runtime.device)
+
+        strength = best_of(STRENGTHS, adjusted, features["val"], num_classes, runtime)
+        return adjusted(strength), {"strength": strength}
     if method == "ncm":
-        return Weights(class_means(features["train"], num_classes, classifier.fc.in_features, runtime)), None
-    return classifier, None
+        return Weights(class_means(features["train"], num_classes, classifier.fc.in_features, runtime)), {}
+    return classifier, {}
 
 
 def load_best(config: Config, model_dir: Path, runtime: Runtime) -> tuple[dict[str, Any], ImageNetModel]:
@@ -134,11 +128,10 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime, dra
     features = {split: extract(backbone, ImageLoader(lists[split], config.image_size, config.test_resize, config.workers,
                                                      runtime).evaluation_batches(), runtime)
                 for split in lists if split != "train" or method == "ncm"}
-    exact = dataclasses.replace(runtime, bf16=False)        # in bf16 close scores become equal, and the lower class wins
-    classifier, exponent = build_classifier(method, model.classifier, features, config.num_classes, exact)
-    confusion = count_confusion(classifier, features["test"], config.num_classes, exact).cpu()
+    classifier, chosen = build_classifier(method, model.classifier, features, counts, runtime)
+    confusion = count_confusion(classifier, features["test"], config.num_classes, exact(runtime)).cpu()
     if runtime.is_main:
-        figures = {"run": model_dir.name, "method": method, "exponent": exponent, "arguments": checkpoint.get("arguments", {}),
+        figures = {"run": model_dir.name, "method": method, "exponent": None, **chosen, "arguments": checkpoint.get("arguments", {}),
                    "first_stage": checkpoint.get("first_stage"), "epoch": checkpoint.get("epoch"),
                    "val_accuracy": checkpoint.get("accuracy"), "test_list": f"{lists['test'].file.name} {lists['test'].blob}",
                    **report(confusion, counts, checkpoint.get("class_names"))}
@@ -157,7 +150,8 @@ def show(figures: dict[str, Any], hard: list[dict[str, Any]]) -> None:
         print(f"  {entry['name']:<{width}}  {entry['correct']:4d} of {entry['images']} right {entry['training_images']:7,d}  "
               f"{entry['taken_for'] or '-'}")
     values = [*(figures["shots"][name] for name in SHOTS), figures["balanced_accuracy"], figures["f1"]]
-    chosen = "" if figures["exponent"] is None else f", exponent {figures['exponent']:g} (chosen on validation)"
+    chosen = "".join(f", {name} {figures[name]:g} (chosen on validation)" for name in ("exponent", "strength")
+                     if figures.get(name) is not None)
     print(f"test of {figures['run']}, {figures['method']}{chosen}: {figures['images']} images; {SHOT_SIZES}")
     print("".join(f"{name:>9}" for name in (*SHOTS, "balanced", "F1")))
     print("".join(f"{'-':>9}" if value is None else f"{value:9.4f}" for value in values), flush=True)

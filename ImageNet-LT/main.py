@@ -10,15 +10,13 @@ your own images, from a folder of class folders; --predict takes an image, a fol
     python main.py --cfg ~/photos-lt/config.yaml
     python main.py --test --model_dir ~/photos-lt/cdb
     python main.py --predict ~/new-photos --model_dir ~/photos-lt/cdb --out ~/predictions.csv
-second stages (Kang et al., ICLR 2020) on a finished first one; the last two need no training:
+second stages (Kang et al., ICLR 2020) on a finished first one; --tau_norm, --ncm and --logit_adjustment need no training:
     python main.py --cfg ./config/ImageNet_LT/cls_crt.yaml
     python main.py --cfg ./config/ImageNet_LT/cls_lws.yaml
     python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform --tau_norm
-    python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform --ncm
 
 A run's folder, model_dir, holds final_model_checkpoint.pth, the epoch with the best validation accuracy (the mean over classes, where
-validation is not balanced); last_NAME.pth (for --resume); NAME.csv, the log (`../longtail/plot.py` draws it), and NAME.json;
-config.yaml, which repeats the run; test*.json; and, after --test, confusion*.png.
+validation is not balanced); last_NAME.pth (for --resume); NAME.csv, the log, and NAME.json; config.yaml; test*.json; confusion*.png.
 """
 
 import math
@@ -47,7 +45,8 @@ from longtail.cli import RESUME_HINT, ArgumentParser, add_resume_arguments, exit
 from longtail.devices import Runtime, check_gpus
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
-from longtail.losses import CDB_LOSSES, absent_classes_line, build_rival, cdb_settings, rival_settings
+from longtail.loss_flags import CDB_LOSSES, absent_classes_line, cdb_settings, rival_settings
+from longtail.losses import build_rival
 from longtail.run import Run
 from longtail.training import Training, begin, epoch_seed, fit
 from resnet10 import ImageNetModel, join_state, load_model, split_state, start_second_stage
@@ -73,16 +72,17 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--tau_norm", action="store_true", help="with --test: normalised class weights, exponent chosen on validation")
     kind.add_argument("--ncm", action="store_true", help="with --test: nearest class mean of the training features")
+    kind.add_argument("--logit_adjustment", action="store_true", help="with --test: scores minus a multiple of the log prior")
     args = parser.parse_args(argv)
     uses = args.test or args.predict
-    if not args.cfg and not (uses and args.model_dir):
+    if not (args.cfg or uses and args.model_dir):
         parser.error("--cfg FILE is needed, or --test or --predict with --model_dir DIR")
     if args.test and args.predict:
         parser.error("--test and --predict are two commands")
     if (args.out or args.top) and not args.predict:
         parser.error("--out and --top belong to --predict")
-    if (args.tau_norm or args.ncm) and not args.test:
-        parser.error("--tau_norm and --ncm belong to --test")
+    if (args.tau_norm or args.ncm or args.logit_adjustment) and not args.test:
+        parser.error("--tau_norm, --ncm and --logit_adjustment belong to --test")
     if uses and (args.resume or args.overwrite):
         parser.error("--resume and --overwrite belong to training, not to --test or --predict")
     return args
@@ -238,7 +238,7 @@ def run(args: Namespace) -> int | None:
     if not args.test:
         return train(args, config)
     with start_runtime(config.n_gpus, config.precision) as runtime:
-        method = "tau_norm" if args.tau_norm else "ncm" if args.ncm else "classifier"
+        method = next((name for name in RESULTS if getattr(args, name, False)), "classifier")
         return evaluate(config, config.path("model_dir"), method, runtime, draw=True)
 
 

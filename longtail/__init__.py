@@ -7,7 +7,8 @@ devices.py       Runtime: device, rank, precision, DataParallel and DistributedD
 distributed.py   start a Runtime; how the processes of a job find each other
 checkpoints.py   save and safely load checkpoints and weights
 run.py           the folder of a run: its log, its last and best checkpoint, resuming
-losses.py        the losses that CDB-CE is compared with, and the flags of all losses
+losses.py        the losses that CDB-CE is compared with
+loss_flags.py    the flags of all losses, and what each loss takes from them
 heads.py         the cosine classifier
 metrics.py       confusion counts, many / medium / few shot, macro F1
 posthoc.py       classifiers on a trained network's outputs: logit adjustment

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from longtail.devices import Runtime
-from longtail.metrics import Batches, count_confusion
+from longtail.metrics import Batches, balanced_accuracy, count_confusion
 from longtail.signals import raise_if_stopped
 
 STRENGTHS = [step / 10 for step in range(31)]      # of logit adjustment, tried on validation
@@ -56,8 +56,7 @@ def best_of(values: Sequence[float], build: Callable[[float], nn.Module], output
     """
     def accuracy(value: float) -> float:
         confusion = count_confusion(build(value).to(runtime.device), outputs, num_classes, exact(runtime)).cpu()
-        total = confusion.sum(1)
-        return round((confusion.diagonal().double() / total)[total > 0].mean().item(), 9)      # equal up to rounding is equal
+        return round(balanced_accuracy(confusion), 9)      # equal up to rounding is equal
 
     scores = [accuracy(value) for value in values]
     return values[scores.index(max(scores))]

@@ -8,7 +8,8 @@ import cifar_dataset
 import egtea_dataset
 import imagenet_transforms
 from cdb_loss import CDBLoss
-from longtail.losses import LOSS_TYPES, MEANS, RIVALS, build_rival
+from longtail.loss_flags import LOSS_TYPES, MEANS
+from longtail.losses import RIVALS, build_rival
 from resnet10 import ImageNetModel
 from resnet32 import ResNet32
 from resnext3d import ResNeXt3D

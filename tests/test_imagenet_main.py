@@ -19,10 +19,11 @@ from imagenet_config import read_config
 from imagenet_loader import ImageLoader
 from imagenet_table import main as table
 from imagenet_table import name_of
-from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, evaluate, extract
+from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, evaluate
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
 from longtail.metrics import count_confusion, macro_f1, report
+from longtail.posthoc import extract
 from longtail.run import read_log
 from longtail.signals import Stopped
 from longtail.training import backward
@@ -381,12 +382,15 @@ def test_near_scores_are_told_apart_whatever_the_precision(method, feature, expo
     assert figures["accuracy"] == 1 and figures["exponent"] == exponent
 
 
-@pytest.mark.parametrize("method", ["tau_norm", "ncm"])
+@pytest.mark.parametrize("method", ["tau_norm", "ncm", "logit_adjustment"])
 def test_classifiers_without_training(method, first_stage, capsys):
     assert main(["--test", "--model_dir", str(first_stage), f"--{method}"]) == 0
     figures = json.loads((first_stage / f"test_{method}.json").read_text())
     assert figures["method"] == method and figures["images"] == 15
-    assert (figures["exponent"] is None) == (method == "ncm")
+    assert (figures["exponent"] is not None) == (method == "tau_norm")
+    assert ("strength" in figures) == (method == "logit_adjustment")
+    chosen = capsys.readouterr().out
+    assert method == "ncm" or f"{figures.get('strength', figures['exponent']):g} (chosen on validation)" in chosen
 
 
 def test_difficulty_decides_what_is_drawn(data, tmp_path, capsys):
@@ -428,7 +432,7 @@ def test_a_released_checkpoint_is_tested(data, tmp_path, capsys):
 
 def test_two_processes_count_what_one_counts(first_stage, shell, capsys):
     """15 test images, 9 for validation, 21 for training: two divides none of them."""
-    for method in ([], ["--tau_norm"], ["--ncm"]):
+    for method in ([], ["--tau_norm"], ["--ncm"], ["--logit_adjustment"]):
         assert main(["--test", "--model_dir", str(first_stage), *method]) == 0
     alone = {name: json.loads((first_stage / name).read_text()) for name in RESULTS.values()}
     for name in alone:

@@ -1,0 +1,74 @@
+"""The flags that choose among all losses, CDB's and the rivals, and what each loss takes from them.
+
+This package knows the names of the CDB losses, not their class: each experiment holds its own copy of cdb_loss.py, and its script builds
+CDBLoss(**cdb_settings(args, counts)) or build_rival(args.loss_type, counts, **rival_settings(args)).
+"""
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from longtail.cli import number_in
+from longtail.losses import RIVALS
+
+CDB_LOSSES = ("CDB-CE", "CDB-FL", "CDB-BS")
+LOSS_TYPES = RIVALS + CDB_LOSSES
+MEANS = ("mean", "weighted_mean")         # the reductions that training can use
+NAMED = 5                                 # classes that a message names
+
+
+def rival_settings(args: Any) -> dict[str, float]:
+    """Return build_rival's settings from the flags of add_loss_arguments, or from a configuration with the same names."""
+    return {name: getattr(args, name) for name in ("gamma", "beta", "eql_gamma", "eql_lambda")}
+
+
+def cdb_settings(args: Any, class_counts: list[int]) -> dict[str, Any]:
+    """Return CDBLoss's settings from the flags of add_loss_arguments, or from a configuration with the same names."""
+    return {"num_classes": len(class_counts), "tau": args.tau, "reduction": args.reduction, "difficulty": args.difficulty,
+            "focal_gamma": args.gamma if args.loss_type == "CDB-FL" else 0.0,
+            "class_counts": class_counts if args.loss_type == "CDB-BS" else None}
+
+
+def absent_classes_line(args: Any, absent: list[str], file: Path, remedy: str) -> str:
+    """Return the line that names the classes without held-out samples in `file`; empty where there are none or they do not matter.
+
+    CDB with difficulty "smoothed" gives them the overall difficulty. "paper" cannot: ValueError, which says the `remedy`.
+    """
+    if not absent:
+        return ""
+    more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+    which = f"{file} has no sample of class {', '.join(absent[:NAMED])}{more}"
+    if args.difficulty == "smoothed":
+        return f"{which}: CDB gives them the overall difficulty"
+    raise ValueError(f"{which}: their difficulty cannot be measured; {remedy} gives them the overall one")
+
+
+def add_loss_arguments(parser: argparse.ArgumentParser, read_tau: Callable[[str], float | str], difficulties: Iterable[str]) -> None:
+    """Add --loss_type and the settings of each loss to a training script.
+
+    read_tau returns the tau that a text names, or raises ValueError with the reason; difficulties are CDBLoss's, the default first.
+    """
+
+    def tau(text: str) -> float | str:
+        try:
+            return read_tau(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    paper, *_ = difficulties = tuple(difficulties)
+    group = parser.add_argument_group("loss")
+    group.add_argument("--loss_type", choices=LOSS_TYPES, default="CDB-CE", help="default: %(default)s")
+    group.add_argument("--tau", type=tau, default="dynamic",
+                       help="CDB: how strongly difficulty weighs; 'dynamic' (paper, the default), 'dynamic-released' or a number")
+    group.add_argument("--difficulty", choices=difficulties, default=paper,
+                       help="CDB: paper (default): from the last validation pass alone; smoothed: steady, for easy or small data")
+    group.add_argument("--reduction", choices=MEANS, default="mean",
+                       help="CDB: mean over the batch (paper, the default), or weighted_mean, divided by the batch's summed weights")
+    group.add_argument("--gamma", type=number_in(0, 100), default=1.0, help="FL, CB_Focal, CDB-FL: focusing exponent; default: 1")
+    group.add_argument("--beta", type=number_in(0, 1, include_low=False), default=0.9999,
+                       help="CB_*, LDAM-DRW: effective-number parameter; default: 0.9999")
+    group.add_argument("--eql_gamma", type=number_in(0, 1.000001), default=0.9,
+                       help="EQL: probability of leaving a rare class out; default: 0.9")
+    group.add_argument("--eql_lambda", type=number_in(0, 1.000001), default=0.005,
+                       help="EQL: a class with a smaller share of the training set is rare; default: 0.005")
