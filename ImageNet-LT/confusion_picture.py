@@ -1,54 +1,64 @@
 """Draw what the hardest classes are taken for."""
 
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-WORST = 30               # classes
+WORST, ANSWERS = 30, 30  # classes that are drawn, and classes that they are taken for
 LONGEST_NAME = 28        # letters
-OTHERS = "all others"
+RIGHT, OTHERS = "(right)", "(others)"
 
 
 def hardest(confusion: Tensor, most: int) -> list[int]:
-    """Return the classes with the lowest accuracy, the hardest first, from a confusion matrix (C, C); only classes with images."""
-    total = confusion.sum(1)
-    accuracy = confusion.diagonal().double() / total
-    order = accuracy.argsort(stable=True).tolist()
-    return [c for c in order if total[c] > 0][:most]
+    """Return the classes with the lowest accuracy, the hardest first, from a confusion matrix (C, C).
+
+    Of classes with equal accuracy the one with more images comes first: one image says little. Classes without images are left out.
+    """
+    correct, total = confusion.diagonal().tolist(), confusion.sum(1).tolist()
+    classes = [c for c, images in enumerate(total) if images]
+    return sorted(classes, key=lambda c: (correct[c] / total[c], -total[c]))[:most]
 
 
-def collapsed(confusion: Tensor, classes: list[int]) -> Tensor:
-    """Return the confusion of some classes in their order, with one more row and column for all others if there are any."""
-    group = torch.full((len(confusion),), len(classes))
-    group[classes] = torch.arange(len(classes))
-    size = len(classes) + (len(classes) < len(confusion))
-    member = torch.nn.functional.one_hot(group, size)                      # (C, size)
-    return member.T @ confusion @ member
+def answers(confusion: Tensor, classes: list[int], most: int) -> tuple[list[int], Tensor]:
+    """Return the wrong classes that images of `classes` are most often taken for, at most `most`, and a table of counts.
+
+    The table has a row for each of `classes`: how many images are right, how many are taken for each of those, and for any other.
+    """
+    rows, places = confusion[classes], torch.arange(len(classes))
+    right = rows[places, classes]
+    wrong = rows.clone()
+    wrong[places, classes] = 0
+    order = wrong.sum(0).argsort(descending=True, stable=True)[:most]
+    columns = [c for c in order.tolist() if wrong[:, c].any()]
+    counts = wrong[:, columns]
+    return columns, torch.cat([right[:, None], counts, (wrong.sum(1) - counts.sum(1))[:, None]], 1)
 
 
 def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
-    """Draw the WORST classes: colours are shares of the images of a row's class, numbers are images."""
+    """Draw the hardest classes, a row for each: colours are shares of its images, numbers are images."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from sklearn.metrics import ConfusionMatrixDisplay
 
     classes = hardest(confusion, WORST)
-    counts = collapsed(confusion, classes)
-    labels = [shortened(names[c]) for c in classes] + [OTHERS] * (len(counts) > len(classes))
-    shares = (counts / counts.sum(1, keepdim=True).clamp_min(1)).numpy()
-    size = 3 + 0.3 * len(labels)
-    figure, axes = pyplot.subplots(figsize=(size + 1, size), layout="constrained")
-    display = ConfusionMatrixDisplay(shares, display_labels=labels).plot(
-        ax=axes, cmap="Blues", xticks_rotation="vertical", include_values=False, im_kw={"vmin": 0, "vmax": 1})
-    for true, predicted in counts.nonzero().tolist():
-        axes.text(predicted, true, int(counts[true, predicted]), ha="center", va="center", fontsize=6,
-                  color="white" if shares[true, predicted] > 0.5 else "black")
-    axes.set(xlabel="taken for", ylabel="class", title=f"the {len(classes)} hardest of {len(confusion)} classes, the hardest on top")
-    display.im_.colorbar.set_label("share of the images of the row's class")
-    figure.savefig(path, dpi=120)
+    columns, counts = answers(confusion, classes, ANSWERS)
+    shares = (counts / counts.sum(1, keepdim=True)).numpy()
+    figure, axes = pyplot.subplots(figsize=(4.5 + 0.3 * counts.shape[1], 3 + 0.3 * len(counts)), layout="constrained")
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in counts.nonzero().tolist():
+        axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=7,
+                  color="white" if shares[row, column] > 0.5 else "black")
+    axes.set_xticks(range(counts.shape[1]), [RIGHT, *(shortened(names[c]) for c in columns), OTHERS], rotation="vertical")
+    axes.set_yticks(range(len(counts)), [shortened(names[c]) for c in classes])
+    axes.set(xlabel="taken for", ylabel="class")
+    figure.suptitle(f"the {len(classes)} hardest of {len(names)} classes, the hardest on top")
+    figure.colorbar(image, fraction=0.03, label="share of its images")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")         # of names in scripts that the font lacks; it draws boxes
+        figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 

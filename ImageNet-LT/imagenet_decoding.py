@@ -199,4 +199,7 @@ def has_more_frames(content: bytes) -> bool:
     if content.startswith(JPEG_START):       # phones append a second picture, which is no frame
         return False
     with open_image(content) as image:
-        return getattr(image, "is_animated", False)
+        try:
+            return getattr(image, "is_animated", False)
+        except Exception:                    # what follows the first frame is damaged, and not needed
+            return True

@@ -148,3 +148,12 @@ def test_the_first_frame_of_an_animation(kind):
     assert has_more_frames(content) and not has_more_frames(saved(first, kind))
     assert np.array_equal(pixels(content), np.asarray(first))
     assert not has_more_frames(saved(first, "JPEG"))
+
+
+def test_a_gif_whose_second_frame_is_cut_is_still_an_image():
+    """Cut anywhere after its first frame, it decodes to that frame, and nothing fails on the way."""
+    first, second = quarters(), Image.effect_noise((48, 32), 90).convert("RGB")
+    content, alone = saved(first, "GIF", save_all=True, append_images=[second]), saved(first, "GIF")
+    for end in range(len(alone) + 20, len(content), 211):
+        assert isinstance(has_more_frames(content[:end]), bool)
+        assert np.array_equal(pixels(content[:end]), np.asarray(first))

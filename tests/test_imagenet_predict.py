@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 import confusion_picture
-from confusion_picture import collapsed, draw_confusion, hardest
+from confusion_picture import answers, draw_confusion, hardest
 from imagenet_test import BEST
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
@@ -144,22 +144,28 @@ def test_the_hardest_classes_by_hand():
     assert balanced_accuracy(CONFUSION) == pytest.approx(balanced_accuracy_score(LABELS, TAKEN))
 
 
-def test_other_classes_are_one_row_and_column():
-    """Of classes 2 and 1 alone: both images of 2 and two of 1 were taken for others, one image of the others for 1."""
-    assert collapsed(CONFUSION, [2, 1]).tolist() == [[0, 0, 2], [0, 2, 2], [0, 1, 6]]
-    assert torch.equal(collapsed(CONFUSION, [0, 1, 2, 3, 4]), CONFUSION)
+def test_of_equally_hard_classes_the_larger_comes_first():
+    assert hardest(torch.tensor([[0, 1, 0], [0, 3, 3], [2, 3, 0]]), 3) == [2, 0, 1]
 
 
-def test_the_picture_has_a_row_for_each_class(tmp_path, monkeypatch):
-    """Forty classes: thirty, and one row for the others; names are cut and formulas are none."""
+def test_what_the_hardest_are_taken_for():
+    """Classes 2 and 1: of the first two images went to 0; of the second two are right and two went to 3."""
+    assert answers(CONFUSION, [2, 1], 2) == ([0, 3], pytest.approx(torch.tensor([[0, 2, 0, 0], [2, 0, 2, 0]])))
+    columns, counts = answers(CONFUSION, [2, 1, 0], 1)
+    assert columns == [0] and counts.tolist() == [[0, 2, 0], [2, 0, 2], [3, 0, 1]]            # right, taken for 0, for any other
+    assert torch.equal(counts.sum(1), CONFUSION.sum(1)[[2, 1, 0]])
+
+
+def test_the_picture_has_a_row_for_each_class(tmp_path, monkeypatch, recwarn):
+    """Forty classes, of which thirty are drawn. Names are cut; a formula or letters that the font lacks do no harm."""
     rng, drawn = np.random.default_rng(0), []
-    monkeypatch.setattr(confusion_picture, "collapsed", lambda *given: drawn.append(given[1]) or collapsed(*given))
+    monkeypatch.setattr(confusion_picture, "answers", lambda *given: drawn.append(given[1]) or answers(*given))
     confusion = torch.from_numpy(rng.integers(0, 5, (40, 40)))
-    names = [f"class ${c}$ {'long ' * (c % 9)}" for c in range(40)]
+    names = [f"class ${c}$ 漢 {'long ' * (c % 9)}" for c in range(40)]
     draw_confusion(confusion, names, tmp_path / "x.png")
     accuracy = confusion.diagonal() / confusion.sum(1)
-    assert drawn[0] == accuracy.argsort(stable=True).tolist()[:30]
-    assert Image.open(tmp_path / "x.png").width > 1000
+    assert len(drawn[0]) == 30 and accuracy[drawn[0]].tolist() == sorted(accuracy.tolist())[:30]
+    assert Image.open(tmp_path / "x.png").width > 1000 and not recwarn.list
 
 
 def test_a_test_names_the_hardest_classes_and_draws_them(trained, capsys):
