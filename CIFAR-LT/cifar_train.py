@@ -36,7 +36,7 @@ from cifar_dataset import (
     long_tailed,
     training_batches,
 )
-from longtail.cli import ArgumentParser, add_device_arguments, add_resume_arguments, exit_code, positive_int, seed_number
+from longtail.cli import ArgumentParser, add_device_arguments, add_resume_arguments, exit_code, number_in, positive_int, seed_number
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.losses import CDB_LOSSES, add_loss_arguments, build_rival, cdb_settings, rival_settings
@@ -110,7 +110,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     data = parser.add_argument_group("data")
     data.add_argument("--class_num", type=positive_int, help="100: CIFAR-100 (default), 10: CIFAR-10")
     data.add_argument("--dataset", choices=NUM_CLASSES, help="instead of --class_num")
-    data.add_argument("--imbalance", type=float, help="largest class size / smallest; default: 200; digits 20")
+    data.add_argument("--imbalance", type=number_in(1, math.inf), help="largest class size / smallest; default: 200; digits 20")
     data.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
     data.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="paper (default): hold out 25 images of each class for "
                       "validation, cut the rest; common: cut all images and validate on the test set, as many papers do; paper-on-test: "
@@ -122,7 +122,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
                           help="fast: an eighth of the epochs; strong: 100 epochs with AutoAugment and Cutout; default: paper")
     training.add_argument("--max_epochs", type=positive_int, help=defaults("epochs"))
     training.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; " + defaults("batch_size"))
-    training.add_argument("--lr", type=float, help="peak learning rate, and Muon's in proportion; " + defaults("lr"))
+    training.add_argument("--lr", type=number_in(0, math.inf, include_low=False),
+                          help="peak learning rate, and Muon's in proportion; " + defaults("lr"))
     training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
     training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
                           help="validation, and with it new CDB weights; the last epoch always; default: 1")
@@ -135,7 +136,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def complete(args: Namespace) -> Namespace:
-    """Fill in what depends on the data set. Raise ValueError for values that are impossible or contradict each other."""
+    """Fill in what depends on the data set. Raise ValueError for values that contradict each other."""
     args.dataset = args.dataset or {10: "cifar10"}.get(args.class_num, "cifar100")
     if args.class_num not in (None, NUM_CLASSES[args.dataset]):
         raise ValueError(f"--class_num {args.class_num}: {args.dataset} has {NUM_CLASSES[args.dataset]} classes")
@@ -148,10 +149,6 @@ def complete(args: Namespace) -> Namespace:
     recipe = RECIPES[args.recipe]
     args.max_epochs, args.batch_size = args.max_epochs or recipe.epochs, args.batch_size or recipe.batch_size
     args.lr = recipe.lr if args.lr is None else args.lr
-    if not 0 < args.lr < math.inf:
-        raise ValueError(f"--lr must be above 0, not {args.lr}")
-    if not 1 <= args.imbalance < math.inf:
-        raise ValueError(f"--imbalance must be at least 1, not {args.imbalance:g}")
     return args
 
 

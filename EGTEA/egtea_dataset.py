@@ -166,11 +166,18 @@ class ClipSet:
 
 
 def frame_names(folder: Path) -> list[str]:
-    """Return the names of a clip's frames in order. Equal names are kept once in memory."""
+    """Return the names of a clip's frames in order. Equal names are kept once in memory.
+
+    Raise FileNotFoundError if frames that the extraction wrote are gone. Extractions from before it noted their number pass.
+    """
     try:
-        names = sorted(sys.intern(name) for name in os.listdir(folder) if name.endswith(".jpg"))
+        present = os.listdir(folder)
     except OSError as error:
         raise FileNotFoundError(f"no frames at {folder} ({error.strerror}); extract them: {FRAMES_COMMAND}") from error
+    names = sorted(sys.intern(name) for name in present if name.endswith(".jpg"))
+    written = next((int(stem) for stem, _, end in (name.partition(".") for name in present) if end == "frames" and stem.isdecimal()), 0)
+    if len(names) < written:
+        raise FileNotFoundError(f"{folder} holds {len(names)} of the {written} frames that were extracted; {AGAIN}: {FRAMES_COMMAND}")
     if not names:
         raise FileNotFoundError(f"{folder} holds no .jpg; delete it and extract the clip again: {FRAMES_COMMAND}")
     return names

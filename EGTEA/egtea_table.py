@@ -9,8 +9,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
-from longtail import tables
 from longtail.cli import exit_code
+from longtail.tables import percent, write_table
 
 GROUPS = ("all", "majority", "minority")
 MEASURES = ("recall", "precision")
@@ -30,9 +30,9 @@ def name_of(arguments: dict[str, Any]) -> str:
 def row(figures: dict[str, Any]) -> dict[str, str]:
     """Return a row in %: top-1 over clips, recall and precision averaged over the classes of a group."""
     arguments = figures["arguments"]
-    means = {f"{measure}, {group}": tables.percent(figures[group][measure]) for group in GROUPS for measure in MEASURES}
-    return {"loss": name_of(arguments), "top-1": tables.percent(figures["all"]["top1"]), **means,
-            "validation": tables.percent(figures["val_accuracy"]), "kept": f"{figures['epoch']} of {arguments['max_epochs']}",
+    means = {f"{measure}, {group}": percent(figures[group][measure]) for group in GROUPS for measure in MEASURES}
+    return {"loss": name_of(arguments), "top-1": percent(figures["all"]["top1"]), **means,
+            "validation": percent(figures["val_accuracy"]), "kept": f"{figures['epoch']} of {arguments['max_epochs']}",
             "seed": str(arguments["seed"])}
 
 
@@ -40,23 +40,12 @@ def note(figures: dict[str, Any]) -> str:
     """Return what a result was measured on."""
     largest = max(verb["clips"] for verb in figures["verbs"])
     return (f"{figures['clips']} test clips, {largest} of them of the largest class; majority: more than {figures['majority_above']} "
-            f"training clips ({figures['majority']['classes']} of {figures['all']['classes']} classes).\n")
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    """Return a row for each result, and a line that says what was measured."""
-    notes = sorted({note(figures) for figures in results})
-    return tables.markdown([row(figures) for figures in results], left=("loss",)) + "\n" + "".join(notes)
-
-
-def write(argv: list[str] | None) -> None:
-    args, origin = tables.parse_arguments(__doc__, argv), "EGTEA_test.py --json on a model of EGTEA_train.py"
-    results = [tables.read_result(path, origin, lambda figures: (row(figures), note(figures))) for path in args.results]
-    tables.write(table(results), args, MARKS)
+            f"training clips ({figures['majority']['classes']} of {figures['all']['classes']} classes).")
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: write(argv))
+    origin = "EGTEA_test.py --json on a model of EGTEA_train.py"
+    return exit_code(lambda: write_table(__doc__, argv, origin, row, note, ("loss",), MARKS))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from backbones import BACKBONES
 from cdb_loss import DIFFICULTIES, DYNAMIC_TAU
 from longtail.cli import PRECISIONS
 from longtail.files import check_file
@@ -26,7 +27,7 @@ WITH_GAMMA = ("FL", "CB_Focal", "CDB-FL")
 STAGES = ("features", "crt", "lws")
 MOST_CLASSES, LARGEST_SIDE = 100_000, 1024      # the model and its batches must fit into memory
 LARGEST_CONFIG = 1 << 16     # bytes
-PATHS = ("data_root", "train_list", "val_list", "test_list", "model_dir", "first_stage")
+PATHS = ("data_root", "train_list", "val_list", "test_list", "class_list", "model_dir", "first_stage", "pretrained")
 
 
 def setting(allowed: str, convert: Callable[[Any], Any], default: Any = MISSING) -> Any:
@@ -79,10 +80,13 @@ class Config:
     train_list: str = text("a list file")
     val_list: str = text("a list file")
     test_list: str = text("a list file")
+    class_list: str | None = text("a file that names a class in each line", None)
     num_classes: int = whole(2, MOST_CLASSES)
     image_size: int = whole(1, LARGEST_SIDE, 224)
     test_resize: int = whole(1, LARGEST_SIDE, 256)
     model_dir: str = text("the folder for the run")
+    backbone: str = choice(BACKBONES, "resnet10")
+    pretrained: str | None = text("a file with weights of the backbone", None)
     stage: str = choice(STAGES, "features")
     first_stage: str | None = text("the model_dir of a finished first stage", None)
     loss_type: str = choice(tuple(name for name in LOSS_TYPES if name != "LDAM-DRW"), "CE")
@@ -186,6 +190,9 @@ def check_combination(file: Path, config: Config) -> None:
         raise ValueError(f"{file}: stage {config.stage} needs first_stage, the model_dir of a finished first stage")
     if config.stage == "features" and config.first_stage:
         raise ValueError(f"{file}: first_stage {config.first_stage} is for stage crt or lws, not {config.stage}")
+    if config.stage != "features" and config.pretrained:
+        raise ValueError(f"{file}: pretrained {config.pretrained} does nothing in stage {config.stage}, which starts from first_stage; "
+                         "remove the line")
     if config.first_stage and os.path.realpath(config.path("first_stage")) == os.path.realpath(config.path("model_dir")):
         raise ValueError(f"{file}: first_stage and model_dir are both {config.first_stage}: the second stage would replace the first; "
                          "choose another model_dir")

@@ -1,9 +1,14 @@
-"""Lists of images, with lines such as `train/n01440764/n01440764_190.JPEG 0`: read, check, find on disk, and order for an epoch."""
+"""Lists of images, with lines such as `train/n01440764/n01440764_190.JPEG 0`: read, check, find on disk, and order for an epoch.
+
+Spaces, tabs, commas or semicolons stand before the label. Blank lines, lines that start with `#` and a byte order mark are skipped.
+"""
 
 import dataclasses
 import os
+import posixpath
+import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +16,23 @@ import torch
 from torch import Tensor
 
 from longtail.files import blob_id, check_file
+from path_table import PathTable
 
 SHOWN = 5      # missing images that an error names
-LARGEST_LIST = 1 << 26     # bytes; the 1.28 million lines of all of ImageNet-1k have 52 million
+LARGEST_LIST = 1 << 28     # bytes; the 1.28 million lines of all of ImageNet-1k have 52 million
+LINE = re.compile(r"(.*[^\s,;])[\s,;]+([0-9]+)")     # path and label
 
 
 @dataclass(frozen=True)
 class ImageList:
-    """The paths below `root` and labels (N,) of a list file, in its order; `blob` is git's id of the file."""
+    """The paths below `root` and labels (N,) of a list file, in its order; `blob` is git's id of the file, `note` a remark for the user."""
 
     file: Path
     root: Path
-    paths: list[str]
+    paths: Sequence[str]
     labels: Tensor
     blob: str
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,42 +48,88 @@ class ImageList:
         return names
 
 
-def read_list(file: Path, root: Path, num_classes: int) -> ImageList:
-    """Return the content of a list file. Raise ValueError that names a line without a usable path or label."""
+def read_list(file: Path, root: Path, num_classes: int, repeats: bool = False) -> ImageList:
+    """Return the content of a list file. Raise ValueError that names a line without a usable path or label.
+
+    A path may stand there more than once only if `repeats`; the list's note then says so.
+    """
     if not file.is_file():
-        raise FileNotFoundError(f"{file} not found: data/ImageNet_LT/fetch_lists.py downloads the published lists; "
-                                "train_list, val_list and test_list in the YAML name them")
+        raise FileNotFoundError(f"{file} not found: data/ImageNet_LT/fetch_lists.py downloads the published lists, data/make_lists.py "
+                                "makes lists of your own images; train_list, val_list and test_list in the YAML name them")
     check_file(file, LARGEST_LIST)
     content = file.read_bytes()
-    try:
-        lines = content.decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not text: {error}") from None
-    lines_of: dict[str, int] = {}
-    labels = []
-    for number, line in enumerate(lines, 1):
+    firsts: dict[str, tuple[int, int]] = {}
+    paths, labels, repeated = [], [], ""
+    for number, line in meaningful_lines(content, file):
         try:
             path, label = parse_line(line, num_classes)
-            if lines_of.setdefault(path, number) != number:
-                raise ValueError(f"{path} stands in line {lines_of[path]} already")
+            first_line, first_label = firsts.setdefault(path, (number, label))
+            if first_line < number:
+                check_repeat(path, label, first_line, first_label, repeats)
+                repeated = repeated or f"{path}, in lines {first_line} and {number}"
         except ValueError as error:
             raise ValueError(f"{file}, line {number}: {error}") from None
+        paths.append(path)
         labels.append(label)
     if not labels:
         raise ValueError(f"{file} lists no image")
-    return ImageList(file, root, list(lines_of), torch.tensor(labels), blob_id(content))
+    note = f"{file}: {len(paths) - len(firsts)} of {len(paths)} lines repeat a path ({repeated}); each line counts" if repeated else ""
+    return ImageList(file, root, PathTable(paths), torch.tensor(labels), blob_id(content), note)
+
+
+def meaningful_lines(content: bytes, file: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines that say something, each with its number."""
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not text in UTF-8, in which it must be saved: {error}") from None
+    yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#"))
+
+
+def check_repeat(path: str, label: int, first_line: int, first_label: int, repeats: bool) -> None:
+    """Raise ValueError for a path that may not stand in the list again, or not with another label."""
+    if label != first_label:
+        raise ValueError(f"{path} stands in line {first_line} already, with label {first_label} instead of {label}")
+    if not repeats:
+        raise ValueError(f"{path} stands in line {first_line} already; only a training list may repeat a path")
 
 
 def parse_line(line: str, num_classes: int) -> tuple[str, int]:
     """Return path and label. Raise ValueError that says what is wrong."""
-    path, _, label = line.strip().rpartition(" ")
-    if not path or "\0" in path or not (label.isascii() and label.isdecimal()):
-        raise ValueError(f"{line[:80]!r} is not `path label` with a whole number for a label")
-    if int(label) >= num_classes:
+    match = LINE.fullmatch(line.strip())
+    if not match or "\0" in line:
+        raise ValueError(f"{line[:80]!r} is not `path label` with a whole number for a label (a heading may stand behind a #)")
+    path, label = match[1], int(match[2])
+    if label >= num_classes:
         raise ValueError(f"label {label} must lie between 0 and {num_classes - 1} (num_classes {num_classes})")
+    if "\\" in path:
+        raise ValueError(f"{path} holds a backslash: write / between folders, in all lines (in an editor: replace each \\ by /)")
     if path.startswith(("/", "~")) or ".." in path.split("/"):
         raise ValueError(f"{path} leaves data_root: a path must lead down from it, without `..`")
-    return path, int(label)
+    return posixpath.normpath(path), label
+
+
+def format_line(path: str, label: int) -> str:
+    """Return the line from which parse_line reads path and label. Raise ValueError for a path that no line can hold."""
+    line = f"./{path} {label}" if path.startswith(("#", "~", " ")) else f"{path} {label}"
+    if len(line.splitlines()) > 1 or parse_line(line, label + 1) != (path, label):
+        raise ValueError("a list cannot hold its name: a line break, or a space or comma at its end")
+    line.encode()                # UnicodeEncodeError, a ValueError, for bytes that are no text
+    return line
+
+
+def read_class_names(file: Path, num_classes: int) -> list[str]:
+    """Return the lines of a file that names a class in each, in the order of the labels."""
+    if not file.is_file():
+        raise FileNotFoundError(f"class_list {file} not found: each of its lines names a class; without class_list, folders name them")
+    check_file(file, LARGEST_LIST)
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not text in UTF-8, in which it must be saved: {error}") from None
+    if len(names) != num_classes:
+        raise ValueError(f"{file} names {len(names)} classes, but num_classes is {num_classes}")
+    return names
 
 
 def check_classes(images: ImageList, num_classes: int) -> None:
@@ -106,7 +160,18 @@ def locate(*lists: ImageList) -> tuple[ImageList, ...]:
         first = ", ".join(list(missing)[:SHOWN])
         raise FileNotFoundError(f"{len(missing)} of {sum(map(len, lists))} listed images are not below data_root {root}: {first}"
                                 f"{', ...' if len(missing) > SHOWN else ''} (listed in {next(iter(missing.values())).file})")
-    return tuple(dataclasses.replace(images, paths=[found[path] for path in images.paths]) for images in lists)
+    return tuple(dataclasses.replace(images, paths=PathTable(found[path] for path in images.paths)) for images in lists)
+
+
+def check_leaks(*lists: ImageList) -> None:
+    """Raise ValueError if an image stands in two of the lists, which `locate` has returned."""
+    list_of: dict[str, ImageList] = {}
+    for images in lists:
+        shared = [path for path in images.paths if list_of.get(path, images) is not images]
+        if shared:
+            raise ValueError(f"{shared[0]} stands in {list_of[shared[0]].file} and in {images.file}: what is trained on must not be "
+                             f"validated or tested on; remove it from one of them ({len(shared)} such lines)")
+        list_of |= dict.fromkeys(images.paths, images)
 
 
 def flattened(path: str) -> str:

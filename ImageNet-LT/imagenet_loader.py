@@ -12,63 +12,80 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from imagenet_dataset import ImageList, draw_epoch
+from imagenet_decoding import has_more_frames, use_image
 from imagenet_transforms import evaluation_view, normalize, training_view
 from longtail.devices import Runtime
-from longtail.files import check_file
 from longtail.metrics import Batches
 from longtail.signals import raise_if_stopped
 
-LARGEST_IMAGE = 1 << 26       # bytes; ImageNet's largest has 15 million
 UNIT = 64                     # images that a worker hands over at once
 EVALUATION_BATCH = 256
 MOST_WORKERS = 16
 PR_SET_PDEATHSIG = 1          # linux/prctl.h
 
 
+class Part(NamedTuple):
+    """Some images of a batch, (n, H, W, 3) uint8; what is wrong with unusable ones, by place; and what to tell the user."""
+
+    views: Tensor
+    errors: dict[int, str]
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class Views(Dataset):
-    """Map a unit of work, indices and their seeds (None: evaluation views), to images (n, H, W, 3) uint8, or to an error message."""
+    """Map a unit of work, indices and their seeds (None: evaluation views), to a Part. If `strict`, it ends at the first error."""
 
     images: ImageList
     image_size: int
     test_resize: int
+    strict: bool
 
-    def __getitem__(self, unit: tuple[list[int], list[int] | None]) -> Tensor | str:
+    def __getitem__(self, unit: tuple[list[int], list[int] | None]) -> Part:
         indices, seeds = unit
-        views = torch.empty(len(indices), self.image_size, self.image_size, 3, dtype=torch.uint8)
+        views = torch.zeros(len(indices), self.image_size, self.image_size, 3, dtype=torch.uint8)
+        errors, note = {}, ""
         for place, index in enumerate(indices):
             path = self.images.root / self.images.paths[index]
             try:
-                check_file(path, LARGEST_IMAGE)
-                content = path.read_bytes()
-            except OSError as error:
-                return f"{path} cannot be read: {error.strerror or error}"
-            try:
-                views.numpy()[place] = self.view(content, seeds[place] if seeds else None)
-            except Exception as error:           # a decoder may raise anything over a damaged file
-                return f"{path} is not an image that can be decoded: {str(error).splitlines()[0] if str(error) else repr(error)}"
-        return views
+                view, more_frames = use_image(path, partial(self.view, seed=seeds[place] if seeds else None))
+                views.numpy()[place] = view
+            except ValueError as error:
+                errors[place] = str(error)
+                if self.strict:
+                    break
+            else:
+                note = f"{path} has several frames or pages: the first one is used, here and in files like it" if more_frames else note
+        return Part(views, errors, note)
 
-    def view(self, content: bytes, seed: int | None) -> np.ndarray:
+    def view(self, content: bytes, seed: int | None) -> tuple[np.ndarray, bool]:
+        """Return the view, and whether the file holds more than what was decoded."""
         if seed is None:
-            return evaluation_view(content, self.image_size, self.test_resize)
-        return training_view(content, self.image_size, seed)
+            view = evaluation_view(content, self.image_size, self.test_resize)
+        else:
+            view = training_view(content, self.image_size, seed)
+        return view, has_more_frames(content)
 
 
-def start_worker(_number: int) -> None:
+def start_worker(parent: int, _number: int) -> None:
     """Make a worker end with its parent, however that ends, and use one core."""
     import cv2
 
     cv2.setNumThreads(1)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:           # it ended before the line above
+        os._exit(1)
 
 
 def count_workers(asked: int | None) -> int:
@@ -79,15 +96,32 @@ def count_workers(asked: int | None) -> int:
     return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
+@dataclass(frozen=True)
+class Units:
+    """Cut batches of indices and seeds into units of work, one by one: a list of all units would take much memory."""
+
+    batches: list[tuple[Tensor, Tensor | None]]
+
+    def counts(self) -> list[int]:
+        """Return the number of units of each batch."""
+        return [math.ceil(len(indices) / UNIT) for indices, _ in self.batches]
+
+    def __iter__(self) -> Iterator[tuple[list[int], list[int] | None]]:
+        for indices, seeds in self.batches:
+            for start in range(0, len(indices), UNIT):
+                end = start + UNIT
+                yield indices[start:end].tolist(), None if seeds is None else seeds[start:end].tolist()
+
+
 class ImageLoader:
     """The batches of one list on `runtime`'s device."""
 
-    def __init__(self, images: ImageList, image_size: int, test_resize: int, workers: int | None, runtime: Runtime):
+    def __init__(self, images: ImageList, image_size: int, test_resize: int, workers: int | None, runtime: Runtime, strict: bool = True):
         import cv2  # noqa: F401  (before the workers fork, so that each starts at once)
         import torchvision.io  # noqa: F401
 
-        self.images, self.labels, self.runtime = images, images.labels, runtime
-        self.views, self.workers = Views(images, image_size, test_resize), count_workers(workers)
+        self.labels, self.runtime, self.told = images.labels, runtime, False
+        self.views, self.workers = Views(images, image_size, test_resize, strict), count_workers(workers)
 
     def training_batches(self, probabilities: Tensor | None, batch_size: int, seed: int) -> Batches:
         """Yield this process's part of each batch of an epoch, augmented. `seed` and `probabilities` (C,) alone decide the order."""
@@ -95,42 +129,55 @@ class ImageLoader:
         order = draw_epoch(self.labels, probabilities, generator)
         seeds = torch.randint(2 ** 62, (len(order),), generator=generator)
         shares = [share for batch in torch.arange(len(order)).split(batch_size) if len(share := self.runtime.share(batch))]
-        views = self.load([(order[share], seeds[share]) for share in shares])
-        for share, images in zip(shares, views, strict=True):
-            yield normalize(images), self.runtime.move(self.labels[order[share]])
+        parts = self.load([(order[share], seeds[share]) for share in shares])
+        for share, (images, _) in zip(shares, parts, strict=True):
+            yield images, self.runtime.move(self.labels[order[share]])
 
     def evaluation_batches(self) -> Batches:
         """Yield this process's images in the list's order. Each image belongs to one process."""
-        shares = torch.arange(self.runtime.rank, len(self.labels), self.runtime.world_size).split(EVALUATION_BATCH)
-        shares = [share for share in shares if len(share)]
-        for share, images in zip(shares, self.load([(share, None) for share in shares]), strict=True):
-            yield normalize(images), self.runtime.move(self.labels[share])
+        shares = self.evaluation_shares()
+        for share, (images, _) in zip(shares, self.load([(share, None) for share in shares]), strict=True):
+            yield images, self.runtime.move(self.labels[share])
 
-    def load(self, batches: list[tuple[Tensor, Tensor | None]]) -> Iterator[Tensor]:
-        """Yield the images of each batch of indices and seeds, (N, 3, H, W) uint8, channels last in memory, on the device."""
-        units = [[(indices[start:start + UNIT].tolist(), None if seeds is None else seeds[start:start + UNIT].tolist())
-                  for start in range(0, len(indices), UNIT)] for indices, seeds in batches]
-        workers = min(self.workers, sum(map(len, units)))
+    def checked_batches(self) -> Iterator[tuple[Tensor, dict[int, str]]]:
+        """Yield images as evaluation_batches does, and what is wrong with unusable ones, by their place in the batch."""
+        return self.load([(share, None) for share in self.evaluation_shares()])
+
+    def evaluation_shares(self) -> list[Tensor]:
+        """Return the indices of each of this process's evaluation batches."""
+        shares = torch.arange(self.runtime.rank, len(self.labels), self.runtime.world_size).split(EVALUATION_BATCH)
+        return [share for share in shares if len(share)]
+
+    def load(self, batches: list[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, dict[int, str]]]:
+        """Yield the images of each batch of indices and seeds, (N, 3, H, W) float on the device, and their errors by place."""
+        units = Units(batches)
+        counts = units.counts()
+        workers = min(self.workers, sum(counts))
         settings = {}
         if workers:
             context = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-            ahead = max(2, math.ceil(2 * max(map(len, units)) / workers))
-            settings = {"multiprocessing_context": context, "worker_init_fn": start_worker, "prefetch_factor": ahead}
-        loader = DataLoader(self.views, batch_size=None, sampler=[unit for batch in units for unit in batch], num_workers=workers,
+            ahead = max(2, math.ceil(2 * max(counts) / workers))
+            settings = {"multiprocessing_context": context, "worker_init_fn": partial(start_worker, os.getpid()), "prefetch_factor": ahead}
+        loader = DataLoader(self.views, batch_size=None, sampler=units, num_workers=workers,
                             pin_memory=self.runtime.device.type == "cuda", **settings)
-        views = iter(loader)
-        for batch in units:
-            parts = [self.next_part(views) for _ in batch]
-            yield (torch.cat(parts) if len(parts) > 1 else parts[0]).permute(0, 3, 1, 2)
+        parts = iter(loader)
+        for count in counts:
+            batch = [self.next_part(parts) for _ in range(count)]
+            errors = {number * UNIT + place: error for number, part in enumerate(batch) for place, error in part.errors.items()}
+            views = torch.cat([part.views for part in batch]) if count > 1 else batch[0].views
+            yield normalize(views.permute(0, 3, 1, 2)), errors          # channels last in memory
 
-    def next_part(self, views: Iterator[Tensor | str]) -> Tensor:
+    def next_part(self, parts: Iterator[Part]) -> Part:
         """Return the next unit on the device. Raise ValueError for an image that cannot be used, OSError for a worker that died."""
         try:
-            part = next(views)
+            part = next(parts)
         except RuntimeError as error:
             raise_if_stopped()
             raise OSError(f"a worker that reads images died: {error}; it may lack memory (or shared memory, /dev/shm): "
                           "--workers 0 does without") from None
-        if isinstance(part, str):
-            raise ValueError(part)
-        return self.runtime.move(part)
+        if part.errors and self.views.strict:
+            raise ValueError(next(iter(part.errors.values())))
+        if part.note and not self.told:
+            tqdm.write(part.note)
+            self.told = True
+        return part._replace(views=self.runtime.move(part.views))

@@ -9,9 +9,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
-from longtail import tables
 from longtail.cli import exit_code
 from longtail.metrics import SHOT_SIZES, SHOTS
+from longtail.tables import percent, write_table
 
 STAGES = {"crt": "cRT", "lws": "LWS"}
 METHODS = {"tau_norm": "tau-normalised", "ncm": "nearest class mean"}
@@ -33,6 +33,10 @@ def name_of(figures: dict[str, Any]) -> str:
         name += f", difficulty-driven sampling, tau {arguments['tau']}"
     elif sampling not in ("", usual):
         name += f", {sampling.replace('_', '-')} sampling"
+    if arguments.get("backbone", "resnet10") != "resnet10":
+        name += f", {arguments['backbone']}"
+    if arguments.get("pretrained"):
+        name += f" from {arguments['pretrained']}"
     if figures["method"] in METHODS:
         name += f", {METHODS[figures['method']]}"
     return name + ("" if figures["exponent"] is None else f" (exponent {figures['exponent']:g})")
@@ -41,31 +45,18 @@ def name_of(figures: dict[str, Any]) -> str:
 def row(figures: dict[str, Any]) -> dict[str, str]:
     """Return a row: top-1 in % over the images of each group of classes, F1 averaged over classes."""
     arguments = figures["arguments"]
-    return {"method": name_of(figures), **{name: tables.percent(figures["shots"][name]) for name in SHOTS}, "F1": f"{figures['f1']:.4f}",
+    return {"method": name_of(figures), **{name: percent(figures["shots"][name]) for name in SHOTS}, "F1": f"{figures['f1']:.4f}",
             "epochs": str(arguments.get("num_epochs", "")), "kept": str(figures["epoch"]), "seed": str(arguments.get("seed", "")),
             "run": figures["run"]}
 
 
 def note(figures: dict[str, Any]) -> str:
     """Return what a result was measured on."""
-    return f"{figures['test_list'].split()[0]}, {figures['images']} images"
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    """Return a row for each result, and a line that says what was measured."""
-    tests = sorted({note(figures) for figures in results})
-    return (tables.markdown([row(figures) for figures in results], left=("method", "run"))
-            + f"\nTop-1 in % on {'; '.join(tests)}; {SHOT_SIZES}.\n")
-
-
-def write(argv: list[str] | None) -> None:
-    args = tables.parse_arguments(__doc__, argv)
-    results = [tables.read_result(path, "main.py", lambda figures: (row(figures), note(figures))) for path in args.results]
-    tables.write(table(results), args, MARKS)
+    return f"Top-1 in % on {figures['test_list'].split()[0]}, {figures['images']} images; {SHOT_SIZES}."
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: write(argv))
+    return exit_code(lambda: write_table(__doc__, argv, "main.py", row, note, ("method", "run"), MARKS))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from confusion_picture import draw_confusion, hardest
 from imagenet_config import Config
 from imagenet_dataset import ImageList, check_classes, locate, read_list
 from imagenet_loader import ImageLoader
@@ -21,11 +22,13 @@ from longtail.devices import Runtime
 from longtail.files import write_atomically
 from longtail.metrics import SHOT_SIZES, SHOTS, Batches, count_confusion, report
 from longtail.signals import raise_if_stopped
-from resnet10 import FEATURES, ScaledClassifier, load_model, tau_normalized
+from resnet10 import ImageNetModel, ScaledClassifier, load_model, tau_normalized
 
 BEST = "final_model_checkpoint.pth"
 EXPONENTS = [step / 10 for step in range(11)]      # of tau-normalisation, tried on the validation list
 RESULTS = {"classifier": "test.json", "tau_norm": "test_tau_norm.json", "ncm": "test_ncm.json"}     # by method, in a run's folder
+PICTURES = {method: name.replace("test", "confusion").replace("json", "png") for method, name in RESULTS.items()}
+HARDEST = 10     # classes that a test names
 
 
 class Weights(nn.Module):
@@ -52,9 +55,9 @@ def extract(backbone: nn.Module, batches: Batches, runtime: Runtime) -> list[tup
     return parts
 
 
-def class_means(parts: list[tuple[Tensor, Tensor]], num_classes: int, runtime: Runtime) -> Tensor:
-    """Return unit vectors along each class's mean feature, (C, F): the largest product is the nearest mean by cosine."""
-    sums = torch.zeros(num_classes, FEATURES, device=runtime.device)
+def class_means(parts: list[tuple[Tensor, Tensor]], num_classes: int, size: int, runtime: Runtime) -> Tensor:
+    """Return unit vectors along each class's mean feature, (C, size): the largest product is the nearest mean by cosine."""
+    sums = torch.zeros(num_classes, size, device=runtime.device)
     for features, labels in parts:
         sums.index_add_(0, labels, features)
     return F.normalize(runtime.sum(sums))
@@ -69,7 +72,7 @@ def choose_exponent(weight: Tensor, parts: list[tuple[Tensor, Tensor]], runtime:
 
 def read_configured_list(config: Config, split: str) -> ImageList:
     """Return the configuration's train, val or test list."""
-    return read_list(config.path(f"{split}_list"), config.path("data_root"), config.num_classes)
+    return read_list(config.path(f"{split}_list"), config.path("data_root"), config.num_classes, repeats=split == "train")
 
 
 def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, ImageList]:
@@ -102,20 +105,31 @@ def build_classifier(method: str, classifier: nn.Module, features: dict[str, lis
         weight = classifier.fc.weight.detach()
         exponent = choose_exponent(weight, features["val"], runtime)
         return Weights(tau_normalized(weight, exponent)), exponent
-    return (Weights(class_means(features["train"], num_classes, runtime)) if method == "ncm" else classifier), None
+    if method == "ncm":
+        return Weights(class_means(features["train"], num_classes, classifier.fc.in_features, runtime)), None
+    return classifier, None
 
 
-def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> None:
-    """Test the best checkpoint in `model_dir` by a method of RESULTS, print a table, and write its figures beside the checkpoint."""
+def load_best(config: Config, model_dir: Path, runtime: Runtime) -> tuple[dict[str, Any], ImageNetModel]:
+    """Return the best checkpoint in `model_dir` and its model on the device. Raise ValueError if it does not fit the configuration."""
     path = model_dir / BEST
     checkpoint = runtime.broadcast(load_checkpoint(path) if runtime.is_main else None)
-    model = load_model(checkpoint, path, config.num_classes).to(runtime.device, memory_format=torch.channels_last)
+    model = load_model(checkpoint, path, config.num_classes, config.backbone).to(runtime.device, memory_format=torch.channels_last)
     check_use(checkpoint, path, config)
+    return checkpoint, model
+
+
+def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime, draw: bool = False) -> None:
+    """Test the best checkpoint in `model_dir` by a method of RESULTS, print a table, and write its figures beside the checkpoint.
+
+    With `draw`, draw the confusion of the hardest classes beside them.
+    """
+    checkpoint, model = load_best(config, model_dir, runtime)
     counts = checkpoint.get("class_counts")
     lists = runtime.broadcast(read_for_test(config, method, with_train=not counts) if runtime.is_main else None)
     counts = counts or lists["train"].class_counts(config.num_classes)
     if method == "tau_norm" and isinstance(model.classifier, ScaledClassifier):
-        raise ValueError(f"--tau_norm: {path} is of stage lws, whose classifier is rescaled already; name a first stage")
+        raise ValueError(f"--tau_norm: {model_dir / BEST} is of stage lws, whose classifier is rescaled already; name a first stage")
     backbone = runtime.parallelize(model.feat_model, trains=False)
     features = {split: extract(backbone, ImageLoader(lists[split], config.image_size, config.test_resize, config.workers,
                                                      runtime).evaluation_batches(), runtime)
@@ -128,14 +142,22 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime) -> 
                    "first_stage": checkpoint.get("first_stage"), "epoch": checkpoint.get("epoch"),
                    "val_accuracy": checkpoint.get("accuracy"), "test_list": f"{lists['test'].file.name} {lists['test'].blob}",
                    **report(confusion, counts, checkpoint.get("class_names"))}
-        show(figures)
         write_atomically(model_dir / RESULTS[method], (json.dumps(figures, indent=1) + "\n").encode())
+        if draw:
+            draw_confusion(confusion, [entry["name"] for entry in figures["classes"]], model_dir / PICTURES[method])
+            print(f"what the hardest classes are taken for is drawn in {model_dir / PICTURES[method]}")
+        show(figures, [figures["classes"][c] for c in hardest(confusion, HARDEST)])
 
 
-def show(figures: dict[str, Any]) -> None:
-    """Print the report as a table."""
-    values = [*(figures["shots"][name] for name in SHOTS), figures["f1"]]
+def show(figures: dict[str, Any], hard: list[dict[str, Any]]) -> None:
+    """Print the hardest classes, and the report as a table."""
+    width = max(len(entry["name"]) for entry in hard)
+    print("hardest classes, with their training images and the class that they are most often taken for:")
+    for entry in hard:
+        print(f"  {entry['name']:<{width}}  {entry['correct']:4d} of {entry['images']} right {entry['training_images']:7,d}  "
+              f"{entry['taken_for'] or '-'}")
+    values = [*(figures["shots"][name] for name in SHOTS), figures["balanced_accuracy"], figures["f1"]]
     chosen = "" if figures["exponent"] is None else f", exponent {figures['exponent']:g} (chosen on validation)"
     print(f"test of {figures['run']}, {figures['method']}{chosen}: {figures['images']} images; {SHOT_SIZES}")
-    print("".join(f"{name:>9}" for name in (*SHOTS, "F1")))
+    print("".join(f"{name:>9}" for name in (*SHOTS, "balanced", "F1")))
     print("".join(f"{'-':>9}" if value is None else f"{value:9.4f}" for value in values), flush=True)

@@ -1,82 +1,23 @@
-"""Turn an image file into one view of it: decode, crop, resize, jitter.
+"""Turn an image file into one view of it: crop, resize, jitter.
 
 These are pure functions; a training view depends on its seed alone.
 """
 
-import io
 import math
 import random
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from PIL import Image
+from imagenet_decoding import EncodedImage, check_pixels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)     # of ImageNet, R, G, B on a scale of 0 to 1
 GREY = (0.299, 0.587, 0.114)                                 # ITU-R 601, as in Pillow and torchvision
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")     # Pillow would have Ghostscript run an EPS file
-MOST_PIXELS = 1 << 26                                        # of an image
 LEVELS = np.arange(256)                                      # of a uint8
 JITTER = 0.4                                                 # of brightness, contrast and saturation; released code
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)                    # of a random crop; Szegedy et al., CVPR 2015
-
-
-def jpeg_shape(content: bytes) -> tuple[int, int, int] | None:
-    """Return height, width and channels from the frame header of a JPEG file, None for another file."""
-    place = 2 if content[:2] == b"\xff\xd8" else len(content)
-    while place + 10 <= len(content) and content[place] == 0xFF:
-        marker = content[place + 1]
-        if marker == 0xFF:                                              # a fill byte
-            place += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = (int.from_bytes(content[place + offset:place + offset + 2], "big") for offset in (5, 7))
-            return height, width, content[place + 9]
-        else:
-            place += 2 + int.from_bytes(content[place + 2:place + 4], "big")
-    return None
-
-
-def open_image(content: bytes) -> "Image.Image":
-    """Open an image file with Pillow, in any of FORMATS; others are programs. Raise ValueError for an unknown format."""
-    from PIL import Image, UnidentifiedImageError
-
-    Image.MAX_IMAGE_PIXELS = None       # Pillow's own limit warns in several lines; check_pixels has ours
-    try:
-        return Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise ValueError("its format is unknown") from None
-
-
-def size_of(content: bytes) -> tuple[int, int]:
-    """Return height and width of an image file. Raise ValueError for impossible ones, before a decoder reserves memory."""
-    shape = jpeg_shape(content)
-    if not shape:
-        with open_image(content) as image:
-            shape = image.height, image.width
-    check_pixels(*shape[:2])
-    return shape[:2]
-
-
-def check_pixels(height: int, width: int) -> None:
-    """Raise ValueError for an image without pixels, or with more than MOST_PIXELS."""
-    if not 0 < height * width <= MOST_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are none or too many")
-
-
-def decode(content: bytes, reduction: int = 1) -> Tensor:
-    """Return RGB (3, H, W) uint8. With `reduction` 2, 4 or 8, decode a JPEG at 1/2, 1/4 or 1/8 of its size, which is faster."""
-    shape = jpeg_shape(content)
-    if shape and shape[2] in (1, 3) and reduction == 1:
-        from torchvision.io import ImageReadMode, decode_jpeg
-
-        return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-    with open_image(content) as image:           # some of ImageNet is CMYK, and one .JPEG is a PNG
-        image.draft("RGB", (image.width // reduction, image.height // reduction))
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def reduction_for(height: int, width: int, size: int) -> int:
@@ -137,10 +78,10 @@ def training_view(content: bytes, image_size: int, seed: int) -> np.ndarray:
     import cv2
 
     rng = random.Random(seed)
-    full_height, full_width = size_of(content)
-    top, left, height, width = random_crop(full_height, full_width, rng)
-    image = decode(content, reduction_for(height, width, image_size))
-    reduced = image.shape[1] / full_height, image.shape[2] / full_width     # 1, or what the decoder made of the reduction
+    encoded = EncodedImage(content)
+    top, left, height, width = random_crop(encoded.height, encoded.width, rng)
+    image = encoded.decode(reduction_for(height, width, image_size))
+    reduced = image.shape[1] / encoded.height, image.shape[2] / encoded.width     # 1, or what the decoder made of the reduction
     top, height = (round(value * reduced[0]) for value in (top, height))
     left, width = (round(value * reduced[1]) for value in (left, width))
     view = resize(image[:, top:top + height, left:left + width], image_size, image_size)
@@ -148,13 +89,19 @@ def training_view(content: bytes, image_size: int, seed: int) -> np.ndarray:
     return jitter(cv2.flip(pixels, 1) if rng.random() < 0.5 else pixels, rng)
 
 
-def evaluation_view(content: bytes, image_size: int, test_resize: int) -> np.ndarray:
-    """Resize the shorter side to `test_resize` and return the middle: (image_size, image_size, 3) uint8."""
-    height, width = size_of(content)
+def resized_sides(height: int, width: int, test_resize: int) -> tuple[int, int]:
+    """Return height and width once the shorter side is `test_resize`. Raise ValueError if a narrow strip would need too much memory."""
     short = min(height, width)
-    image = decode(content, reduction_for(height, width, test_resize))
     rows, columns = test_resize * height // short, test_resize * width // short
     check_pixels(rows, columns)
+    return rows, columns
+
+
+def evaluation_view(content: bytes, image_size: int, test_resize: int) -> np.ndarray:
+    """Resize the shorter side to `test_resize` and return the middle: (image_size, image_size, 3) uint8."""
+    encoded = EncodedImage(content)
+    rows, columns = resized_sides(encoded.height, encoded.width, test_resize)
+    image = encoded.decode(reduction_for(encoded.height, encoded.width, test_resize))
     image = resize(image, rows, columns)
     top, left = (round((side - image_size) / 2) for side in image.shape[1:])
     return image[:, top:top + image_size, left:left + image_size].permute(1, 2, 0).numpy()

@@ -1,18 +1,24 @@
-"""Train and test ResNet-10 on ImageNet-LT, or on any three lists of images, as a YAML file says.
+"""Train, test and use ResNet-10, or a larger backbone, on ImageNet-LT or any three lists of images, as a YAML file says.
 
 one GPU, or the CPU of a machine without:
     python main.py --cfg ./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml
     python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform_cdbce
 all of a machine's GPUs, one process each:
     torchrun --standalone --nproc-per-node 4 main.py --cfg ./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml
+your own images, from a folder of class folders; --predict takes an image, a folder or a list:
+    python data/make_lists.py ~/photos --out ~/photos-lt
+    python main.py --cfg ~/photos-lt/config.yaml
+    python main.py --test --model_dir ~/photos-lt/cdb
+    python main.py --predict ~/new-photos --model_dir ~/photos-lt/cdb --out ~/predictions.csv
 second stages (Kang et al., ICLR 2020) on a finished first one; the last two need no training:
     python main.py --cfg ./config/ImageNet_LT/cls_crt.yaml
     python main.py --cfg ./config/ImageNet_LT/cls_lws.yaml
     python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform --tau_norm
     python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform --ncm
 
-A run's folder, model_dir, holds final_model_checkpoint.pth, the epoch with the best validation accuracy; last_NAME.pth (for
---resume); NAME.csv, the log (`../longtail/plot.py` draws it), and NAME.json; config.yaml, which repeats the run; and test*.json.
+A run's folder, model_dir, holds final_model_checkpoint.pth, the epoch with the best validation accuracy (the mean over classes, where
+validation is not balanced); last_NAME.pth (for --resume); NAME.csv, the log (`../longtail/plot.py` draws it), and NAME.json;
+config.yaml, which repeats the run; test*.json; and, after --test, confusion*.png.
 """
 
 import math
@@ -28,14 +34,16 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
+from backbones import load_pretrained
 from cdb_loss import CDBLoss
 from imagenet_config import Config, expanded, read_config
-from imagenet_dataset import ImageList, check_classes, class_probabilities, locate
+from imagenet_dataset import ImageList, check_classes, check_leaks, class_probabilities, locate, read_class_names
 from imagenet_loader import ImageLoader
-from imagenet_test import BEST, RESULTS, evaluate, read_configured_list
+from imagenet_predict import TOP, write_predictions
+from imagenet_test import BEST, PICTURES, RESULTS, evaluate, read_configured_list
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
-from longtail.cli import ArgumentParser, add_resume_arguments, exit_code, positive_int, seed_number
+from longtail.cli import RESUME_HINT, ArgumentParser, add_resume_arguments, exit_code, positive_int, seed_number
 from longtail.devices import Runtime, check_gpus
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
@@ -52,6 +60,9 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--cfg", type=Path, metavar="FILE", help="the run's settings; config/ has examples")
     parser.add_argument("--test", action="store_true", help="test the model in --model_dir; its own config.yaml is there, else --cfg")
+    parser.add_argument("--predict", type=Path, metavar="PATH", help="predict the classes of an image, a folder or a list of images")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="with --predict: write the table there (CSV); default: print it")
+    parser.add_argument("--top", type=positive_int, metavar="K", help="with --predict: the K most probable classes; default: 5")
     parser.add_argument("--model_dir", "--save_model", type=Path, metavar="DIR", help="the run's folder; default: the YAML's model_dir")
     parser.add_argument("--data_root", type=Path, metavar="DIR", help="the folder that holds the images; default: the YAML's")
     parser.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; default: the YAML's")
@@ -63,12 +74,17 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     kind.add_argument("--tau_norm", action="store_true", help="with --test: normalised class weights, exponent chosen on validation")
     kind.add_argument("--ncm", action="store_true", help="with --test: nearest class mean of the training features")
     args = parser.parse_args(argv)
-    if not args.cfg and not (args.test and args.model_dir):
-        parser.error("--cfg FILE is needed, or --test --model_dir DIR")
+    uses = args.test or args.predict
+    if not args.cfg and not (uses and args.model_dir):
+        parser.error("--cfg FILE is needed, or --test or --predict with --model_dir DIR")
+    if args.test and args.predict:
+        parser.error("--test and --predict are two commands")
+    if (args.out or args.top) and not args.predict:
+        parser.error("--out and --top belong to --predict")
     if (args.tau_norm or args.ncm) and not args.test:
         parser.error("--tau_norm and --ncm belong to --test")
-    if args.test and (args.resume or args.overwrite):
-        parser.error("--resume and --overwrite belong to training, not to --test")
+    if uses and (args.resume or args.overwrite):
+        parser.error("--resume and --overwrite belong to training, not to --test or --predict")
     return args
 
 
@@ -100,14 +116,16 @@ def cosine_schedule(epochs: int) -> Callable[[float], float]:
 
 
 def read_lists(config: Config, runtime: Runtime) -> tuple[ImageList, ...]:
-    """Return the train, val and test lists, with every line checked and every image found."""
+    """Return the train, val and test lists, with every line checked, every image found, and none in two lists."""
     lists = [read_configured_list(config, split) for split in ("train", "val", "test")]
     check_classes(lists[0], config.num_classes)
     if config.loss_type in CDB_LOSSES or config.sampling == "difficulty":
         absent = [str(c) for c, count in enumerate(lists[1].class_counts(config.num_classes)) if not count]
         if line := absent_classes_line(config, absent, lists[1].file, "`difficulty: smoothed` in the YAML"):
             runtime.say(line)
-    return locate(*lists)
+    lists = locate(*lists)
+    check_leaks(*lists)
+    return lists
 
 
 def first_stage_model(config: Config) -> ImageNetModel:
@@ -117,7 +135,7 @@ def first_stage_model(config: Config) -> ImageNetModel:
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: stage {config.stage} starts from the run that first_stage names; train that first")
     checkpoint = load_checkpoint(path)
-    model = load_model(checkpoint, path, config.num_classes)
+    model = load_model(checkpoint, path, config.num_classes, config.backbone)
     if not last.is_file() and "arguments" in checkpoint:             # a released checkpoint has no arguments, and no other file
         raise ValueError(f"{last} is missing: without it {path} may be of a run that is not finished; a folder must keep its run's name")
     state = load_checkpoint(last) if last.is_file() else {}
@@ -128,9 +146,11 @@ def first_stage_model(config: Config) -> ImageNetModel:
 
 
 def build_model(config: Config, resuming: bool, runtime: Runtime) -> ImageNetModel:
-    """Return the model at epoch 1. A fresh second stage starts from the first one's best checkpoint."""
+    """Return the model at epoch 1, with pretrained weights if asked for. A second stage starts from the first one's best checkpoint."""
     torch.manual_seed(config.seed)
-    model = ImageNetModel(config.num_classes, config.stage)
+    model = ImageNetModel(config.num_classes, config.stage, config.backbone)
+    if config.pretrained and not resuming:
+        load_pretrained(model.feat_model, config.path("pretrained"))
     if config.stage != "features" and not resuming:
         start_second_stage(model, first_stage_model(config))
     return model.to(runtime.device, memory_format=torch.channels_last)
@@ -165,6 +185,8 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
     runtime.check_batch_size(config.batch_size)
     lists = runtime.broadcast(read_lists(config, runtime) if runtime.is_main else None)
     train_set, val_set, _ = lists
+    if train_set.note:
+        runtime.say(train_set.note)
     counts = train_set.class_counts(config.num_classes)
     model = build_model(config, resuming, runtime)
     criterion = build_criterion(config, counts).to(runtime.device)
@@ -176,16 +198,17 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
             probabilities(epoch), config.batch_size, epoch_seed(config.seed, epoch)), val_batches=loaders[1].evaluation_batches,
         batches_per_epoch=math.ceil(len(train_set) / config.batch_size), images_per_epoch=len(train_set),
         num_classes=config.num_classes, epochs=config.num_epochs, seed=config.seed,
-        loss_function=F.cross_entropy if config.sampling == "difficulty" else None)
+        loss_function=F.cross_entropy if config.sampling == "difficulty" else None,
+        keep_by_class=len(set(val_set.class_counts(config.num_classes))) > 1)
     runtime.say(f"{train_set.file.name}: {len(train_set)} training images of {config.num_classes} classes ({max(counts)} to {min(counts)} "
                 f"a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, sampling {config.sampling}; {runtime}")
     arguments = config.settings() | {f"{split}_list": f"{images.file.name} {images.blob}"
                                      for split, images in zip(("train", "val", "test"), lists, strict=True)}
-    first_stage = Path(config.first_stage).name if config.first_stage else None
-    if first_stage:
-        arguments["first_stage"] = first_stage
-    return training, arguments, {"class_names": train_set.class_names(config.num_classes), "class_counts": counts,
-                                 "first_stage": first_stage,
+    starts = {key: Path(place).name for key in ("first_stage", "pretrained") if (place := getattr(config, key))}
+    arguments |= starts
+    names = read_class_names(config.path("class_list"), config.num_classes) if config.class_list else None
+    return training, arguments, {"class_names": names or train_set.class_names(config.num_classes), "class_counts": counts,
+                                 "first_stage": starts.get("first_stage"),
                                  "normalization": {"mean": list(MEAN), "std": list(STD)}}
 
 
@@ -198,7 +221,7 @@ def train(args: Namespace, config: Config) -> None:
         run = Run(folder, folder.name, BEST)
         training, arguments, description = prepare(config, runtime.broadcast(args.resume and run.last.exists()), runtime)
         if begin(training, run, arguments, description, args.resume, args.overwrite, runtime) and runtime.is_main:
-            for name in RESULTS.values():           # of the run before it
+            for name in (*RESULTS.values(), *PICTURES.values()):           # of the run before it
                 (folder / name).unlink(missing_ok=True)
             write_atomically(folder / CONFIG, config.dump().encode())
         unfinished = training.first_epoch <= training.epochs
@@ -207,18 +230,21 @@ def train(args: Namespace, config: Config) -> None:
             evaluate(config, folder, "classifier", runtime)
 
 
-def run(args: Namespace) -> None:
-    """Train, or test a trained model."""
+def run(args: Namespace) -> int | None:
+    """Train, test a trained model, or predict with it. Return an exit code, or None for 0."""
     config = resolve(args)
+    if args.predict:
+        return write_predictions(config, args.predict, args.data_root, args.out, args.top or TOP)
     if not args.test:
-        train(args, config)
-        return
+        return train(args, config)
     with start_runtime(config.n_gpus, config.precision) as runtime:
-        evaluate(config, config.path("model_dir"), "tau_norm" if args.tau_norm else "ncm" if args.ncm else "classifier", runtime)
+        method = "tau_norm" if args.tau_norm else "ncm" if args.ncm else "classifier"
+        return evaluate(config, config.path("model_dir"), method, runtime, draw=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: run(parse_arguments(argv)))
+    args = parse_arguments(argv)
+    return exit_code(lambda: run(args), hint="; no prediction was written" if args.predict else RESUME_HINT)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones import torchvision_backbone
 from longtail.checkpoints import load_weights
 
 FEATURES = 512
@@ -58,11 +59,11 @@ class ResNet10(nn.Module):
 
 
 class LinearClassifier(nn.Module):
-    """Map features (N, 512) to logits (N, num_classes)."""
+    """Map features (N, F) to logits (N, num_classes)."""
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, features: int = FEATURES):
         super().__init__()
-        self.fc = nn.Linear(FEATURES, num_classes)
+        self.fc = nn.Linear(features, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.fc(features)
@@ -71,8 +72,8 @@ class LinearClassifier(nn.Module):
 class ScaledClassifier(LinearClassifier):
     """Learnable weight scaling (LWS): w_c becomes f_c * w_c, and only f is learned; Kang et al., ICLR 2020, section 4.2."""
 
-    def __init__(self, num_classes: int):
-        super().__init__(num_classes)
+    def __init__(self, num_classes: int, features: int = FEATURES):
+        super().__init__(num_classes, features)
         self.fc.requires_grad_(False)
         self.scales = nn.Parameter(torch.ones(num_classes))
 
@@ -81,12 +82,15 @@ class ScaledClassifier(LinearClassifier):
 
 
 class ImageNetModel(nn.Module):
-    """Backbone and classifier: images (N, 3, H, W) to logits (N, C). Second stages ("crt", "lws") freeze the backbone and its BatchNorm."""
+    """Backbone and classifier: images (N, 3, H, W) to logits (N, C). Second stages ("crt", "lws") freeze the backbone and its BatchNorm.
 
-    def __init__(self, num_classes: int, stage: str = "features"):
+    `backbone` is one of backbones.BACKBONES.
+    """
+
+    def __init__(self, num_classes: int, stage: str = "features", backbone: str = "resnet10"):
         super().__init__()
-        self.feat_model = ResNet10()
-        self.classifier = (ScaledClassifier if stage == "lws" else LinearClassifier)(num_classes)
+        self.feat_model, features = (ResNet10(), FEATURES) if backbone == "resnet10" else torchvision_backbone(backbone)
+        self.classifier = (ScaledClassifier if stage == "lws" else LinearClassifier)(num_classes, features)
         self.frozen = stage != "features"
         self.feat_model.requires_grad_(not self.frozen)
 
@@ -114,10 +118,13 @@ def join_state(checkpoint: dict[str, Any], path: object) -> dict[str, Tensor]:
     return {f"{part}.{key.removeprefix('module.')}": value for part in PARTS for key, value in parts[part].items()}
 
 
-def load_model(checkpoint: dict[str, Any], path: object, num_classes: int) -> ImageNetModel:
+def load_model(checkpoint: dict[str, Any], path: object, num_classes: int, backbone: str = "resnet10") -> ImageNetModel:
     """Return the model of a checkpoint. Raise ValueError that names what does not fit."""
     state = join_state(checkpoint, path)
-    model = ImageNetModel(num_classes, "lws" if "classifier.scales" in state else "features")
+    trained = checkpoint.get("arguments", {}).get("backbone", backbone)      # a released one does not say
+    if trained != backbone:
+        raise ValueError(f"{path} was trained with backbone {trained}, not {backbone}: set backbone to {trained}")
+    model = ImageNetModel(num_classes, "lws" if "classifier.scales" in state else "features", backbone)
     model.requires_grad_(True)
     load_weights(model, state, path)
     return model

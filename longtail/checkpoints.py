@@ -11,6 +11,7 @@ import torch
 from longtail.files import write_atomically
 
 LARGEST_EPOCH = 10 ** 6
+WHERE_HTML_STARTS = 1024     # bytes; only blanks may stand before it
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -29,12 +30,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")     # torch comments on odd pickles; the error below says enough
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:                  # a damaged file makes torch raise anything, struct.error and AssertionError too
+        if is_web_page(path):
+            raise ValueError(f"{path} is a web page, not a checkpoint: the download brought an error or a login; fetch it again") from None
         reason = "it is damaged" if not isinstance(error, pickle.UnpicklingError) else "it is damaged or holds more than plain values"
         raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(f"{path} holds {'other keys than text' if isinstance(state, dict) else type(state).__name__}, not a checkpoint")
     check_description(state, path)
     return state
+
+
+def is_web_page(path: Path) -> bool:
+    """Return whether a file starts as HTML or XML does, and no checkpoint can."""
+    with open(path, "rb") as file:
+        return file.read(WHERE_HTML_STARTS).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
 
 
 def check_description(state: dict[str, Any], path: Path) -> None:

@@ -1,6 +1,7 @@
 """What every script's command line shares: the parser, types of arguments, errors in one line, exit codes. Needs no torch."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -16,14 +17,11 @@ PRECISIONS = ("auto", "fp32", "bf16")
 RESUME_HINT = "; --resume continues after the last finished epoch"
 
 
-Arguments = argparse._ActionsContainer     # a parser or a group of one
-
-
 class ArgumentParser(argparse.ArgumentParser):
-    """Print errors in one line and exit with 2; keep the line breaks of the description."""
+    """Print errors in one line and exit with 2; keep the line breaks of the manual, which is a script's docstring."""
 
-    def __init__(self, description: str | None):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    def __init__(self, manual: str | None):
+        super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help explains)\n")
@@ -52,21 +50,21 @@ def number_in(low: float, high: float, include_low: bool = True) -> Callable[[st
         except ValueError:
             value = float("nan")
         if not (low <= value < high and (include_low or value > low)):
-            bound = "at least" if include_low else "above"
-            raise argparse.ArgumentTypeError(f"must be a number {bound} {low:g} and below {high:g}, not {text!r}")
+            bound = ("of at least" if include_low else "above") + f" {low:g}" + (f" and below {high:g}" if high < math.inf else "")
+            raise argparse.ArgumentTypeError(f"must be a number {bound}, not {text!r}")
         return value
 
     return parse
 
 
-def add_device_arguments(parser: Arguments, auto: str = "bf16 where the hardware accelerates it") -> None:
-    """Add --n_gpus and --precision; `auto` says what the precision 'auto' means."""
+def add_device_arguments(parser: argparse.ArgumentParser, auto: str = "bf16 where the hardware accelerates it") -> None:
+    """Add --n_gpus and --precision to a parser, or a group of one; `auto` says what the precision 'auto' means."""
     parser.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=f"auto: {auto}")
 
 
-def add_resume_arguments(parser: Arguments, folder: str) -> None:
-    """Add --resume and --overwrite, which exclude each other; `folder` names the run's folder in the help."""
+def add_resume_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add --resume and --overwrite, which exclude each other, to a parser or a group; `folder` names the run's folder in the help."""
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help=f"continue the run in {folder}; from epoch 1 if there is none")
     existing.add_argument("--overwrite", action="store_true", help=f"replace the run in {folder}")

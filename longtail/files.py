@@ -8,6 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+WINDOWS = os.name == "nt"
+
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Put `content` at `path` so that a crash at any instant leaves the old file or the new one. Raise OSError if it cannot be written."""
@@ -27,7 +29,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make a renamed file's new name survive a power cut, on systems that can (Windows opens no folder)."""
-    if os.name == "nt":
+    if WINDOWS:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

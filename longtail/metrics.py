@@ -47,17 +47,27 @@ def macro_f1(confusion: Tensor) -> float:
     return (2 * confusion.diagonal().double() / either)[either > 0].mean().item()
 
 
+def balanced_accuracy(confusion: Tensor) -> float:
+    """Return the mean of the accuracies of the classes that have images, so that each counts alike, from a confusion matrix (C, C)."""
+    total = confusion.sum(1)
+    return (confusion.diagonal().double() / total)[total > 0].mean().item()
+
+
 def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] | None) -> dict[str, Any]:
     """Return every figure of a test as plain values, from a confusion matrix (C, C); None for an accuracy over no image.
 
+    `taken_for` is the class that images of a class are most often mistaken for, None if that never happens.
     Without the training images of each class in `class_counts` there are no `shots`.
     """
     correct, total = confusion.diagonal(), confusion.sum(1)
-    figures: dict[str, Any] = {"images": int(total.sum()), "accuracy": (correct.sum() / total.sum()).item(), "f1": macro_f1(confusion)}
+    names, wrong = names or [str(c) for c in range(len(total))], confusion - correct.diag()
+    figures: dict[str, Any] = {"images": int(total.sum()), "accuracy": (correct.sum() / total.sum()).item(),
+                               "balanced_accuracy": balanced_accuracy(confusion), "f1": macro_f1(confusion)}
     if class_counts:
         figures["shots"] = {name: known(share) for name, share in shot_accuracy(correct, total, class_counts).items()}
-    figures["classes"] = [{"name": names[c] if names else str(c), "training_images": class_counts[c] if class_counts else None,
-                           "accuracy": known(share), "correct": int(correct[c]), "images": int(total[c])}
+    figures["classes"] = [{"name": names[c], "training_images": class_counts[c] if class_counts else None, "accuracy": known(share),
+                           "correct": int(correct[c]), "images": int(total[c]),
+                           "taken_for": names[wrong[c].argmax()] if wrong[c].any() else None}
                           for c, share in enumerate((correct / total).tolist())]
     return figures
 

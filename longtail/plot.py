@@ -77,7 +77,7 @@ def read_settings(path: Path) -> tuple[np.ndarray, str]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found: it belongs beside the run's CSV") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} is not a run's description: {error!r}") from error
+        raise ValueError(f"{path} does not hold a run's settings: {error!r}") from error
     return class_counts, label
 
 

@@ -1,7 +1,6 @@
 """Tables of results in Markdown and CSV, and the command line of the scripts that write them."""
 
 import json
-from argparse import Namespace
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -35,17 +34,21 @@ def read_result(path: Path, origin: str, check: Callable[[Result], object]) -> R
     return figures
 
 
-def parse_arguments(description: str | None, argv: list[str] | None) -> Namespace:
-    """Return the flags of a script that makes a table from result files."""
-    parser = ArgumentParser(description)
+def write_table(manual: str | None, argv: list[str] | None, origin: str, row: Callable[[Result], dict[str, str]],
+                note: Callable[[Result], str], left: Collection[str], marks: tuple[str, str]) -> None:
+    """Print the table of the result files that the command line names, and write it where --out and --page say.
+
+    `row` gives a result's row, `note` a line below the table, which is printed once if results share it. Raise ValueError for a file
+    that `origin` did not write, or a page without `marks`.
+    """
+    parser = ArgumentParser(manual)
     parser.add_argument("results", type=Path, nargs="+", metavar="JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there too")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between its marks in that page, such as ../README.md")
-    return parser.parse_args(argv)
-
-
-def write(text: str, args: Namespace, marks: tuple[str, str]) -> None:
-    """Print a table, and write it where --out and --page say. Raise ValueError for a page without the marks."""
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between its marks in that page, such as README.md")
+    args = parser.parse_args(argv)
+    results = [read_result(path, origin, lambda figures: (row(figures), note(figures))) for path in args.results]
+    notes = sorted({note(figures) for figures in results})
+    text = markdown([row(figures) for figures in results], left) + "\n" + "".join(f"{line}\n" for line in notes)
     if args.out:
         write_atomically(args.out, text.encode())
     if args.page and not write_between(args.page, *marks, text):

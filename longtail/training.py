@@ -36,7 +36,8 @@ class Training:
     with `start_epoch`, `update` and `weight`, such as CDBLoss. train_batches(epoch) yields this process's part of every batch of an
     epoch, val_batches() its part of the validation set, both on the runtime's device. `schedule` maps progress, the epochs done
     (with a fraction) over all epochs, to a factor of each parameter group's initial_lr. `loss_function`, if given, is trained with
-    instead of the criterion, whose weights then serve another purpose: to draw images by them.
+    instead of the criterion, whose weights then serve another purpose: to draw images by them. The epoch with the best validation
+    accuracy is kept, or with `keep_by_class` the one with the best mean of the class accuracies, in which each class counts alike.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Training:
     validate_after_every: int = 1
     accumulate: int = 1
     loss_function: Callable[[Tensor, Tensor], Tensor] | None = None
+    keep_by_class: bool = False
     ema: AveragedModel | None = field(default=None, init=False)     # see average_weights
     first_epoch: int = field(default=1, init=False)
     best_accuracy: float = field(default=-1.0, init=False)
@@ -82,8 +84,9 @@ class Training:
     def state(self) -> dict[str, Any]:
         """Return all that changes from epoch to epoch. Random draws come from (seed, epoch) and need no state."""
         trained = {"trained": self.model.state_dict()} if self.ema else {}
+        kept = {"keep_by_class": True} if self.keep_by_class else {}
         return {"state_dict": self.selected.state_dict(), **trained, "criterion": self.criterion.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "best_accuracy": self.best_accuracy}
+                "optimizer": self.optimizer.state_dict(), "best_accuracy": self.best_accuracy, **kept}
 
     def momenta(self, saved: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
         """Return copies of the optimizer's saved momentum buffers. Raise ValueError for one that does not fit its parameter.
@@ -107,6 +110,7 @@ class Training:
             self.criterion.load_state_dict(state["criterion"])
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": self.momenta(state["optimizer"]["state"])})
             self.first_epoch, self.best_accuracy = state["epoch"] + 1, float(state["best_accuracy"])
+            self.keep_by_class = bool(state.get("keep_by_class"))       # a run goes on as it began, and older ones kept by accuracy
             self.set_lr(self.first_epoch, 0)
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{run.last} does not hold the state of this training: {error}; --overwrite starts again") from error
@@ -139,8 +143,9 @@ def fit(training: Training, run: Run, description: dict[str, Any], runtime: Runt
         class_accuracy, accuracy = torch.full((training.num_classes,), math.nan), math.nan
         if epoch % training.validate_after_every == 0 or epoch == training.epochs:
             class_accuracy, accuracy = validate(training, runtime)
-        is_best = accuracy > training.best_accuracy
-        training.best_accuracy = accuracy if is_best else training.best_accuracy
+        score = class_accuracy.nanmean().item() if training.keep_by_class else accuracy
+        is_best = score > training.best_accuracy
+        training.best_accuracy = score if is_best else training.best_accuracy
         measures = {"epoch": epoch, "lr": training.optimizer.param_groups[0]["lr"], "loss": loss, "accuracy": accuracy,
                     "tau": float(getattr(training.criterion, "exponent", math.nan)), "seconds": time.perf_counter() - epoch_start,
                     "images_per_second": images_per_second}
@@ -149,8 +154,8 @@ def fit(training: Training, run: Run, description: dict[str, Any], runtime: Runt
             run.finish_epoch(row, {**training.state(), "epoch": epoch, "accuracy": accuracy, "precision": runtime.precision, **description},
                              is_best)
         left = (time.perf_counter() - started) / (epoch - training.first_epoch + 1) * (training.epochs - epoch)
-        runtime.say(progress_line(training, measures, left))
-    runtime.say(f"best validation accuracy {training.best_accuracy:.4f}: {run.best}")
+        runtime.say(progress_line(training, measures, score, left))
+    runtime.say(f"best validation accuracy{' (mean of classes)' * training.keep_by_class} {training.best_accuracy:.4f}: {run.best}")
 
 
 def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
@@ -166,10 +171,11 @@ def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
     return correct / total, (correct.sum() / total.sum()).item()
 
 
-def progress_line(training: Training, measures: dict[str, Any], seconds_left: float) -> str:
-    """Return the one line that an epoch prints."""
+def progress_line(training: Training, measures: dict[str, Any], score: float, seconds_left: float) -> str:
+    """Return the one line that an epoch prints. `score` decides whether it is kept."""
     weight, tau = training.criterion.weight, "-" if math.isnan(measures["tau"]) else f"{measures['tau']:.3f}"
-    return (f"epoch {measures['epoch']}/{training.epochs}  loss {measures['loss']:.4f}  val accuracy {measures['accuracy']:.4f}  "
+    by_class = f" (mean of classes {score:.4f})" if training.keep_by_class else ""
+    return (f"epoch {measures['epoch']}/{training.epochs}  loss {measures['loss']:.4f}  val accuracy {measures['accuracy']:.4f}{by_class}  "
             f"tau {tau}  weights {weight.min():.3f}..{weight.max():.3f}  {measures['images_per_second']:.3g} images/s  "
             f"{seconds_left / 60:.1f} min left")
 

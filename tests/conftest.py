@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"      # real data that a developer may have beside the repository
-for folder in (".", "EGTEA", "EGTEA/data", "ImageNet-LT", "CIFAR-LT"):
+for folder in (".", "EGTEA", "EGTEA/data", "ImageNet-LT", "ImageNet-LT/data", "CIFAR-LT"):
     sys.path.insert(0, str(ROOT / folder))
 os.environ.setdefault("OMP_NUM_THREADS", "1")      # of every process here: tests may run beside other work
 

@@ -82,3 +82,11 @@ def test_a_nested_tensor_fits_no_weight():
     nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
     with pytest.raises(ValueError, match=r"x\.pth does not fit this model: weight Tensor instead of 3x2"):
         load_weights(nn.Linear(2, 3), {"weight": nested, "bias": torch.ones(3)}, Path("x.pth"))
+
+
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html><html><body>404</body></html>", b"\xef\xbb\xbf\n  <html>",
+                                     b"<?xml version='1.0'?><Error/>"])
+def test_a_web_page_is_called_one(content, tmp_path):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="x.pth is a web page, not a checkpoint: the download brought an error or a login"):
+        load_checkpoint(tmp_path / "x.pth")

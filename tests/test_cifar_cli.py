@@ -284,10 +284,12 @@ DIGITS = ("--dataset", "digits")
 @pytest.mark.parametrize(("flags", "match"), [
     (("--class_num", 50), "--class_num 50: cifar100 has 100 classes"), ((*DIGITS, "--class_num", 100), "digits has 10 classes"),
     (("--dataset", "svhn"), "'svhn'"), ((*DIGITS, "--tau", -1), "--tau: must be a number above 0.*'-1'"),
-    ((*DIGITS, "--tau", "nan"), "'nan'"), ((*DIGITS, "--tau", "fast"), "'fast'"), ((*DIGITS, "--imbalance", 0), "--imbalance must be"),
+    ((*DIGITS, "--tau", "nan"), "'nan'"), ((*DIGITS, "--tau", "fast"), "'fast'"),
+    ((*DIGITS, "--imbalance", 0), "--imbalance: must be a number of at least 1, not '0'"),
     ((*DIGITS, "--imbalance", 1000), "between 1 and 114.*not 1000"), ((*DIGITS, "--imbalance", "nan"), "nan"),
     ((*DIGITS, "--n_gpus", 0), "--n_gpus must be at least 1, not 0"), ((*DIGITS, "--max_epochs", 0), "'0'"),
-    ((*DIGITS, "--batch_size", -4), "'-4'"), ((*DIGITS, "--lr", 0), "--lr must be above 0"), ((*DIGITS, "--lr", "inf"), "not inf"),
+    ((*DIGITS, "--batch_size", -4), "'-4'"),
+    ((*DIGITS, "--lr", 0), "--lr: must be a number above 0"), ((*DIGITS, "--lr", "inf"), "not 'inf'"),
     ((*DIGITS, "--recipe", "fast"), "--recipe fast is for CIFAR"), (("--recipe", "slow"), "'slow'"),
     ((*DIGITS, "--loss_type", "GAN"), "'GAN'"), ((*DIGITS, "--beta", 1), "'1'"), ((*DIGITS, "--gamma", "x"), "'x'"),
     ((*DIGITS, "--seed", -1), "'-1'"), ((*DIGITS, "--validate_after_every", 0), "'0'"), ((*DIGITS, "--epochs", 3), "--epochs")])

@@ -217,6 +217,19 @@ def test_missing_folders_are_named_at_once(tmp_path):
         ClipSet(tmp_path / "nowhere", [], 4, 16)
 
 
+def test_deleted_frames_are_named(tmp_path):
+    """An extraction notes how many frames it wrote. One from before it did, without that note, passes."""
+    folder = tmp_path / "P01-R01-Tea/P01-R01-Tea-1"
+    write_clip(tmp_path, "P01-R01-Tea-1", [grey(1), grey(2), grey(3)])
+    (folder / "3.frames").touch()
+    assert len(ClipSet(tmp_path, [("P01-R01-Tea-1", 0)], 2, 16).names[0]) == 3
+    (folder / "000002.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="P01-R01-Tea-1 holds 2 of the 3 frames that were extracted; delete its folder and extract"):
+        ClipSet(tmp_path, [("P01-R01-Tea-1", 0)], 2, 16)
+    (folder / "3.frames").unlink()
+    assert len(ClipSet(tmp_path, [("P01-R01-Tea-1", 0)], 2, 16).names[0]) == 2
+
+
 def whole(batches) -> tuple[torch.Tensor, torch.Tensor]:
     inputs, labels = zip(*batches, strict=True)
     return torch.cat(inputs), torch.cat(labels)

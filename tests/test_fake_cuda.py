@@ -7,8 +7,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import cifar_dataset
 import egtea_dataset
 import imagenet_transforms
-from cdb_loss import REDUCTIONS, CDBLoss
-from longtail.losses import LOSS_TYPES, RIVALS, build_rival
+from cdb_loss import CDBLoss
+from longtail.losses import LOSS_TYPES, MEANS, RIVALS, build_rival
 from resnet10 import ImageNetModel
 from resnet32 import ResNet32
 from resnext3d import ResNeXt3D
@@ -19,7 +19,8 @@ CUDA = torch.device("cuda")
 def build_criterion(loss_type: str, class_counts: list[int]) -> torch.nn.Module:
     if loss_type in RIVALS:
         return build_rival(loss_type, class_counts)
-    return CDBLoss(len(class_counts), focal_gamma=1.0 if loss_type == "CDB-FL" else 0.0)
+    return CDBLoss(len(class_counts), focal_gamma=1.0 if loss_type == "CDB-FL" else 0.0, difficulty="smoothed",
+                   class_counts=class_counts if loss_type == "CDB-BS" else None)
 
 
 def on_cuda(module: torch.nn.Module) -> bool:
@@ -47,7 +48,7 @@ def test_cifar(loss_type):
 def test_imagenet(stage):
     with FakeTensorMode(allow_non_fake_inputs=False), CUDA:
         images = imagenet_transforms.normalize(torch.empty(4, 3, 64, 64, dtype=torch.uint8))
-        for criterion in [CDBLoss(1000, 1.5, reduction) for reduction in REDUCTIONS]:
+        for criterion in [CDBLoss(1000, 1.5, reduction) for reduction in MEANS]:
             check(ImageNetModel(1000, stage), criterion, images)
 
 

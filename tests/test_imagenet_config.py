@@ -8,7 +8,7 @@ import yaml
 
 from conftest import ROOT
 from imagenet_config import HERE, read_config
-from main import cosine_schedule, main
+from main import build_criterion, cosine_schedule, main
 
 MAIN = HERE / "config/ImageNet_LT/feat_uniform_with_CDBloss.yaml"
 SHIPPED = sorted((HERE / "config").rglob("*.yaml"))
@@ -89,7 +89,10 @@ def edited(tmp_path, key: str, value: str | None):
     ("zzzz", "1", "unknown key zzzz; known are data_root, train_list"), ("1", "2", "unknown key 1"),
     ("stage", "crt", "stage crt needs first_stage"), ("first_stage", "./x", "first_stage ./x is for stage crt or lws"),
     ("sampling", "difficulty", "loss_type must be CE, not CDB-CE"), ("loss_type", "CE", "tau 1.5 does nothing with loss_type CE"),
-    ("gamma", "2", "gamma 2.0 does nothing with loss_type CDB-CE"),
+    ("gamma", "2", "gamma 2.0 does nothing with loss_type CDB-CE"), ("beta", "0.9", "beta 0.9 does nothing with loss_type CDB-CE"),
+    ("beta", "1", "beta must be a number above 0 and below 1, not 1"), ("eql_lambda", "0.1", "eql_lambda 0.1 does nothing"),
+    ("eql_gamma", "1.5", "eql_gamma must be a number from 0 to 1, not 1.5"),
+    ("difficulty", "steady", "difficulty must be paper or smoothed, not 'steady'"),
     ("test_resize", "100", "test_resize 100 must be at least image_size 224"),
     ("precision", "fp16", "precision must be auto, fp32 or bf16")])
 def test_a_wrong_value_is_told_in_one_line(key, value, message, tmp_path, failing):
@@ -119,7 +122,7 @@ def test_a_file_that_is_no_configuration(content, message, tmp_path, failing):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ([], "--cfg FILE is needed, or --test --model_dir DIR"), (["--test"], "--cfg FILE is needed"),
+    ([], "--cfg FILE is needed, or --test or --predict with --model_dir DIR"), (["--test"], "--cfg FILE is needed"),
     (["--cfg", "none.yaml"], "none.yaml cannot be read"),
     (["--test", "--model_dir", "/none"], "/none/config.yaml not found: --model_dir must be the folder of a run"),
     (["--cfg", MAIN, "--tau_norm"], "--tau_norm and --ncm belong to --test"),
@@ -167,3 +170,15 @@ def test_a_file_of_absurd_size_or_none(tmp_path):
 def test_a_home_that_is_none():
     with pytest.raises(ValueError, match="~nosuchuser/x: there is no such home directory"):
         read_config(MAIN, data_root="~nosuchuser/x").path("data_root")
+
+
+@pytest.mark.parametrize(("loss_type", "line", "read", "expected"), [
+    ("EQL", "eql_gamma: 0.5", lambda loss: loss.gamma, 0.5),
+    ("EQL", "eql_lambda: 0.3", lambda loss: loss.rare.tolist(), [False, True, True]),                     # shares 8, 2 and 1 of 11
+    ("CB_Softmax", "beta: 0.5", lambda loss: (loss.weight[2] / loss.weight[1]).item(), 0.75 / 0.5),       # (1 - 1/4) / (1 - 1/2)
+    ("CDB-CE", "difficulty: smoothed", lambda loss: loss.difficulty, "smoothed"),
+    ("CDB-BS", "tau: 2", lambda loss: loss.log_counts.exp().tolist(), [8, 2, 1])])
+def test_settings_of_a_loss_reach_it(loss_type, line, read, expected, tmp_path):
+    lines = [text for text in MAIN.read_text().splitlines() if text.split(":")[0] not in ("tau", "reduction", "loss_type", "num_classes")]
+    (tmp_path / "x.yaml").write_text("\n".join([*lines, "num_classes: 3", f"loss_type: {loss_type}", line]))
+    assert read(build_criterion(read_config(tmp_path / "x.yaml"), [8, 2, 1])) == pytest.approx(expected)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from imagenet_dataset import blob_id, check_classes, class_probabilities, draw_epoch, locate, parse_line, read_list
+from imagenet_dataset import blob_id, check_classes, check_leaks, class_probabilities, draw_epoch, locate, parse_line, read_list
+from path_table import PathTable
 
 SPLITS = ("train", "val", "test")
 
@@ -67,7 +68,9 @@ def test_blob_id_is_gits():
     ("train/a.JPEG 1.0", "is not `path label`"), ("", "is not `path label`"), (" 1", "is not `path label`"),
     ("train/a.JPEG 3", r"label 3 must lie between 0 and 2 \(num_classes 3\)"), ("/etc/a.JPEG 0", "leaves data_root"),
     ("train/../../a.JPEG 0", "leaves data_root"), ("~/a.JPEG 0", "leaves data_root"), ("train/a.JPEG ²", "is not `path label`"),
-    ("train/\0/a.JPEG 0", "is not `path label`")])
+    ("train/\0/a.JPEG 0", "is not `path label`"), ("train/a.JPEG0", "is not `path label`"), (",1", "is not `path label`"),
+    ("path,label", r"a heading may stand behind a #"),
+    ("train\\cat\\1.jpg 0", r"train\\cat\\1.jpg holds a backslash: write / between folders, in all lines")])
 def test_bad_lines(line, match):
     with pytest.raises(ValueError, match=match):
         parse_line(line, 3)
@@ -75,6 +78,60 @@ def test_bad_lines(line, match):
 
 def test_a_path_may_hold_spaces_and_dots():
     assert parse_line("train/a b/..c.JPEG 2\n", 3) == ("train/a b/..c.JPEG", 2)
+
+
+@pytest.mark.parametrize("line", ["a b/c 1.jpg\t2", "a b/c 1.jpg,2", "a b/c 1.jpg;2", "a b/c 1.jpg    2", "  a b/c 1.jpg , 2  ",
+                                  "./a b//c 1.jpg 2"])
+def test_what_may_stand_before_a_label(line):
+    assert parse_line(line, 3) == ("a b/c 1.jpg", 2)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_list_as_a_spreadsheet_saves_it(folder, end):
+    """A byte order mark, a heading behind a #, commas and tabs, blank lines."""
+    (folder / "sheet.csv").write_text("\ufeff# path,label", encoding="utf-8")
+    with open(folder / "sheet.csv", "a", newline="", encoding="utf-8") as file:
+        file.write(end.join(["", "é/a.jpg,0", "", "b.jpg\t2", "   ", " # the last one", "c d.jpg 1", ""]))
+    images = read_list(folder / "sheet.csv", folder, 3)
+    assert list(images.paths) == ["é/a.jpg", "b.jpg", "c d.jpg"] and images.labels.tolist() == [0, 2, 1] and not images.note
+    (folder / "marked.csv").write_bytes(b"\xef\xbb\xbfa.jpg 0\n")
+    assert list(read_list(folder / "marked.csv", folder, 3).paths) == ["a.jpg"]
+
+
+def test_the_first_line_with_a_backslash_is_named(folder):
+    (folder / "windows.txt").write_text("a/b.jpg 0\n\n" + "train\\n1\\c.jpg 1\n" * 5000)
+    with pytest.raises(ValueError, match=r"windows.txt, line 3: train\\n1\\c.jpg holds a backslash: write / between folders"):
+        read_list(folder / "windows.txt", folder, 3)
+
+
+def test_a_training_list_may_repeat_a_path(folder):
+    """Three lines of one image and two of another one: five images, of which three are told as repetitions."""
+    (folder / "over.txt").write_text("# oversampled\na 0\nb 1\na 0\nb 1\n./a 0\n")
+    images = read_list(folder / "over.txt", folder, 3, repeats=True)
+    assert list(images.paths) == ["a", "b", "a", "b", "a"] and images.class_counts(3) == [3, 2, 0]
+    assert images.note == f"{folder}/over.txt: 3 of 5 lines repeat a path (a, in lines 2 and 4); each line counts"
+    with pytest.raises(ValueError, match="over.txt, line 4: a stands in line 2 already; only a training list may repeat a path"):
+        read_list(folder / "over.txt", folder, 3)
+    (folder / "over.txt").write_text("a 0\nb 1\na 2\n")
+    with pytest.raises(ValueError, match="over.txt, line 3: a stands in line 1 already, with label 0 instead of 2"):
+        read_list(folder / "over.txt", folder, 3, repeats=True)
+
+
+def test_an_image_in_two_lists_is_a_leak(folder):
+    train, val, test = lists(folder)
+    check_leaks(train, val, test)
+    leaking = dataclasses.replace(test, paths=PathTable([val.paths[1], train.paths[0]]))
+    with pytest.raises(ValueError, match=rf"{val.paths[1]} stands in .*Small_val.txt and in .*Small_test.txt: .* \(2 such lines\)"):
+        check_leaks(train, val, leaking)
+    check_leaks(dataclasses.replace(train, paths=PathTable([*train.paths, train.paths[0]])), val, test)       # repeated in one list
+
+
+def test_a_table_of_paths_is_a_sequence(tmp_path):
+    paths = ["a.jpg", "", "train/é ü/漢.jpg", "bad\udcff.jpg"]
+    table = PathTable(paths)
+    assert list(table) == paths and len(table) == 4 and table[-2] == paths[2] and list(reversed(table)) == paths[::-1]
+    with pytest.raises(IndexError):
+        table[4]
 
 
 def test_a_bad_list_names_file_and_line(folder):
@@ -95,7 +152,7 @@ def test_every_class_needs_an_image(folder):
 
 
 def test_all_there(folder):
-    assert locate(*lists(folder))[0].paths == lists(folder)[0].paths
+    assert list(locate(*lists(folder))[0].paths) == list(lists(folder)[0].paths)
 
 
 def test_flat_validation_images_are_found(tmp_path):
@@ -106,7 +163,7 @@ def test_flat_validation_images_are_found(tmp_path):
 
 
 def test_missing_images_are_counted_and_five_named(folder):
-    for path in lists(folder)[0].paths[1:]:
+    for path in list(lists(folder)[0].paths)[1:]:
         (folder / path).unlink()
     with pytest.raises(FileNotFoundError, match=r"^6 of 16 listed images are not below data_root .*data: train/n00000000/n00000000_train1"
                                                 r"\.JPEG, (\S+, ){4}\.\.\. \(listed in .*Small_train.txt\)$"):

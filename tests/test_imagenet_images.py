@@ -16,15 +16,14 @@ from PIL import Image
 
 from conftest import ROOT
 from imagenet_dataset import ImageList, locate, read_list
+from imagenet_decoding import decode, jpeg_header
 from imagenet_loader import ImageLoader, count_workers
 from imagenet_transforms import (
     adjust_brightness,
     adjust_contrast,
     adjust_saturation,
-    decode,
     evaluation_view,
     jitter,
-    jpeg_shape,
     normalize,
     random_crop,
     reduction_for,
@@ -54,20 +53,20 @@ def test_decoding_is_pillows(mode):
     content = encoded(picture(mode=mode))
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
     image = decode(content).permute(1, 2, 0).numpy()
-    assert jpeg_shape(content) == (375, 500, {"RGB": 3, "L": 1, "CMYK": 4}[mode])
+    assert jpeg_header(content) == (375, 500, {"RGB": 3, "L": 1, "CMYK": 4}[mode], 1)
     assert np.abs(image - expected).max() <= 2
 
 
 def test_a_png_named_jpeg_is_read():
     content = encoded(picture(), "PNG")
-    assert jpeg_shape(content) is None
+    assert jpeg_header(content) is None
     assert np.array_equal(decode(content).permute(1, 2, 0).numpy(), np.asarray(picture()))
     assert training_view(content, 32, 0).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00", b"GIF89a", b"\xff\xd8" + b"\xff" * 20])
 def test_a_header_that_is_none(content):
-    assert jpeg_shape(content) is None
+    assert jpeg_header(content) is None
 
 
 @pytest.mark.parametrize(("height", "width", "size", "reduction"), [(447, 900, 224, 1), (448, 448, 224, 2), (900, 3000, 224, 4),

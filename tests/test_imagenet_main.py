@@ -350,7 +350,7 @@ def test_tau_norm_is_not_for_lws(first_stage, data, tmp_path, failing):
 def test_nearest_class_mean_by_hand():
     features = torch.zeros(4, 512)
     features[:, :2] = torch.tensor([[10.0, 0.0], [0.0, 2.0], [0.0, 1.0], [4.0, 4.0]])
-    means = class_means([(features[:2], torch.tensor([0, 0])), (features[2:], torch.tensor([1, 1]))], 2, CPU)
+    means = class_means([(features[:2], torch.tensor([0, 0])), (features[2:], torch.tensor([1, 1]))], 2, 512, CPU)
     root = 26 ** 0.5, 41 ** 0.5                                   # means (5, 1) and (2, 2.5), lengths 26 ** .5 and 10.25 ** .5
     assert torch.allclose(means[:, :2], torch.tensor([[5 / root[0], 1 / root[0]], [4 / root[1], 5 / root[1]]]))
     query = torch.zeros(2, 512)

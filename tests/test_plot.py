@@ -71,7 +71,7 @@ def test_damaged_and_missing_logs(run_folder, failing, tmp_path):
     for bad in ("", "[]", "{}", json.dumps({"class_counts": "x", "arguments": {}}), "[" * 100_000,
                 *(text.replace("50,", f"{number},") for number in ("[1]", "0", "-5", "NaN", "9" * 400))):
         description.write_text(bad)
-        assert "toy_imbalance10.json is not a run's description" in failing(main, folder)
+        assert "toy_imbalance10.json does not hold a run's settings" in failing(main, folder)
     description.write_text(json.dumps({**json.loads(text), "class_counts": [1, 2, 3, 4]}))
     assert "no column accuracy_3" in failing(main, folder)
     description.unlink()

@@ -256,3 +256,50 @@ def test_epoch_seeds_differ_and_do_not_change():
     assert len({epoch_seed(seed, epoch) for seed in range(20) for epoch in range(500)}) == 10_000
     assert epoch_seed(0, 1) == epoch_seed(0, 1) != epoch_seed(1, 0)
     assert 0 <= epoch_seed(2 ** 32 - 1, 10) < 2 ** 32
+
+
+def test_where_validation_is_not_balanced_the_mean_of_the_classes_decides(tmp_path):
+    """Six images of class 0 and two of class 1. Right are 6 and 0, then 3 and 2, then 5 and 1: top-1 is 6/8, 5/8, 6/8, the mean of the
+    classes 1/2, 3/4, 2/3. Top-1 would keep the first epoch, the mean keeps the second one."""
+    labels, kept = torch.tensor([0] * 6 + [1] * 2), {}
+    for keep_by_class in (False, True):
+        hits = iter([(6, 0), (3, 2), (5, 1)])
+
+        def val_batches(hits=hits):
+            first, second = next(hits)
+            right = torch.tensor([place < first for place in range(6)] + [place < second for place in range(2)])
+            answers = torch.where(right, labels, 1 - labels)
+            return [(torch.nn.functional.one_hot(answers, 4).float(), labels)]
+
+        answering = training(epochs=3, loss_type="CE", keep_by_class=keep_by_class)
+        answering.parallel_model, answering.val_batches = Answering(answering.model), val_batches
+        run = Run(tmp_path / str(keep_by_class), "x")
+        run.open({}, {}, resume=False, overwrite=False)
+        fit(answering, run, {}, CPU)
+        kept[keep_by_class] = load_checkpoint(run.best)["epoch"], answering.best_accuracy
+        assert load_checkpoint(run.last).get("keep_by_class", False) == keep_by_class
+    assert kept == {False: (1, 0.75), True: (2, 0.75)}
+
+
+class Answering(nn.Module):
+    """Answers in evaluation what its input says, and trains the model otherwise."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.inner = model
+
+    def forward(self, inputs):
+        return self.inner(inputs) if self.training else inputs
+
+
+def test_an_older_run_goes_on_keeping_by_accuracy(tmp_path):
+    """Its best_accuracy is a top-1, which a mean of classes must not be compared with."""
+    run, old = open_run(tmp_path), training()
+    fit(old, run, {}, CPU)
+    state, resumed = load_checkpoint(run.last), training(epochs=4, keep_by_class=True)
+    assert "keep_by_class" not in state
+    resumed.restore(state, run)
+    assert not resumed.keep_by_class
+    resumed.keep_by_class, again = True, training(epochs=4, keep_by_class=True)
+    again.restore({**resumed.state(), "epoch": 3}, run)
+    assert again.keep_by_class

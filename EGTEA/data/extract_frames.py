@@ -4,6 +4,7 @@
 
 VIDEO is the clip's name up to its third dash. A clip's folder appears when it is complete, so that after an interruption the same
 command continues. A video that cannot be read does not stop the others; it is named at the end, and the exit code is 1.
+An empty file N.frames beside the N frames of a clip lets training notice when some of them are lost.
 """
 
 import json
@@ -27,12 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))   # longtail/ stand
 from egtea_clips import CLIP_FORM, is_clip_name, video_of
 from longtail.cli import ArgumentParser, exit_code, positive_int, say_error
 from longtail.files import hold_lock, read_text, write_atomically
+from video_frames import write_frames
 
 HERE = Path(__file__).resolve().parents[1]     # EGTEA/
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
-JPEG_QUALITY = 90          # frames are used at about half their size
 LARGEST_NOTE = 1 << 16     # bytes
-FEW_MISSING = 2            # frames, or 1 %: a container that estimates their number from the duration may promise so many too much
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -124,32 +124,6 @@ def extract(video: Path, out: Path, every: int, allow_short: bool) -> str | None
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"{folder} could not be written: {error.strerror or error}; the same command continues here") from error
     return trouble
-
-
-def write_frames(video: Path, folder: Path, every: int, allow_short: bool = False) -> str | None:
-    """Write every `every`-th frame as a numbered JPEG. Return what is wrong with the video, or None."""
-    import cv2
-
-    if not video.is_file():         # reading a pipe might never end
-        return "is not a regular file"
-    capture = cv2.VideoCapture(str(video))
-    if not capture.isOpened():
-        return "cannot be opened as a video"
-    count = 0
-    while capture.grab():
-        if count % every == 0:
-            decoded, frame = capture.retrieve()
-            if not decoded:
-                break
-            jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-            (folder / f"{count // every:06d}.jpg").write_bytes(jpeg)
-        count += 1
-    promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    if not count:
-        return "holds no frame that can be decoded"
-    if allow_short or promised - count <= max(FEW_MISSING, promised // 100):
-        return None
-    return f"breaks off after {count} of {promised} frames; fetch it again, or accept it as it is with --allow_short"
 
 
 def run(args: Namespace) -> int:

@@ -433,7 +433,7 @@ class Corpus:
             "extract_frames": ["--videos", self.root / "videos", "--out", folder / "out"],
             "make_splits": ["--annotations", self.root / "annotations", "--out", folder / "out"],
         }[script]
-        module = sys.modules[script.removesuffix("_test") if script == "main_test" else script]
+        module = sys.modules[{"main_test": "main", "plot": "longtail.plot"}.get(script, script)]
         words = [str(word) for word in argv] + ([flag] if value == "NOTHING" else [f"{flag}={value}"])
         return Case("flags", f"{flag}={value[:60]!r}", module, words, run)
 

@@ -104,9 +104,7 @@ LIST: dict[str, Bytes] = (
             "an Arabic digit": "{path} \u0662",
             "no label": "{path}",
             "no path": " {label}",
-            "an empty line": "",
-            "a doubled line": "{line}\n{line}",
-            "a doubled image": "{line}\n{path} 0",
+            "an image with two labels": "{path} 0\n{path} 1",
             "an absolute path": "/etc/passwd {label}",
             "a path that leads up": "../{path} {label}",
             "a path that leads up inside": "train/../../{path} {label}",
@@ -116,8 +114,7 @@ LIST: dict[str, Bytes] = (
             "a missing folder": "none/a.JPEG {label}",
             "a name without end": "train/" + "x" * 9000 + "/a {label}",
             "an image as a folder": "{path}/a.JPEG {label}",
-            "a comma": "{path},{label}",
-            "a byte order mark": "\ufeff{line}",
+            "a backslash": "train\\{path} {label}",
         }.items()
     }
     | {"truncated": cut_after_word(1)}

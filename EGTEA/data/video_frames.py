@@ -1,0 +1,98 @@
+"""Write the frames of a video as numbered JPEGs, at equal steps of time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import cv2
+
+JPEG_QUALITY = 90          # frames are used at about half their size
+FEW_MISSING = 2            # frames, or 1 %: a container that estimates their number from the duration may promise so many too much
+LONGEST_STILL = 60_000     # milliseconds that a frame may stand; a longer gap is a jump of the clock
+
+
+def places_in_time(times: np.ndarray) -> np.ndarray | None:
+    """Return the place of each frame on a grid of equal steps, (N,), from times in milliseconds; None where the rate is constant.
+
+    A rate is constant if no gap between frames differs from the usual gap by more than half of it. It is taken as constant where the
+    times do not increase, as in containers without times.
+    """
+    gaps = np.diff(times)
+    if not len(gaps) or gaps.min() <= 0:
+        return None
+    usual = np.median(gaps)
+    regular = np.abs(gaps - usual) <= usual / 2
+    if regular.all():
+        return None
+    step = gaps[regular].mean()
+    gaps = np.where(gaps > LONGEST_STILL, step, gaps)
+    return np.concatenate([[0], (gaps.cumsum() / step).round()]).astype(int)
+
+
+def sources(places: np.ndarray, every: int) -> dict[int, list[int]]:
+    """Return, for each frame that is used, the numbers of the JPEGs that show it: each shows what the video shows at its time."""
+    shown = np.searchsorted(places, np.arange(0, places[-1] + 1, every), side="right") - 1
+    numbers: dict[int, list[int]] = {}
+    for number, frame in enumerate(shown.tolist()):
+        numbers.setdefault(frame, []).append(number)
+    return numbers
+
+
+def write_frames(video: Path, folder: Path, every: int, allow_short: bool = False) -> str | None:
+    """Write every `every`-th frame as a numbered JPEG, and note how many they are. Return what is wrong with the video, or None.
+
+    OpenCV applies a phone's rotation. A video of variable rate is sampled at equal steps of time.
+    """
+    import cv2
+
+    if not video.is_file():         # reading a pipe might never end
+        return "is not a regular file"
+    capture = cv2.VideoCapture(str(video))
+    if not capture.isOpened():
+        return "cannot be opened as a video"
+    times, count = [], 0
+    for count, jpeg in enumerate(encoded_frames(capture, every, times), 1):
+        write_jpeg(folder, count - 1, jpeg)
+    promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    if not count:
+        return "holds no frame that can be decoded"
+    places, decoded = places_in_time(np.array(times)), len(times)
+    if places is not None:
+        decoded = max(decoded, int(places[-1]) + 1)      # where frames are counted by duration
+        count = write_in_time(video, folder, sources(places, every))
+    if not allow_short and promised - decoded > max(FEW_MISSING, promised // 100):
+        return f"breaks off after {decoded} of {promised} frames; fetch it again, or accept it as it is with --allow_short"
+    (folder / f"{count}.frames").touch()
+    return None
+
+
+def encoded_frames(capture: "cv2.VideoCapture", every: int, times: list[float]) -> Iterator[bytes]:
+    """Yield every `every`-th frame as a JPEG, up to the first that cannot be decoded, and note the time of each frame."""
+    import cv2
+
+    while capture.grab():
+        if len(times) % every == 0:
+            decoded, frame = capture.retrieve()
+            if not decoded:
+                return
+            yield cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+
+
+def write_in_time(video: Path, folder: Path, numbers: dict[int, list[int]]) -> int:
+    """Write the frames again, each under all of its numbers. Return how many JPEGs that are."""
+    import cv2
+
+    for path in folder.glob("*.jpg"):
+        path.unlink()
+    for frame, jpeg in enumerate(encoded_frames(cv2.VideoCapture(str(video)), 1, [])):
+        for number in numbers.get(frame, ()):
+            write_jpeg(folder, number, jpeg)
+    return sum(map(len, numbers.values()))
+
+
+def write_jpeg(folder: Path, number: int, jpeg: bytes) -> None:
+    (folder / f"{number:06d}.jpg").write_bytes(jpeg)

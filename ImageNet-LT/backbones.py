@@ -1,0 +1,45 @@
+"""Backbones from torchvision, which turn images into features in place of ResNet-10, and pretrained weights for all of them."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from longtail.checkpoints import load_checkpoint, load_weights
+
+TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
+BACKBONES = ("resnet10", *TORCHVISION)
+LAYERS = ("state_dict_best", "state_dict", "model", "feat_model")      # under one of these, or two, a file may hold its weights
+HEADS = ("fc.", "classifier.")
+COUNTER = "num_batches_tracked"                                        # of BatchNorm; files from before PyTorch 0.4.1 lack it
+
+
+def torchvision_backbone(name: str) -> tuple[nn.Module, int]:
+    """Return one of TORCHVISION with random weights, from images (N, 3, H, W) to features (N, F), and F."""
+    from torchvision import models
+
+    network = models.get_model(name, weights=None)
+    features = network.fc.in_features
+    network.fc = nn.Identity()
+    return network, features
+
+
+def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Return a backbone's weights by name, without a head, from a file of torchvision, of this project or of the released code.
+
+    Weights may stand under a name, and carry DataParallel's `module.`.
+    """
+    for layer in LAYERS:
+        if isinstance(checkpoint.get(layer), dict):
+            checkpoint = checkpoint[layer]
+    state = {key.removeprefix("module.").removeprefix("feat_model."): value for key, value in checkpoint.items() if isinstance(key, str)}
+    return {key: value for key, value in state.items() if isinstance(value, Tensor) and not key.startswith(HEADS)}
+
+
+def load_pretrained(backbone: nn.Module, file: Path) -> None:
+    """Load a backbone's weights from a file, whose head is ignored. ValueError names every key that differs."""
+    state = backbone_weights(load_checkpoint(file))
+    if not state:
+        raise ValueError(f"{file} holds no weights by name; pretrained must name a state dict")
+    counters = {key: value for key, value in backbone.state_dict().items() if key.endswith(COUNTER)}
+    load_weights(backbone, counters | state, file)

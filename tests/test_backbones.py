@@ -1,0 +1,143 @@
+"""torchvision's networks as backbones: sizes as torchvision publishes them, and whole runs with the smallest of them."""
+
+import json
+
+import pytest
+import torch
+from torchvision import models
+
+from backbones import BACKBONES, TORCHVISION, load_pretrained, torchvision_backbone
+from imagenet_table import name_of
+from imagenet_test import BEST
+from longtail.checkpoints import load_checkpoint
+from longtail.training import train_epoch
+from main import main
+from resnet10 import ImageNetModel, ResNet10, split_state
+from test_imagenet_dataset import make_folder
+from test_imagenet_main import COUNTS, assert_same_state, last, rows, run, write_config
+
+# of 1000 classes, from torchvision's table of its weights
+PARAMETERS = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032, "resnet101": 44_549_160, "resnet152": 60_192_808,
+              "resnext50_32x4d": 25_028_904}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("small"), COUNTS)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_sizes(backbone):
+    with torch.device("meta"):
+        network = ImageNetModel(1000, backbone=backbone)
+    assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS.get(backbone, 5_418_792)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnext50_32x4d"])
+def test_a_network_computes_what_torchvisions_does(backbone):
+    torch.manual_seed(0)
+    theirs, ours = models.get_model(backbone, num_classes=5).eval(), ImageNetModel(5, backbone=backbone).eval()
+    state = theirs.state_dict()
+    ours.classifier.load_state_dict({key: state[key] for key in ("fc.weight", "fc.bias")})
+    ours.feat_model.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
+    images = torch.randn(2, 3, 40, 32)
+    assert torch.allclose(ours(images), theirs(images), atol=1e-5)
+
+
+LAYOUTS = {         # the same weights as different programs save them, each with a head of its own size
+    "torchvision": lambda bare, parts: bare,
+    "DataParallel": lambda bare, parts: {f"module.{key}": value for key, value in bare.items()},
+    "under state_dict": lambda bare, parts: {"state_dict": bare},
+    "under model": lambda bare, parts: {"model": bare, "epoch": 3},
+    "this project": lambda bare, parts: {**parts, "epoch": 3},
+    "released": lambda bare, parts: {"state_dict_best": parts},
+    "both parts in one": lambda bare, parts: {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()},
+    "PyTorch 0.4": lambda bare, parts: {key: value for key, value in bare.items() if "num_batches" not in key},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pretrained_weights_are_read(layout, tmp_path):
+    torch.manual_seed(0)
+    network, other = ImageNetModel(3), ResNet10()
+    parts, head = split_state(network.state_dict()), {"fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)}
+    torch.save(LAYOUTS[layout](parts["feat_model"] | head, parts), tmp_path / "x.pth")
+    load_pretrained(other, tmp_path / "x.pth")
+    assert all(torch.equal(value, network.feat_model.state_dict()[key]) for key, value in other.state_dict().items())
+
+
+def test_weights_of_another_network_are_named(tmp_path):
+    torch.save(torchvision_backbone("resnet18")[0].state_dict(), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x.pth does not fit this model: layer1.1.bn1.bias 64 instead of absent"):
+        load_pretrained(ResNet10(), tmp_path / "x.pth")
+    torch.save({"epoch": 3}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="x.pth holds no weights by name; pretrained must name a state dict"):
+        load_pretrained(ResNet10(), tmp_path / "x.pth")
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A ResNet-18 of 1000 classes, as torchvision saves one."""
+    torch.manual_seed(1)
+    file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(models.resnet18().state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def first_stage(data, pretrained, tmp_path_factory):
+    return run(tmp_path_factory.mktemp("first"), data, "r18", backbone="resnet18", pretrained=pretrained, num_epochs=2, lr=1e-30)
+
+
+def test_a_run_starts_from_pretrained_weights(first_stage, pretrained, data, tmp_path):
+    """With a learning rate of nothing the weights stay what they were."""
+    state, weights = last(first_stage), torch.load(pretrained)
+    assert torch.equal(state["feat_model"]["layer4.1.conv2.weight"], weights["layer4.1.conv2.weight"])
+    assert state["classifier"]["fc.weight"].shape == (3, 512) and state["arguments"]["backbone"] == "resnet18"
+    assert state["arguments"]["pretrained"] == "resnet18.pth" and str(pretrained) not in (first_stage / "r18.json").read_text()
+    figures = json.loads((first_stage / "test.json").read_text())
+    assert name_of(figures) == "CE, resnet18 from resnet18.pth"
+
+
+def test_resume_is_exact_and_needs_no_pretrained_weights(data, pretrained, tmp_path, monkeypatch, capsys):
+    """One run ends in its second epoch, the file is removed, and it continues; another one runs through."""
+    def broken_off(training, epoch, runtime):
+        if epoch == 2:
+            raise OSError("the power is gone")
+        return train_epoch(training, epoch, runtime)
+
+    (tmp_path / "whole").mkdir()
+    settings = {"backbone": "resnet18", "num_epochs": 2}
+    whole = run(tmp_path / "whole", data, "x", **settings, pretrained=pretrained)
+    (tmp_path / "resnet18.pth").symlink_to(pretrained)
+    file = write_config(tmp_path, data, "x", **settings, pretrained=tmp_path / "resnet18.pth")
+    with monkeypatch.context() as patched:
+        patched.setattr("longtail.training.train_epoch", broken_off)
+        assert main(["--cfg", str(file)]) == 2
+    (tmp_path / "resnet18.pth").unlink()
+    assert main(["--cfg", str(file), "--resume"]) == 0
+    assert_same_state(last(whole), last(tmp_path / "x"))
+    assert rows(whole) == rows(tmp_path / "x")
+
+
+@pytest.mark.parametrize("stage", ["crt", "lws"])
+def test_second_stages(stage, first_stage, data, tmp_path, failing, capsys):
+    folder = run(tmp_path, data, stage, stage=stage, first_stage=first_stage, backbone="resnet18", num_epochs=1)
+    before, after = load_checkpoint(first_stage / BEST), last(folder)
+    assert all(torch.equal(value, after["feat_model"][key]) for key, value in before["feat_model"].items())
+    other = write_config(tmp_path, data, "other", stage=stage, first_stage=first_stage, num_epochs=1)
+    assert "was trained with backbone resnet18, not resnet10: set backbone to resnet18" in failing(main, "--cfg", other)
+
+
+@pytest.mark.parametrize("method", [[], ["--tau_norm"], ["--ncm"]])
+def test_every_test_runs(method, first_stage, capsys):
+    assert main(["--test", "--model_dir", str(first_stage), *method]) == 0
+    assert "15 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("backbone", "resnet20", f"backbone must be {', '.join(BACKBONES[:-1])} or {TORCHVISION[-1]}, not 'resnet20'"),
+    ("pretrained", "none.pth", "no checkpoint at"),
+    ("stage", "crt\nfirst_stage: /x\npretrained: x.pth", "pretrained x.pth does nothing in stage crt")])
+def test_wrong_settings(key, value, message, data, tmp_path, failing):
+    assert message in failing(main, "--cfg", write_config(tmp_path, data, "x", **{key: value}))

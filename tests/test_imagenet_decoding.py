@@ -1,0 +1,150 @@
+"""Image files as cameras, microscopes and browsers write them; the expected pixels are computed by hand or by Pillow."""
+
+import io
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from imagenet_decoding import EncodedImage, decode, has_more_frames, jpeg_header
+from imagenet_transforms import evaluation_view, training_view
+
+RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def saved(image: Image.Image, kind: str, **settings) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **settings)
+    return file.getvalue()
+
+
+def pixels(content: bytes) -> np.ndarray:
+    """(H, W, 3)"""
+    return decode(content).permute(1, 2, 0).numpy()
+
+
+def quarters(width: int = 48, height: int = 32) -> Image.Image:
+    """Red, green, blue and white quarters, each of one colour: how it is turned can be read off its corners."""
+    image = Image.new("RGB", (width, height), "white")
+    for box, color in (((0, 0), RED), ((width // 2, 0), (0, 255, 0)), ((0, height // 2), BLUE)):
+        image.paste(color, (*box, box[0] + width // 2, box[1] + height // 2))
+    return image
+
+
+def with_orientation(orientation: int, kind: str = "JPEG") -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(quarters(), kind, exif=exif, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_divided_by_257(kind):
+    view = pixels(saved(Image.fromarray(RAMP), kind))
+    assert np.array_equal(view[..., 0], np.round(RAMP / 257)) and np.array_equal(view[..., 0], view[..., 2])
+    assert view.mean() == pytest.approx(127.5, abs=0.01) and len(np.unique(view)) == 256
+
+
+def test_sixteen_bits_of_other_writers():
+    """OpenCV's TIFF, big-endian and compressed, and three channels, of which Pillow keeps the high byte."""
+    assert np.array_equal(pixels(cv2.imencode(".tiff", RAMP)[1].tobytes())[..., 1], np.round(RAMP / 257))
+    big_endian = Image.frombytes("I;16B", (256, 256), RAMP.astype(">u2").tobytes())
+    assert np.array_equal(pixels(saved(big_endian, "TIFF"))[..., 1], np.round(RAMP / 257))
+    color = pixels(cv2.imencode(".png", np.stack([RAMP, RAMP, RAMP], 2))[1].tobytes())
+    assert np.abs(color[..., 0] - RAMP / 257).max() <= 1
+
+
+def test_floats_are_multiplied_by_255():
+    """0, 1/255 and so on to 1: each value is its own level."""
+    ramp = (np.arange(256, dtype=np.float32) / 255).reshape(16, 16)
+    assert pixels(saved(Image.fromarray(ramp), "TIFF"))[..., 0].ravel().tolist() == list(range(256))
+
+
+@pytest.mark.parametrize(("values", "match"), [
+    ([0.0, 1.5], "its floats run from 0 to 1.5, and must lie between 0 and 1"), ([-0.25, 1.0], "run from -0.25 to 1"),
+    ([0.0, float("nan")], "run from nan to nan"), ([0, 70_000], "its 32-bit integers run from 0 to 70000, a scale that is not known"),
+    ([-1, 3], "run from -1 to 3")])
+def test_an_unknown_scale_is_refused(values, match):
+    kind = np.float32 if isinstance(values[0], float) else np.int32
+    with pytest.raises(ValueError, match=match):
+        decode(saved(Image.fromarray(np.array([values], dtype=kind)), "TIFF"))
+
+
+def test_integers_of_32_bits_that_are_bytes_stay_what_they_are():
+    values = np.array([[0, 7, 255]], dtype=np.int32)
+    assert pixels(saved(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 7, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_every_orientation_is_pillows(kind, orientation):
+    content = with_orientation(orientation, kind)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")).astype(int)
+    assert np.abs(pixels(content) - expected).max() <= 2
+    assert EncodedImage(content).width == expected.shape[1]
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4])
+def test_a_phone_held_upright(reduction):
+    """Orientation 6: what is stored must be turned by 90 degrees clockwise. The red corner comes from the left to the right."""
+    image = decode(with_orientation(6), reduction).permute(1, 2, 0).numpy().astype(int)
+    assert image.shape == (48 // reduction, 32 // reduction, 3)
+    for place, color in (((0, -1), RED), ((0, 0), BLUE), ((-1, -1), (0, 255, 0)), ((-1, 0), (255, 255, 255))):
+        assert np.abs(image[place] - color).max() < 12
+
+
+def test_views_of_a_phone_held_upright():
+    """The square in the middle of the upright picture has blue at the top left; every training view has more rows than the file."""
+    view = evaluation_view(with_orientation(6), 32, 32).astype(int)
+    assert view[0, 0, 2] > 240 and view[0, 0, 0] < 15 and view[0, -1, 0] > 240
+    tall = Image.new("L", (400, 20), 0)                     # stored on its side: 20 wide and 400 high once upright
+    tall.paste(255, (0, 0, 200, 20))                        # its upper half is white
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    views = [training_view(saved(tall, "JPEG", exif=exif), 16, seed) for seed in range(20)]
+    assert all(np.abs(view[:, 0].astype(int) - view[:, -1]).max() < 60 for view in views)      # it changes from row to row alone
+
+
+@pytest.mark.parametrize("block", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff",
+                                   b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0\0\0\0\0"])
+def test_a_damaged_or_impossible_orientation_says_nothing(block, recwarn):
+    plain = saved(quarters(), "JPEG")
+    content = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + plain[2:]
+    assert jpeg_header(content) == (32, 48, 3, 1)
+    assert np.array_equal(pixels(content), pixels(plain))
+    assert not [warning for warning in recwarn if warning.category is UserWarning]      # Pillow's would be lines of its own
+
+
+def test_transparent_is_white():
+    """Red at alpha 0, 128 and 255 over white: 255 - 255 * 128 / 255 = 127 is left of green and blue in the middle."""
+    image = Image.new("RGBA", (3, 1), RED)
+    for x, alpha in enumerate((0, 128, 255)):
+        image.putpixel((x, 0), (*RED, alpha))
+    for kind in ("PNG", "TIFF"):
+        assert pixels(saved(image, kind))[0].tolist() == [[255, 255, 255], [255, 127, 127], [255, 0, 0]]
+    grey = Image.merge("LA", (Image.new("L", (2, 1), 50), Image.frombytes("L", (2, 1), bytes([0, 255]))))
+    assert pixels(saved(grey, "PNG"))[0, :, 0].tolist() == [255, 50]
+    palette = Image.new("P", (2, 1), 1)
+    palette.putpalette([9, 9, 9, 60, 70, 80])
+    palette.putpixel((0, 0), 0)
+    for kind in ("PNG", "GIF"):
+        assert pixels(saved(palette, kind, transparency=0))[0].tolist() == [[255, 255, 255], [60, 70, 80]]
+
+
+def test_opaque_pixels_do_not_change():
+    rng = np.random.default_rng(0)
+    colors = rng.integers(0, 256, (64, 64, 4), dtype=np.uint8)
+    colors[..., 3] = 255
+    assert np.array_equal(pixels(saved(Image.fromarray(colors), "PNG")), colors[..., :3])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_frame_of_an_animation(kind):
+    first, second = Image.new("RGB", (20, 10), RED), Image.new("RGB", (20, 10), BLUE)
+    settings = {"lossless": True} if kind == "WEBP" else {}
+    content = saved(first, kind, save_all=True, append_images=[second], **settings)
+    assert has_more_frames(content) and not has_more_frames(saved(first, kind))
+    assert np.array_equal(pixels(content), np.asarray(first))
+    assert not has_more_frames(saved(first, "JPEG"))
