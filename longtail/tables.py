@@ -44,7 +44,7 @@ def write_table(manual: str | None, argv: list[str] | None, origin: str, row: Ca
     parser = ArgumentParser(manual)
     parser.add_argument("results", type=Path, nargs="+", metavar="JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there too")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between its marks in that page, such as ../README.md")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between its marks in that page, such as README.md")
     args = parser.parse_args(argv)
     results = [read_result(path, origin, lambda figures: (row(figures), note(figures))) for path in args.results]
     notes = sorted({note(figures) for figures in results})
