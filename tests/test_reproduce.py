@@ -63,8 +63,9 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert "old" not in first
     assert main(["--table"]) == 0
     assert (tmp_path / "README.md").read_text() == first
-    names = {job.name for job in select("", None, tmp_path)} - {f"{entry.name}_seed0"}
-    assert set(re.findall("- `(.*)`", (tmp_path / "results.md").read_text())) == names
+    open_runs = dict(re.findall("- `(.*)`, seeds? (.*)", (tmp_path / "results.md").read_text()))
+    assert open_runs.keys() == {other.name for other in all_entries()} - {entry.name}
+    assert open_runs["cifar100_imbalance200_CE_fast"] == "0, 1, 2"
     capsys.readouterr()
     assert main(["--list", "--only", "imbalance=200,loss_type=CDB-CE,recipe=paper", "--runs", str(tmp_path)]) == 0
     assert capsys.readouterr().out.split() == ["finished", "cifar100_imbalance200_CDB-CE_1.5_seed0"]
@@ -78,6 +79,20 @@ def test_states_of_unfinished_runs(log, state, results, tmp_path):
     (tmp_path / job.name).mkdir()
     (tmp_path / job.name / "cifar100_imbalance100.csv").write_text(log)
     assert job.state == state
+
+
+def test_the_demos_claim(results, tmp_path):
+    """Three seeds of 50, 60, 70 % and 60, 80, 100 %: differences 10, 20, 30, so 20 with 4.303 * 10 / sqrt 3 on either side."""
+    (tmp_path / "README.md").write_text("\n".join(marks("demo")))
+    pair = next(pair for pair in plan.DEMO if (pair[0].precision, pair[0].threads) == ("bf16", "2"))
+    for entry, right in zip(pair, ((5, 6, 7), (6, 8, 10)), strict=True):
+        for seed, correct in enumerate(right):
+            results(entry, seed, 0.5)
+            classes = [{"name": "a", "training_images": 200, "correct": correct, "images": 10}]
+            (Job(entry, seed, tmp_path).result / "test.json").write_text(json.dumps({"classes": classes}))
+    pages.write_demo_table()
+    assert (tmp_path / "README.md").read_text().splitlines()[-2] == (
+        "| bf16 | 2 | 3 | 60.00 ± 10.00 | 80.00 ± 20.00 | +20.00 | -4.84 to +44.84 |")
 
 
 def test_the_papers_numbers():
@@ -99,7 +114,7 @@ def test_an_entry_is_its_command():
 
 def test_every_table_stands_in_a_page():
     pages = "".join((ROOT / page).read_text() for page in ("README.md", "CIFAR-LT/README.md"))
-    assert [table for table in (*plan.TABLES, "open") if not all(mark in pages for mark in marks(table))] == []
+    assert [table for table in (*plan.TABLES, "open", "short", "demo") if not all(mark in pages for mark in marks(table))] == []
 
 
 def test_selection(tmp_path):
@@ -126,6 +141,7 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     write_cifar(tmp_path / "data", per_class=35)
     entry = Entry("cifar100", 10, "CE")
     monkeypatch.setattr(plan, "TABLES", {"cifar100": (entry,), "cifar100-fast": (), "tau": ()})
+    monkeypatch.setattr(plan, "DEMO", ())
     monkeypatch.setattr(Entry, "flags", [*entry.flags, "--max_epochs", "1"])
     command = ["--runs", str(tmp_path / "runs"), "--data_root", str(tmp_path / "data")]
     assert main(command) == 0

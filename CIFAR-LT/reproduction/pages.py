@@ -44,10 +44,13 @@ def show(shares: list[float | None]) -> str:
 
 
 def open_runs() -> str:
-    """Return a list of the runs that the tables still lack."""
-    names = [job.name for entry in plan.all_entries() for seed in range(entry.seeds)
-             if (job := Job(entry, seed, jobs.RESULTS)).state != "finished"]
-    return "".join(f"- `{name}`\n" for name in names) or "Every run of these tables has been made.\n"
+    """Return a list of the runs that the tables still lack, a line for each entry."""
+    lines = []
+    for entry in plan.all_entries():
+        seeds = [str(seed) for seed in range(entry.seeds) if Job(entry, seed, jobs.RESULTS).state != "finished"]
+        if seeds:
+            lines.append(f"- `{entry.name}`, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}\n")
+    return "".join(lines) or "Every run of these tables has been made.\n"
 
 
 def write_tables() -> None:
