@@ -81,6 +81,11 @@ def test_states_of_unfinished_runs(log, state, results, tmp_path):
     assert job.state == state
 
 
+def test_best_epochs_of_many_runs_are_a_range():
+    assert pages.best_epochs([29, 30], [30, 30]) == "29 of 30, 30 of 30"
+    assert pages.best_epochs([29, 21, 30, 25], [30] * 4) == "21 to 30 of 30"
+
+
 def test_the_demos_claim(results, tmp_path):
     """Three seeds of 50, 60, 70 % and 60, 80, 100 %: differences 10, 20, 30, so 20 with 4.303 * 10 / sqrt 3 on either side."""
     (tmp_path / "README.md").write_text("\n".join(marks("demo")))

@@ -15,6 +15,7 @@ from reproduction import jobs, plan
 from reproduction.figures import Line, draw_losses, draw_overview, draw_tau
 from reproduction.jobs import HERE, Entry, Job, finished
 
+LISTED = 3         # best epochs that a cell names one by one
 PAGES = (HERE.parent / "README.md", HERE / "README.md")
 
 
@@ -30,9 +31,16 @@ def table_row(entry: Entry, done: list[Job]) -> dict[str, str]:
     best = [best_row(log) for log in logs]
     return {"imbalance": str(entry.imbalance), "loss": entry.label, "paper": f"{entry.published:.2f}" if entry.published else "-",
             "this repository": show([test["accuracy"] for test in tests]), "seeds": str(len(done)),
-            "best epoch": ", ".join(f"{row['epoch']} of {len(log)}" for row, log in zip(best, logs, strict=True)),
+            "best epoch": best_epochs([int(row["epoch"]) for row in best], [len(log) for log in logs]),
             "validation": show([float(row["accuracy"]) for row in best]),
             **{name: show([test["shots"][name] for test in tests]) for name in SHOTS[1:]}}
+
+
+def best_epochs(epochs: list[int], of: list[int]) -> str:
+    """Return '29 of 30, 30 of 30', or from more than LISTED runs of equal length '21 to 30 of 30'."""
+    if len(epochs) > LISTED and len(set(of)) == 1:
+        return f"{min(epochs)} to {max(epochs)} of {of[0]}"
+    return ", ".join(f"{epoch} of {length}" for epoch, length in zip(epochs, of, strict=True))
 
 
 def show(shares: list[float | None]) -> str:
