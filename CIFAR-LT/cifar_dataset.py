@@ -191,7 +191,10 @@ class Augmentation:
 
 def training_batches(train: ImageSet, batch_size: int, flip: bool, seed: int, runtime: Runtime,
                      augmentation: type[Augmentation] = Augmentation) -> Batches:
-    """Yield this process's part of each batch, augmented and normalised. `seed` alone decides the order; `train` is on the device."""
+    """Yield this process's part of each batch, augmented and normalised; `train` is on the device.
+
+    `seed` alone decides the order and the draws; epoch_seed makes it of the run's seed and the epoch.
+    """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(train), generator=generator).to(runtime.device)
     augment = augmentation(len(train), flip, generator, runtime.device)

@@ -125,7 +125,7 @@ def test_a_file_that_is_no_configuration(content, message, tmp_path, failing):
     ([], "--cfg FILE is needed, or --test or --predict with --model_dir DIR"), (["--test"], "--cfg FILE is needed"),
     (["--cfg", "none.yaml"], "none.yaml cannot be read"),
     (["--test", "--model_dir", "/none"], "/none/config.yaml not found: --model_dir must be the folder of a run"),
-    (["--cfg", MAIN, "--tau_norm"], "--tau_norm and --ncm belong to --test"),
+    (["--cfg", MAIN, "--tau_norm"], "--tau_norm, --ncm and --logit_adjustment belong to --test"),
     (["--cfg", MAIN, "--test", "--ncm", "--tau_norm"], "not allowed with"),
     (["--cfg", MAIN, "--test", "--resume"], "belong to training"),
     (["--cfg", MAIN, "--batch_size", "0"], "--batch_size: must be a whole number"),

@@ -127,6 +127,9 @@ def test_selection(tmp_path):
         "cifar100_imbalance100_CE_seed0", "cifar100_imbalance100_CE_seed1"]
     assert [job.name for job in select("tau=dynamic,imbalance=100,recipe=fast,protocol=,precision=,reduction=", 1, tmp_path)] == [
         "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0"]
+    name = "cifar100_imbalance100_CDB-CE_dynamic_fast"
+    assert [job.name for job in select(name, None, tmp_path)] == [f"{name}_seed{seed}" for seed in range(3)]
+    assert [job.name for job in select(f"{name}_seed1", None, tmp_path)] == [f"{name}_seed1"]
     for only in ("imbalance=7", "epochs=3", "imbalance"):
         with pytest.raises(ValueError, match=only):
             select(only, None, tmp_path)
