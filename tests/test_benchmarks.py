@@ -1,12 +1,14 @@
 """The benchmarks still start: each calls the experiments' own functions, and a renamed argument would show only when somebody measures."""
 
+import dataclasses
+import json
 import re
 import sys
 
 import pytest
 import torch
 
-from benchmarks import cifar_step, clip_loading, imagenet_input, resnet10_step, resnext3d_step, time_to_accuracy
+from benchmarks import cifar_step, clip_loading, imagenet_input, mnist5k, resnet10_step, resnext3d_step, time_to_accuracy
 from conftest import ROOT
 from longtail.devices import Runtime
 
@@ -34,3 +36,20 @@ def test_epochs_until_an_accuracy():
     assert [time_to_accuracy.first_epoch(log, 0.374) for log in RUNS] == [180, 29]
     with pytest.raises(ValueError, match="0.3784, below 0.38"):
         time_to_accuracy.first_epoch(RUNS[1], 0.38)
+
+
+def test_safety_on_easy_data_from_logs_to_table(tmp_path, monkeypatch, capsys):
+    """One epoch of two losses on four images of noise for each digit in the place of MNIST's; a second call trains nothing."""
+    images = torch.randint(256, (40, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    noise = mnist5k.ImageSet(images, torch.arange(10).repeat(4))
+    monkeypatch.setattr(mnist5k, "read_mnist", lambda: (noise, noise, noise))
+    monkeypatch.setattr(mnist5k, "RECIPE", dataclasses.replace(mnist5k.RECIPE, epochs=1))
+    monkeypatch.setattr(mnist5k, "LOSSES", {"CE": "CE", "CDB-BS, smoothed": "CDB-BS --difficulty smoothed"})
+    flags = ["--seeds", "3", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    assert mnist5k.main(flags) == 0
+    first = capsys.readouterr().out
+    figures = json.loads((tmp_path / "results/CDB-BS_smoothed_seed3/test.json").read_text())
+    share = sum(entry["correct"] for entry in figures["classes"]) / 40
+    assert f"| CDB-BS, smoothed | 1 | {100 * share:.2f} |" in first and "epoch 1/1" in first
+    assert mnist5k.main(flags) == 0
+    assert "epoch 1/1" not in capsys.readouterr().out
