@@ -4,11 +4,12 @@ import dataclasses
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import cifar_step, clip_loading, imagenet_input, mnist5k, resnet10_step, resnext3d_step, time_to_accuracy
+from benchmarks import cifar_step, clip_loading, imagenet_input, list_memory, mnist5k, resnet10_step, resnext3d_step, time_to_accuracy
 from conftest import ROOT
 from longtail.devices import Runtime
 
@@ -29,6 +30,17 @@ def test_the_smallest_measurement(benchmark, flags, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["", *flags.split()])
     benchmark.main()
     assert re.search("ratio|times as fast", capsys.readouterr().out)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads memory from /proc")
+@pytest.mark.parametrize("paths", ["block", "list"])
+def test_memory_of_a_small_list(paths, monkeypatch, capsys):
+    """2,000 images are four batches: measured at each."""
+    monkeypatch.setattr(sys, "argv", ["", "--images", "2000", "--folders", "3", "--workers", "2", "--paths", paths])
+    list_memory.main()
+    output = capsys.readouterr().out
+    assert f"2000 paths, 2 workers, paths as {paths}" in output and "ratio of USS" in output
+    assert len(re.search(r"USS ([\d ]+);", output)[1].split()) == 4
 
 
 def test_epochs_until_an_accuracy():

@@ -105,6 +105,13 @@ def test_folders_as_imagefolder_has_them(given, expected, tmp_path, capsys):
     assert all(line.startswith(f"{split if split in given.split() else 'train'}/") for split in SPLITS for line in lists[split])
 
 
+def test_lists_among_the_class_folders_are_no_class(tmp_path, capsys):
+    """Their picture is an image, too."""
+    root = make_images(tmp_path, {"a": 3, "b": 3})
+    first = made(root, root / "lists")
+    assert (root / "lists/tail.png").exists() and made(root, root / "lists", "--overwrite") == first
+
+
 def test_a_class_may_be_called_train(tmp_path, capsys):
     root = make_images(tmp_path, {"car": 3, "train": 3, "val": 3})
     made(root, tmp_path / "out")

@@ -70,15 +70,15 @@ def has_splits(root: Path) -> bool:
     return train.is_dir() and bool(subfolders(train)) and not any(is_image(entry.name) for entry in os.scandir(train))
 
 
-def find_images(root: Path) -> Found:
-    """Find the images of each split and class. ValueError or OSError for a folder that holds none."""
+def find_images(root: Path, out: Path) -> Found:
+    """Find the images of each split and class, but not in `out`. Raise ValueError or OSError for a folder that holds none."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder; it must hold one folder of images for each class")
     found = Found()
     for split in [split for split in SPLITS if (root / split).is_dir()] if has_splits(root) else [""]:
         base = root / split
         tree = found.trees[split or "train"] = {}
-        for name in subfolders(base):
+        for name in [name for name in subfolders(base) if base / name != out]:
             images, ignored = walk_images(base / name)
             tree[name] = [(Path(split) / name / path).as_posix() for path in images]
             found.ignored += ignored
@@ -146,7 +146,7 @@ def cut(images: list[str], sizes: dict[str, int], rng: random.Random) -> Tree:
 
 
 def split_classes(found: Found, sizes: dict[str, int], seed: int) -> dict[str, Tree]:
-    """Return the images of train, val and test by class. ValueError if there is nothing to learn, or nothing to measure it on."""
+    """Return the images of train, val and test by class. Raise ValueError if nothing is left to learn or to measure."""
     trees = usable(found)
     missing = {split: size for split, size in sizes.items() if split not in trees}
     parts = {name: cut(images, missing, random.Random(f"{seed} {name}")) for name, images in trees["train"].items()}
@@ -188,7 +188,7 @@ def run(args: Namespace) -> None:
     present = [out / name for name in ("config.yaml", *(f"{split}.txt" for split in SPLITS)) if (out / name).exists()]
     if present and not args.overwrite:
         raise FileExistsError(f"{present[0]} exists: choose another --out, or replace it and the lists with --overwrite")
-    found = find_images(root)
+    found = find_images(root, out)
     check_lines(found)
     if args.check:
         check_images(root, found)
