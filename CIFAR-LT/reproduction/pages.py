@@ -47,8 +47,9 @@ def show(shares: list[float | None]) -> str:
     """Return '38.92', or '38.92 ± 0.31' for several seeds, in %; '-' for a group without classes."""
     if None in shares:
         return "-"
-    spread = f" ± {100 * statistics.stdev(shares):.2f}" if len(shares) > 1 else ""
-    return f"{100 * statistics.mean(shares):.2f}{spread}"
+    percent = [100 * round(share, 6) for share in shares]           # without the traces of single precision
+    spread = f" ± {statistics.stdev(percent):.2f}" if len(percent) > 1 else ""
+    return f"{statistics.mean(percent):.2f}{spread}"
 
 
 def open_runs() -> str:
