@@ -82,6 +82,22 @@ def draw_overview(lines: list[Line], path: Path) -> None:
     save(figure, path)
 
 
+def draw_steadiness(logs: list[tuple[str, np.ndarray, np.ndarray]], path: Path) -> None:
+    """Draw the weights of all classes over the epochs, one panel for each run: its title, weights (E, C) and class counts (C,)."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(logs), figsize=(11, 4), sharey=True, layout="constrained")
+    for axes, (title, weights, counts) in zip(panels, logs, strict=True):
+        colors = pyplot.get_cmap("viridis")(np.linspace(0, 0.9, len(counts)))
+        for c in range(len(counts)):
+            axes.plot(range(1, len(weights) + 1), weights[:, c], color=colors[c], linewidth=1.5, label=f"{counts[c]:.0f}")
+        axes.axhline(1, color="#777777", linewidth=0.8, linestyle=":")
+        axes.set(title=title, xlabel="epoch")
+    panels[0].set_ylabel("weight of a class")
+    figure.legend(*panels[0].get_legend_handles_labels(), title="training\nimages", loc="outside right upper", fontsize=8)
+    save(figure, path)
+
+
 def draw_tau(lines: list[Line], path: Path) -> None:
     """Draw accuracy against tau; the first column is cross-entropy, which is tau 0."""
     from matplotlib import pyplot

@@ -9,10 +9,11 @@ import numpy as np
 from longtail import compare
 from longtail.files import hold_lock, write_atomically, write_between
 from longtail.metrics import SHOTS
+from longtail.plot import load_log
 from longtail.run import best_row, csv_text, read_log
 from longtail.tables import markdown
 from reproduction import jobs, plan
-from reproduction.figures import Line, draw_losses, draw_overview, draw_tau
+from reproduction.figures import Line, draw_losses, draw_overview, draw_steadiness, draw_tau
 from reproduction.jobs import HERE, Entry, Job, finished
 
 LISTED = 3         # best epochs that a cell names one by one
@@ -118,6 +119,9 @@ def draw() -> None:
     taus = lines(plan.TABLES["tau"], lambda entry: "\n".join(filter(None, (entry.tau, entry.reduction))) or "0")
     if len(taus) > 1:
         draw_tau(taus, jobs.RESULTS / "tau.png")
+    steady = [load_log(job.kept_log) for entry in plan.STEADINESS for job in finished(entry)[:1]]
+    if len(steady) == len(plan.STEADINESS):
+        draw_steadiness([(log.label, log.weight, log.class_counts) for log in steady], jobs.RESULTS / "steadiness.png")
     overview = lines(plan.OVERVIEW, lambda entry: {"CE": "cross-entropy"}.get(entry.loss_type, entry.label))
     if len(overview) == len(plan.OVERVIEW):
         draw_overview(overview, jobs.RESULTS / "overview.png")

@@ -72,6 +72,7 @@ TABLES = {
         digits(20, "CDB-CE", "dynamic", "smoothed"),
     ),
 }
+STEADINESS = (digits(50, "CDB-CE", "dynamic"), digits(50, "CDB-CE", "dynamic", "smoothed"))      # whose weights are drawn, seed 0
 # The claim of `make demo`: these two, in each precision and with one thread and two.
 DEMO = tuple((digits(50, "CE", precision=precision, threads=threads),
               digits(50, "CDB-CE", "dynamic", "smoothed", precision=precision, threads=threads))
