@@ -135,6 +135,7 @@ class Corpus:
                 place.mkdir(parents=True)
                 for frame in range(3):
                     (place / f"{frame:06d}.jpg").write_bytes(jpeg((80 * verb, 90, 70 + frame)))
+                (place / "3.frames").touch()          # as the extraction does, so that a missing frame is noticed
                 lines.append(f"{clip} 1 {verb} 1\n")
             name = {"P01": "train", "P20": "val", "OP01": "test"}[subject]
             (splits / f"{name}_split.txt").write_text("".join(lines))
