@@ -75,16 +75,15 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     kind.add_argument("--logit_adjustment", action="store_true", help="with --test: scores minus a multiple of the log prior")
     args = parser.parse_args(argv)
     uses = args.test or args.predict
-    if not (args.cfg or uses and args.model_dir):
-        parser.error("--cfg FILE is needed, or --test or --predict with --model_dir DIR")
-    if args.test and args.predict:
-        parser.error("--test and --predict are two commands")
-    if (args.out or args.top) and not args.predict:
-        parser.error("--out and --top belong to --predict")
-    if (args.tau_norm or args.ncm or args.logit_adjustment) and not args.test:
-        parser.error("--tau_norm, --ncm and --logit_adjustment belong to --test")
-    if uses and (args.resume or args.overwrite):
-        parser.error("--resume and --overwrite belong to training, not to --test or --predict")
+    for wrong, message in (
+            (not (args.cfg or uses and args.model_dir), "--cfg FILE is needed, or --test or --predict with --model_dir DIR"),
+            (args.test and args.predict, "--test and --predict are two commands"),
+            ((args.out or args.top) and not args.predict, "--out and --top belong to --predict"),
+            ((args.tau_norm or args.ncm or args.logit_adjustment) and not args.test,
+             "--tau_norm, --ncm and --logit_adjustment belong to --test"),
+            (uses and (args.resume or args.overwrite), "--resume and --overwrite belong to training, not to --test or --predict")):
+        if wrong:
+            parser.error(message)
     return args
 
 
