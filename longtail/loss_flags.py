@@ -31,9 +31,10 @@ def cdb_settings(args: Any, class_counts: list[int]) -> dict[str, Any]:
 
 
 def absent_classes_line(args: Any, absent: list[str], file: Path, remedy: str) -> str:
-    """Return the line that names the classes without held-out samples in `file`; empty where there are none or they do not matter.
+    """Return the line that names the classes without held-out samples in `file`; empty where there are none.
 
-    CDB with difficulty "smoothed" gives them the overall difficulty. "paper" cannot: ValueError, which says the `remedy`.
+    For runs that measure difficulty. CDB with difficulty "smoothed" gives these classes the overall one. "paper" cannot: ValueError, which
+    says the `remedy`.
     """
     if not absent:
         return ""
