@@ -150,7 +150,7 @@ def draw(a: Setting, b: Setting, title: str, path: Path) -> None:
             axes.annotate(f"{mean:.1f}", (place, 0), (0, 3), textcoords="offset points", ha="center", fontsize="small")
     axes.set_xticks(range(len(shown)), [SHOTS[g] if g == 0 else f"{SHOTS[g]} shot" for g in shown])
     axes.set(ylabel="accuracy (%)", title=title, ylim=(0, None))
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
 
