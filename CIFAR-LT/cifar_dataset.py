@@ -160,7 +160,7 @@ def long_tailed(dataset: str, data_root: Path, imbalance: float, protocol: str =
 
 def normalize(images: Tensor, constants: str = "train") -> Tensor:
     """Convert (N, 3, H, W) uint8 images to floats with mean 0 and variance 1, channels last in memory."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in NORMALIZATION[constants])
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1).to(images.device, non_blocking=True) for values in NORMALIZATION[constants])
     return images.contiguous(memory_format=torch.channels_last).float().sub_(255 * mean).div_(255 * std)
 
 
@@ -182,8 +182,8 @@ class Augmentation:
         self.flipped = (torch.rand(count, generator=generator) < 0.5 * flip).to(device)
 
     def __call__(self, images: Tensor, which: Tensor) -> Tensor:
-        """Transform (n, 3, H, W) uint8 images by the draws numbered `which`, shape (n,)."""
-        height, width = images.shape[2:]
+        """Transform (n, 3, H, W) uint8 images by the draws numbered `which`, shape (n,), on the CPU."""
+        height, width, which = *images.shape[2:], which.to(images.device, non_blocking=True)
         windows = F.pad(images, [PADDING] * 4).unfold(2, height, 1).unfold(3, width, 1)   # (n, 3, 9, 9, H, W), a view
         crops = windows[torch.arange(len(images), device=images.device), :, self.rows[which], self.columns[which]]
         return torch.where(self.flipped[which].view(-1, 1, 1, 1), crops.flip(3), crops)
@@ -196,9 +196,10 @@ def training_batches(train: ImageSet, batch_size: int, flip: bool, seed: int, ru
     `seed` alone decides the order and the draws; epoch_seed makes it of the run's seed and the epoch.
     """
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(train), generator=generator).to(runtime.device)
+    order = torch.randperm(len(train), generator=generator)
     augment = augmentation(len(train), flip, generator, runtime.device)
     for batch in order.split(batch_size):
         which = runtime.share(batch)
         if len(which):
-            yield normalize(augment(train.images[which], which)), train.labels[which]
+            place = runtime.move(which)
+            yield normalize(augment(train.images[place], which)), train.labels[place]

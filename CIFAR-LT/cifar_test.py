@@ -152,7 +152,7 @@ def count_adjusted(model: nn.Module, validation: Batches, test: Batches, class_c
 
 def test(args: Namespace) -> None:
     """Load the model, count on the test set, report."""
-    with start_runtime(args.n_gpus, args.precision) as runtime:
+    with start_runtime(args.n_gpus, args.precision, args.device) as runtime:
         description = describe(args, load_checkpoint(args.saved_model_path))
         dataset, normalization = description["dataset"], description["normalization"]
         runtime.broadcast(check_present(dataset, args.data_root, args.download) if runtime.is_main else None)

@@ -36,7 +36,7 @@ from cifar_dataset import (
     long_tailed,
     training_batches,
 )
-from longtail.cli import ArgumentParser, add_device_arguments, add_resume_arguments, exit_code, number_in, positive_int, seed_number
+from longtail.cli import ArgumentParser, add_device_arguments, add_run_arguments, exit_code, number_in, positive_int, seed_number
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.loss_flags import CDB_LOSSES, add_loss_arguments, cdb_settings, rival_settings
@@ -132,7 +132,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     add_device_arguments(execution)
     execution.add_argument("--compile", action="store_true", help="torch.compile the model: a minute to start, then faster")
     execution.add_argument("--save_model", type=Path, default=HERE / "saved_model", help="the run's folder; default: ./saved_model")
-    add_resume_arguments(execution, "--save_model")
+    add_run_arguments(execution, "--save_model")
     return complete(parser.parse_args(argv))
 
 
@@ -209,9 +209,9 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]
 def train(args: Namespace) -> None:
     """Train, or continue, the whole run."""
     arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}  # no places
-    with start_runtime(args.n_gpus, args.precision) as runtime:
+    with start_runtime(args.n_gpus, args.precision, args.device) as runtime:
         training, description = prepare(args, runtime)
-        run = Run(args.save_model, f"{args.dataset}_imbalance{args.imbalance:g}")
+        run = Run(args.save_model, f"{args.dataset}_imbalance{args.imbalance:g}", tensorboard=args.tensorboard)
         begin(training, run, arguments, description, args.resume, args.overwrite, runtime)
         fit(training, run, {"arguments": arguments, **description}, runtime)
 

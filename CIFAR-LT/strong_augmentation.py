@@ -21,17 +21,17 @@ class StrongAugmentation(Augmentation):
         super().__init__(count, flip, generator, device)
         self.policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=GREY)
         self.seeds = torch.randint(2 ** 62, (count,), generator=generator)
-        self.centres = torch.rand(2, count, generator=generator).to(device)
+        self.centres = torch.rand(2, count, generator=generator)
 
     def __call__(self, images: Tensor, which: Tensor) -> Tensor:
-        """Transform (n, 3, H, W) uint8 images by the draws numbered `which`, shape (n,)."""
+        """Transform (n, 3, H, W) uint8 images by the draws numbered `which`, shape (n,), on the CPU."""
         images = super().__call__(images, which)
         with torch.random.fork_rng(devices=[]):            # the policy draws from PyTorch's own generator
             changed = []
-            for image, seed in zip(images, self.seeds[which.cpu()].tolist(), strict=True):
+            for image, seed in zip(images, self.seeds[which].tolist(), strict=True):
                 torch.default_generator.manual_seed(seed)
                 changed.append(self.policy(image))
-        return cut_out(torch.stack(changed), self.centres[:, which])
+        return cut_out(torch.stack(changed), self.centres[:, which].to(images.device, non_blocking=True))
 
 
 def cut_out(images: Tensor, centres: Tensor) -> Tensor:
@@ -45,5 +45,5 @@ def cut_out(images: Tensor, centres: Tensor) -> Tensor:
         offset = torch.arange(size, device=images.device) - (centre * size).floor()[:, None]       # (n, size)
         inside.append((offset >= -CUTOUT // 2) & (offset < CUTOUT // 2))
     square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-    mean = (255 * torch.tensor(NORMALIZATION["train"][0], device=images.device)).round().to(torch.uint8)
-    return torch.where(square, mean.view(1, 3, 1, 1), images)
+    mean = (255 * torch.tensor(NORMALIZATION["train"][0])).round().to(torch.uint8)
+    return torch.where(square, mean.view(1, 3, 1, 1).to(images.device, non_blocking=True), images)

@@ -158,7 +158,7 @@ def draw(confusion: Tensor, names: list[str], path: Path) -> None:
 def test(args: Namespace) -> None:
     """Load the model, count, report. The files come last, since writing them may fail."""
     check_places(args)
-    with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:
+    with start_runtime(args.n_gpus, clip_precision(args.precision, args.device), args.device) as runtime:
         checkpoint = load_checkpoint(args.trained_model)
         description = describe(args, checkpoint)
         names, counts = description["class_names"], description["class_counts"]

@@ -29,7 +29,7 @@ from egtea_dataset import ClipSet, evaluation_batches, memory_format, training_b
 from longtail.cli import (
     ArgumentParser,
     add_device_arguments,
-    add_resume_arguments,
+    add_run_arguments,
     exit_code,
     number_in,
     positive_int,
@@ -87,7 +87,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     add_device_arguments(execution, AUTO_PRECISION)
     execution.add_argument("--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4")
     execution.add_argument("--save_model", type=Path, default=HERE / "models", help="the run's folder; default: ./models")
-    add_resume_arguments(execution, "--save_model")
+    add_run_arguments(execution, "--save_model")
     args = parser.parse_args(argv)
     if args.accumulate > args.batch_size:
         raise ValueError(f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips has fewer parts")
@@ -164,8 +164,8 @@ def train(args: Namespace) -> None:
     """Train, or continue, the whole run."""
     arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}  # no places
     arguments["pretrained_model"] = args.pretrained_model.name
-    with start_runtime(args.n_gpus, clip_precision(args.precision)) as runtime:
-        run = Run(args.save_model, "model")
+    with start_runtime(args.n_gpus, clip_precision(args.precision, args.device), args.device) as runtime:
+        run = Run(args.save_model, "model", tensorboard=args.tensorboard)
         training, description = prepare(args, runtime.broadcast(args.resume and run.last.exists()), runtime)
         arguments |= {"train_file": split_identity(args.train_file), "val_file": split_identity(args.val_file)}
         begin(training, run, arguments, description, args.resume, args.overwrite, runtime)

@@ -133,7 +133,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
 def normalize(clips: Tensor) -> Tensor:
     """Convert (N, T, H, W, 3) bytes to (N, 3, T, H, W) floats with mean 0, in the memory format of their device."""
     rows = clips.flatten(3).float()
-    rows -= torch.tensor(MEAN, device=clips.device).repeat(clips.shape[3])     # whole rows: three values at a time would be slow
+    rows -= torch.tensor(MEAN).repeat(clips.shape[3]).to(clips.device, non_blocking=True)     # of whole rows: single values would be slow
     return rows.view(clips.shape).permute(0, 4, 1, 2, 3).contiguous(memory_format=memory_format(clips.device))
 
 

@@ -74,9 +74,10 @@ class ResNeXt3D(nn.Module):
         return self.fc(x.mean(dim=(2, 3, 4)))
 
 
-def clip_precision(precision: str) -> str:
+def clip_precision(precision: str, device: str | None) -> str:
     """Return what --precision means here: 'auto' is fp32 on a CPU, where 3D convolution in bf16 is wrong (pytorch issue 169688)."""
-    return "fp32" if precision == "auto" and not torch.cuda.is_available() else precision
+    on_cpu = device == "cpu" or not torch.accelerator.is_available()
+    return "fp32" if precision == "auto" and on_cpu else precision
 
 
 def load_pretrained(model: ResNeXt3D, path: Path) -> int:

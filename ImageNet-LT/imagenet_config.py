@@ -106,6 +106,7 @@ class Config:
     weight_decay: float = number("a number of at least 0", 0, default=2e-4)
     seed: int = setting("a whole number from 0 to 4294967295", lambda value: require(type(value) is int and 0 <= value < 2 ** 32, value), 0)
     n_gpus: int = whole(1, default=1)
+    device: str | None = text("cpu, cuda, cuda:1, mps or xpu", None)
     workers: int | None = whole(0, default=None)
     precision: str = choice(PRECISIONS, "auto")
 

@@ -159,7 +159,7 @@ class ImageLoader:
             ahead = max(2, math.ceil(2 * max(counts) / workers))
             settings = {"multiprocessing_context": context, "worker_init_fn": partial(start_worker, os.getpid()), "prefetch_factor": ahead}
         loader = DataLoader(self.views, batch_size=None, sampler=units, num_workers=workers,
-                            pin_memory=self.runtime.device.type == "cuda", **settings)
+                            pin_memory=self.runtime.pins_memory, **settings)
         parts = iter(loader)
         for count in counts:
             batch = [self.next_part(parts) for _ in range(count)]

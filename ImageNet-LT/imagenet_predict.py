@@ -112,7 +112,7 @@ def write_predictions(config: Config, place: Path, root: Path | None, out: Path 
         raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}")
     root, paths = find_inputs(place, root)
     messages = sys.stdout if out else sys.stderr           # a printed table stands alone
-    with contextlib.redirect_stdout(messages), start_runtime(config.n_gpus, config.precision) as runtime:
+    with contextlib.redirect_stdout(messages), start_runtime(config.n_gpus, config.precision, config.device) as runtime:
         table, complete = predict(config, place, root, paths, top, runtime)
     if out:
         write_atomically(out, table.encode("utf-8", "surrogateescape"))

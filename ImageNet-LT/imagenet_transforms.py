@@ -110,5 +110,5 @@ def evaluation_view(content: bytes, image_size: int, test_resize: int) -> np.nda
 def normalize(images: Tensor) -> Tensor:
     """Convert (N, 3, H, W) uint8, channels last in memory, to floats that have mean 0 and variance 1 on ImageNet."""
     rows = images.permute(0, 2, 3, 1).flatten(2)                # (N, H, 3W): constants of a whole row are faster than of 3 channels
-    mean, std = (torch.tensor(values, device=images.device).repeat(images.shape[3]) * 255 for values in (MEAN, STD))
+    mean, std = (255 * torch.tensor(values).repeat(images.shape[3]).to(images.device, non_blocking=True) for values in (MEAN, STD))
     return rows.float().sub_(mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)

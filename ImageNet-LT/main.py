@@ -41,7 +41,7 @@ from imagenet_predict import TOP, write_predictions
 from imagenet_test import BEST, PICTURES, RESULTS, evaluate, read_configured_list
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
-from longtail.cli import RESUME_HINT, ArgumentParser, add_resume_arguments, exit_code, positive_int, seed_number
+from longtail.cli import DEVICE_HELP, RESUME_HINT, ArgumentParser, add_run_arguments, exit_code, positive_int, seed_number
 from longtail.devices import Runtime, check_gpus
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
@@ -67,8 +67,9 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; default: the YAML's")
     parser.add_argument("--seed", type=seed_number, help="default: the YAML's, else 0")
     parser.add_argument("--n_gpus", type=int, help="GPUs for DataParallel; default: the YAML's, else 1")
+    parser.add_argument("--device", help=f"{DEVICE_HELP}; default: the YAML's, else the GPU if there is one")
     parser.add_argument("--workers", type=seed_number, help="processes that read images (0: none); default: the YAML's, else one per core")
-    add_resume_arguments(parser, "its folder")
+    add_run_arguments(parser, "its folder")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--tau_norm", action="store_true", help="with --test: normalised class weights, exponent chosen on validation")
     kind.add_argument("--ncm", action="store_true", help="with --test: nearest class mean of the training features")
@@ -81,7 +82,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
             ((args.out or args.top) and not args.predict, "--out and --top belong to --predict"),
             ((args.tau_norm or args.ncm or args.logit_adjustment) and not args.test,
              "--tau_norm, --ncm and --logit_adjustment belong to --test"),
-            (uses and (args.resume or args.overwrite), "--resume and --overwrite belong to training, not to --test or --predict")):
+            (uses and (args.resume or args.overwrite or args.tensorboard),
+             "--resume, --overwrite and --tensorboard belong to training, not to --test or --predict")):
         if wrong:
             parser.error(message)
     return args
@@ -95,7 +97,8 @@ def resolve(args: Namespace) -> Config:
     places = {key: str(expanded(path).resolve()) for key in ("model_dir", "data_root") if (path := getattr(args, key))}
     if args.n_gpus is not None:
         check_gpus(args.n_gpus, found=0)
-    return read_config(file, **places, batch_size=args.batch_size, seed=args.seed, n_gpus=args.n_gpus, workers=args.workers)
+    return read_config(file, **places, batch_size=args.batch_size, seed=args.seed, n_gpus=args.n_gpus, device=args.device,
+                       workers=args.workers)
 
 
 class TwoPartTraining(Training):
@@ -213,11 +216,11 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
 
 def train(args: Namespace, config: Config) -> None:
     """Train, or continue, the whole run, then test its best epoch."""
-    with start_runtime(config.n_gpus, config.precision) as runtime:
+    with start_runtime(config.n_gpus, config.precision, config.device) as runtime:
         folder = config.path("model_dir")
         if f"{folder.name}.json" in RESULTS.values():
             raise ValueError(f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir")
-        run = Run(folder, folder.name, BEST)
+        run = Run(folder, folder.name, BEST, args.tensorboard)
         training, arguments, description = prepare(config, runtime.broadcast(args.resume and run.last.exists()), runtime)
         if begin(training, run, arguments, description, args.resume, args.overwrite, runtime) and runtime.is_main:
             for name in (*RESULTS.values(), *PICTURES.values()):           # of the run before it
@@ -236,7 +239,7 @@ def run(args: Namespace) -> int | None:
         return write_predictions(config, args.predict, args.data_root, args.out, args.top or TOP)
     if not args.test:
         return train(args, config)
-    with start_runtime(config.n_gpus, config.precision) as runtime:
+    with start_runtime(config.n_gpus, config.precision, config.device) as runtime:
         method = next((name for name in RESULTS if getattr(args, name, False)), "classifier")
         return evaluate(config, config.path("model_dir"), method, runtime, draw=True)
 

@@ -6,6 +6,7 @@ cli.py           the argument parser, argument types, exit codes (no torch)
 devices.py       Runtime: device, rank, precision, DataParallel and DistributedDataParallel
 distributed.py   start a Runtime; how the processes of a job find each other
 checkpoints.py   save and safely load checkpoints and weights
+tensorboard.py   the log for TensorBoard
 run.py           the folder of a run: its log, its last and best checkpoint, resuming
 losses.py        the losses that CDB-CE is compared with
 loss_flags.py    the flags of all losses, and what each loss takes from them

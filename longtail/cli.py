@@ -14,6 +14,7 @@ from longtail.signals import Stopped, received
 PARTNER_LOST = ("remote worker", "onnection closed by peer", "onnection reset by peer", "roken pipe", "remote process exited",
                 "Timed out waiting")
 PRECISIONS = ("auto", "fp32", "bf16")
+DEVICE_HELP = "cpu, or a GPU as PyTorch calls it: cuda, cuda:1, mps, xpu"
 RESUME_HINT = "; --resume continues after the last finished epoch"
 
 
@@ -58,13 +59,15 @@ def number_in(low: float, high: float, include_low: bool = True) -> Callable[[st
 
 
 def add_device_arguments(parser: argparse.ArgumentParser, auto: str = "bf16 where the hardware accelerates it") -> None:
-    """Add --n_gpus and --precision to a parser, or a group of one; `auto` says what the precision 'auto' means."""
+    """Add --n_gpus, --device and --precision to a parser, or a group of one; `auto` says what the precision 'auto' means."""
     parser.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
+    parser.add_argument("--device", help=f"{DEVICE_HELP}; default: the GPU if there is one")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=f"auto: {auto}")
 
 
-def add_resume_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
-    """Add --resume and --overwrite, which exclude each other, to a parser or a group; `folder` names the run's folder in the help."""
+def add_run_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add --tensorboard, and --resume and --overwrite, which exclude each other; `folder` names the run's folder in the help."""
+    parser.add_argument("--tensorboard", action="store_true", help=f"write the log for TensorBoard too, below {folder}")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help=f"continue the run in {folder}; from epoch 1 if there is none")
     existing.add_argument("--overwrite", action="store_true", help=f"replace the run in {folder}")

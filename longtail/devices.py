@@ -1,5 +1,7 @@
 """Where a run computes: CPU, one GPU, several through DataParallel, or one process for each GPU; and in which precision.
 
+"GPU" stands for whatever accelerator torch.accelerator finds: CUDA, ROCm (which PyTorch calls cuda), Apple's MPS, Intel's XPU.
+
 All of it is decided once, into a Runtime (distributed.py makes it). A script keeps two views of its model: `model`, bare, for the
 optimizer and the checkpoint; and `parallel_model = runtime.parallelize(model)`, which is only called.
 """
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3   # glibc malloc.h
 LARGEST_BLOCK_KEPT = 1 << 25                  # bytes; the most that glibc accepts
 MEMORY_KEPT = 1 << 28                         # bytes at the top of the heap that are not returned to the system
+BATCHES_BETWEEN_READS = 50                    # on a GPU: reading a result waits until the GPU has worked off its queue
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,16 @@ class Runtime:
         place = f"{self.gpus} GPUs" if self.gpus > 1 else "1 GPU" if self.gpus else cpu
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         return f"{place}{processes}, {self.precision}"
+
+    @property
+    def batches_between_reads(self) -> int:
+        """After how many batches the losses are read. A CPU has computed them already, so there each batch is checked at once."""
+        return 1 if self.device.type == "cpu" else BATCHES_BETWEEN_READS
+
+    @property
+    def pins_memory(self) -> bool:
+        """Whether a loader should put batches into pinned memory, from which they are copied while the GPU computes."""
+        return self.device.type not in ("cpu", "mps")      # MPS shares the CPU's memory
 
     @property
     def precision(self) -> str:
@@ -79,6 +92,12 @@ class Runtime:
             torch.distributed.all_reduce(values)
         return values
 
+    def mean(self, value: float) -> float:
+        """Return the mean of a number over the processes, through float32: not every GPU has float64."""
+        if self.world_size == 1:
+            return value
+        return self.sum(torch.tensor(value, dtype=torch.float, device=self.device)).item() / self.world_size
+
     def broadcast(self, value: Any) -> Any:
         """Return the main process's value on every process."""
         values = [value]
@@ -110,6 +129,36 @@ class InPrecision(nn.Module):
             return self.model(inputs)
 
 
+def find_gpus() -> tuple[str, int]:
+    """Return how PyTorch calls this machine's GPUs, such as "cuda", and how many there are; ("cpu", 0) for none."""
+    if not torch.accelerator.is_available():      # without a GPU, current_accelerator() names the one that PyTorch was built for
+        return "cpu", 0
+    return torch.accelerator.current_accelerator().type, torch.accelerator.device_count()
+
+
+def choose_device(name: str | None, n_gpus: int = 1, local_rank: int = 0, world_size: int = 1) -> tuple[torch.device, int]:
+    """Return this process's device and how many GPUs it uses. `name` is --device: None takes the GPU if there is one, else the CPU.
+
+    Raise ValueError for a device that is not here, for more GPUs than there are, and for one GPU's number together with several.
+    """
+    kind, found = find_gpus()
+    try:
+        asked = torch.device(name or kind)
+    except RuntimeError:
+        raise ValueError(f"--device {name} is not how PyTorch calls a device; cpu, cuda, cuda:1, mps and xpu are") from None
+    if asked.type not in ("cpu", kind) or (asked.index or 0) >= max(found, 1):
+        here = f"{found} of type {kind}" if found else "none"
+        raise ValueError(f"--device {name}: there is no such device here; GPUs of this machine: {here}")
+    if asked.type == "cpu":
+        found = 0
+    check_gpus(n_gpus, found, local_rank)
+    if not found:
+        return torch.device("cpu"), 0
+    if asked.index is not None and (n_gpus > 1 or world_size > 1):
+        raise ValueError(f"--device {name} names one GPU, and this run would use several: --device {kind} lets it choose")
+    return torch.device(kind, local_rank if asked.index is None else asked.index), 1 if world_size > 1 else n_gpus
+
+
 def check_gpus(n_gpus: int, found: int, local_rank: int = 0) -> None:
     """Raise ValueError for a number of GPUs that cannot be: DataParallel without GPUs would go on silently."""
     if n_gpus < 1:
@@ -125,9 +174,10 @@ def wants_bf16(precision: str, device: torch.device) -> bool:
     """Return whether to compute in bf16. 'auto' does where the hardware is fast at it: AMX or AVX512-BF16, an Ampere or newer GPU."""
     if precision != "auto":
         return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)      # MPS has no such question
+    return supported is not None and supported(including_emulation=False)
 
 
 def keep_large_blocks() -> None:

@@ -10,35 +10,34 @@ from datetime import timedelta
 import torch
 import torch.distributed
 
-from longtail.devices import Runtime, check_gpus, keep_large_blocks, wants_bf16
+from longtail.devices import Runtime, choose_device, keep_large_blocks, wants_bf16
 from longtail.signals import raise_if_stopped, stop_signals
 
 
 @contextlib.contextmanager
-def start_runtime(n_gpus: int = 1, precision: str = "auto") -> Iterator[Runtime]:
+def start_runtime(n_gpus: int = 1, precision: str = "auto", device: str | None = None) -> Iterator[Runtime]:
     """Set up device, processes, precision and signals, yield the Runtime, and take all of it down at the end.
 
-    A machine without a GPU says so and computes on the CPU. Raise ValueError if `n_gpus` is below 1 or more than this machine
-    has, or if torchrun starts more processes than there are GPUs.
+    A machine without a GPU says so and computes on the CPU; `device`, as choose_device takes it, overrides. Raise ValueError if
+    `n_gpus` is below 1 or more than this machine has, if torchrun starts more processes than there are GPUs, or for a device that
+    is not here.
     """
     keep_large_blocks()
     torch.backends.cudnn.deterministic = True
-    found = torch.cuda.device_count()
     rank, local_rank, world_size = (int(os.environ.get(name, default)) for name, default in
                                     (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
-    check_gpus(n_gpus, found, local_rank)
-    device = torch.device("cuda", local_rank) if found else torch.device("cpu")
-    if found:
-        torch.cuda.set_device(device)
-    gpus = 0 if not found else 1 if world_size > 1 else n_gpus
-    runtime = Runtime(device, gpus, rank, world_size, wants_bf16(precision, device))
+    place, gpus = choose_device(device, n_gpus, local_rank, world_size)
+    if gpus:
+        torch.accelerator.set_device_index(place.index)
+    runtime = Runtime(place, gpus, rank, world_size, wants_bf16(precision, place))
     with stop_signals():
         if world_size > 1:
             store = rendezvous_store(*next(torch.distributed.rendezvous("env://")))
-            torch.distributed.init_process_group("nccl" if found else "gloo", store=store, rank=rank, world_size=world_size)
+            backend = torch.distributed.get_default_backend_for_device(place)      # NCCL for CUDA, gloo for the CPU
+            torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
         try:
-            if not found:
-                runtime.say("no GPU found: running on the CPU")
+            if not gpus:
+                runtime.say("running on the CPU" if device else "no GPU found: running on the CPU")
             yield runtime
         finally:
             if world_size > 1:

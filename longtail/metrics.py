@@ -43,12 +43,14 @@ def shot_accuracy(correct: Tensor, total: Tensor, class_counts: list[int]) -> di
 
 def macro_f1(confusion: Tensor) -> float:
     """Return F1 averaged over the classes that occur as labels or as predictions, from a confusion matrix (C, C)."""
+    confusion = confusion.cpu()                 # not every GPU has float64
     either = confusion.sum(0) + confusion.sum(1)
     return (2 * confusion.diagonal().double() / either)[either > 0].mean().item()
 
 
 def balanced_accuracy(confusion: Tensor) -> float:
     """Return the mean of the accuracies of the classes that have images, so that each counts alike, from a confusion matrix (C, C)."""
+    confusion = confusion.cpu()
     total = confusion.sum(1)
     return (confusion.diagonal().double() / total)[total > 0].mean().item()
 

@@ -1,7 +1,8 @@
 """What a run leaves behind: its best and last checkpoint, its log with one row for each epoch, its settings.
 
 A run called X owns four files in one folder: its best checkpoint, `last_X.pth` (from which --resume continues), `X.csv` (the log) and
-`X.json` (arguments and versions); `X.lock` keeps a second process out. Only the main process touches them.
+`X.json` (arguments and versions); `X.lock` keeps a second process out. Only the main process touches them. On demand the log is
+written for TensorBoard too, into `tensorboard/X/`.
 """
 
 import contextlib
@@ -22,22 +23,24 @@ import torch
 
 from longtail.checkpoints import LARGEST_EPOCH, load_checkpoint, save_checkpoint
 from longtail.files import check_file, hold_lock, write_atomically
+from longtail.tensorboard import Board
 
 LARGEST_LOG = 1 << 26            # bytes; 2,000 epochs of 1,000 classes have 30 million
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")     # as format_value writes it: not nan, not inf, only ASCII digits
 LARGEST_VALUE = 1e30             # of a measure in a log; matplotlib fails on larger ones
 FOR_RESUME = ("optimizer", "trained")     # parts of a state that only --resume needs; `trained`: the weights, if their average is kept
-MAY_CHANGE_ON_RESUME = ("resume", "overwrite", "download", "n_gpus", "workers", "compile")     # settings
+MAY_CHANGE_ON_RESUME = ("resume", "overwrite", "download", "n_gpus", "device", "workers", "compile", "tensorboard")     # settings
 
 
 class Run:
     """The files of one run: call `open` first, then `finish_epoch` after each epoch."""
 
-    def __init__(self, folder: Path, name: str, best: str | None = None):
+    def __init__(self, folder: Path, name: str, best: str | None = None, tensorboard: bool = False):
         self.folder, self.name = folder, name
         self.best = folder / (best or f"best_{name}.pth")
         self.last, self.log, self.settings = folder / f"last_{name}.pth", folder / f"{name}.csv", folder / f"{name}.json"
         self._held: object = None       # the lock
+        self._board = Board(folder / "tensorboard" / name) if tensorboard else None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -64,13 +67,17 @@ class Run:
             state = load_checkpoint(self.last)
             self._check_same(state, arguments)
             self._cut_log(state["epoch"])
+            if self._board:
+                self._board.start(read_log(self.log)[1])
             return state
         if resume:
             self._check_nothing_lost()
         for path in self.files:
             path.unlink(missing_ok=True)
-        settings = {"arguments": arguments, **description, "versions": versions()}
+        settings = {"arguments": arguments, **description}
         write_atomically(self.settings, (json.dumps(settings, indent=1, default=str) + "\n").encode())
+        if self._board:
+            self._board.start([])
         return None
 
     def _lock(self) -> None:
@@ -113,7 +120,8 @@ class Run:
 
     def finish_epoch(self, row: dict[str, Any], state: dict[str, Any], is_best: bool) -> None:
         """Append a row to the log, then write the best and the last state. The epoch counts once the last state is in place."""
-        text = csv_text(list(row), [{key: format_value(value) for key, value in row.items()}], header=not self.log.exists())
+        row = {key: format_value(value) for key, value in row.items()}
+        text = csv_text(list(row), [row], header=not self.log.exists())
         try:
             with open(self.log, "a", encoding="utf-8") as file:
                 file.write(text)
@@ -122,6 +130,8 @@ class Run:
         if is_best:
             save_checkpoint(self.best, {key: value for key, value in state.items() if key not in FOR_RESUME})
         save_checkpoint(self.last, state)
+        if self._board:
+            self._board.add(row)
 
 
 def csv_text(columns: list[str], rows: Iterable[dict[str, Any]], header: bool) -> str:
@@ -194,15 +204,17 @@ def best_row(rows: list[dict[str, str]]) -> dict[str, str]:
     return max((row for row in rows if row["accuracy"]), key=lambda row: float(row["accuracy"]))
 
 
-def versions() -> dict[str, str]:
-    """Return what the numbers of a run were computed with."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+def versions(device: torch.device) -> dict[str, str]:
+    """Return what the numbers of a run on `device` were computed with."""
     return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__,
-            "system": platform.platform(), "device": device, "threads": str(torch.get_num_threads())}
+            "system": platform.platform(), "device": device_name(device), "threads": str(torch.get_num_threads())}
 
 
-def cpu_name() -> str:
-    """Return the processor's name as Linux gives it, else its architecture."""
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or the processor's as Linux gives it, else what kind of device or architecture it is."""
+    if device.type != "cpu":
+        name = getattr(torch.get_device_module(device), "get_device_name", None)       # MPS has none
+        return name(device) if name else device.type
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from longtail.checkpoints import load_weights, shape_of
 from longtail.devices import Runtime
 from longtail.metrics import Batches, count_confusion
-from longtail.run import Run, log_row
+from longtail.run import Run, log_row, versions
 from longtail.signals import raise_if_stopped
 
 
@@ -57,6 +57,7 @@ class Training:
     loss_function: Callable[[Tensor, Tensor], Tensor] | None = None
     keep_by_class: bool = False
     ema: AveragedModel | None = field(default=None, init=False)     # see average_weights
+    average_began: bool = field(default=False, init=False)          # whether it holds a step's weights
     first_epoch: int = field(default=1, init=False)
     best_accuracy: float = field(default=-1.0, init=False)
 
@@ -73,7 +74,19 @@ class Training:
         """Take a step of the optimizer, and update the average."""
         self.optimizer.step()
         if self.ema:
+            self.update_average()
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Do what AveragedModel.update_parameters does, but from the second step on without its counter, whose copy waits for a GPU."""
+        if not self.average_began:
             self.ema.update_parameters(self.model)
+            self.average_began = True
+            return
+        pairs = list(zip(tensors(self.ema.module), tensors(self.model), strict=True))
+        for kind in {average.dtype for average, _ in pairs}:
+            averages, values = zip(*[pair for pair in pairs if pair[0].dtype == kind], strict=True)
+            self.ema.multi_avg_fn(list(averages), list(values), None)
 
     def set_lr(self, epoch: int, batch: int) -> None:
         """Set the schedule's learning rate for a batch, counted from 0, of an epoch, counted from 1."""
@@ -105,7 +118,7 @@ class Training:
         load_weights(self.selected, state.get("state_dict"), run.last)
         if self.ema:
             load_weights(self.model, state.get("trained"), run.last)
-            self.ema.n_averaged.fill_(1)       # with 0, the next step would overwrite the average
+            self.average_began = True          # else the next step would overwrite the average
         try:
             self.criterion.load_state_dict(state["criterion"])
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": self.momenta(state["optimizer"]["state"])})
@@ -116,10 +129,15 @@ class Training:
             raise ValueError(f"{run.last} does not hold the state of this training: {error}; --overwrite starts again") from error
 
 
+def tensors(model: nn.Module) -> list[Tensor]:
+    """Return a model's parameters and buffers."""
+    return [*(parameter.detach() for parameter in model.parameters()), *model.buffers()]
+
+
 def begin(training: Training, run: Run, arguments: dict[str, Any], description: dict[str, Any], resume: bool, overwrite: bool,
           runtime: Runtime) -> bool:
     """Open the run and restore its last checkpoint if there is one to resume. Return True for a fresh start."""
-    details = {**description, "precision": runtime.precision}       # the argument may say only `auto`
+    details = {**description, "precision": runtime.precision, "versions": versions(runtime.device)}     # the argument may say `auto`
     state = runtime.broadcast(run.open(arguments, details, resume, overwrite) if runtime.is_main else None)
     if state:
         if state.get("precision", runtime.precision) != runtime.precision:
@@ -181,8 +199,8 @@ def progress_line(training: Training, measures: dict[str, Any], score: float, se
 
 
 def train_epoch(training: Training, epoch: int, runtime: Runtime) -> float:
-    """Train on every batch of an epoch once. Return the mean loss. Raise ValueError as soon as a loss or gradient is not finite."""
-    loss_sum, count, last_finite = torch.zeros((), dtype=torch.double, device=runtime.device), 0, math.nan
+    """Train on every batch of an epoch once. Return the mean loss. Raise ValueError if a loss or gradient is not finite."""
+    losses = Losses(epoch, runtime.batches_between_reads)
     parameters = [p for p in training.model.parameters() if p.requires_grad]
     batches = tqdm(training.train_batches(epoch), f"epoch {epoch}", training.batches_per_epoch, leave=False, unit="batch",
                    disable=None if runtime.is_main else True)      # None: a bar on a terminal, nothing in a pipe
@@ -192,15 +210,39 @@ def train_epoch(training: Training, epoch: int, runtime: Runtime) -> float:
         training.set_lr(epoch, batch)
         training.optimizer.zero_grad()
         loss = backward(training, inputs, labels, runtime)
-        gradient = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not torch.isfinite(loss + gradient):     # the one wait for the device, so that no bad gradient is ever applied
-            raise ValueError(f"epoch {epoch}, batch {batch + 1}: loss {loss.item():g}, gradient norm {gradient.item():g}; the last "
-                             f"finite loss was {last_finite:g}; the last good checkpoint is kept, a smaller learning rate may help")
+        losses.add(loss, nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]), len(labels))
         training.step()
-        last_finite = loss.item()
-        loss_sum += loss * len(labels)
-        count += len(labels)
-    return runtime.sum(loss_sum).item() / (count * runtime.world_size)
+    losses.read()
+    return runtime.mean(losses.sum / losses.images)
+
+
+class Losses:
+    """The losses and gradient norms of an epoch's batches. They stay on the device until `read`, which `add` calls every few batches.
+
+    So a bad gradient may be applied before it is noticed, but never to a checkpoint: the last read comes before validation.
+    """
+
+    def __init__(self, epoch: int, batches_between_reads: int):
+        self.epoch, self.every = epoch, batches_between_reads
+        self.unread: list[tuple[Tensor, Tensor, int]] = []
+        self.batches, self.images, self.sum, self.last = 0, 0, 0.0, math.nan     # of what has been read
+
+    def add(self, loss: Tensor, gradient: Tensor, images: int) -> None:
+        """Take note of a batch: its mean loss and gradient norm, scalars on the device, and its number of images."""
+        self.unread.append((loss, gradient, images))
+        if len(self.unread) == self.every:
+            self.read()
+
+    def read(self) -> None:
+        """Add what is unread to the sum. Raise ValueError for the first batch whose loss or gradient is not finite."""
+        unread, self.unread = self.unread, []
+        values = torch.stack([value for loss, gradient, _ in unread for value in (loss, gradient)]).tolist() if unread else []
+        for loss, gradient, (_, _, images) in zip(values[::2], values[1::2], unread, strict=True):
+            self.batches += 1
+            if not (math.isfinite(loss) and math.isfinite(gradient)):
+                raise ValueError(f"epoch {self.epoch}, batch {self.batches}: loss {loss:g}, gradient norm {gradient:g}; the last finite "
+                                 f"loss was {self.last:g}; the last good checkpoint is kept, a smaller learning rate may help")
+            self.sum, self.images, self.last = self.sum + loss * images, self.images + images, loss
 
 
 def backward(training: Training, inputs: Tensor, labels: Tensor, runtime: Runtime) -> Tensor:

@@ -16,6 +16,7 @@ import cifar_test
 import cifar_train
 from cifar_dataset import normalize, read_split
 from conftest import ROOT
+from longtail import devices
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
 from longtail.run import read_log
@@ -35,7 +36,7 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     command = [sys.executable, TRAIN, *SHORT, "--save_model", folder]
     output = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, cwd="/").stdout.splitlines()
-    assert output[0] == "no GPU found: running on the CPU" or torch.cuda.is_available()
+    assert output[0] == "no GPU found: running on the CPU" or torch.accelerator.is_available()
     assert sum(line.startswith("epoch ") for line in output) == 3          # one plain line an epoch in a pipe
     return folder
 
@@ -302,7 +303,7 @@ def test_wrong_flags(failing, tmp_path, flags, match):
 
 
 def test_more_gpus_than_there_are(failing, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(devices, "find_gpus", lambda: ("cuda", 1))
     assert "--n_gpus 2: this machine has 1 GPU" in failing(cifar_train.main, *SHORT, "--n_gpus", 2, "--save_model", tmp_path)
 
 

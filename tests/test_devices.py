@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from longtail.devices import Runtime, check_gpus, wants_bf16
+from longtail import devices
+from longtail.devices import Runtime, check_gpus, choose_device, find_gpus, wants_bf16
 
 CPU = torch.device("cpu")
 
@@ -25,6 +26,38 @@ def test_possible_numbers_of_gpus():
     check_gpus(4, 4)
     with pytest.raises(ValueError, match="process 3 on a machine with 2 GPUs"):
         check_gpus(1, 2, local_rank=2)
+
+
+def test_pytorch_decides_which_gpus_there_are(monkeypatch):
+    """current_accelerator() names a type even where there is no GPU."""
+    for name, answer in (("is_available", True), ("current_accelerator", torch.device("xpu")), ("device_count", 3)):
+        monkeypatch.setattr(torch.accelerator, name, lambda answer=answer: answer)
+    assert find_gpus() == ("xpu", 3)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert find_gpus() == ("cpu", 0)
+
+
+@pytest.mark.parametrize(("found", "asked", "expected"), [
+    (("cpu", 0), (None, 4), ("cpu", 0)), (("cuda", 4), (None, 1), ("cuda:0", 1)), (("cuda", 4), ("cuda", 3), ("cuda:0", 3)),
+    (("cuda", 4), ("cuda:2", 1), ("cuda:2", 1)), (("mps", 1), ("mps", 1), ("mps:0", 1)), (("xpu", 2), (None, 1, 1, 2), ("xpu:1", 1)),
+    (("cuda", 4), ("cpu", 4), ("cpu", 0)), (("cuda", 2), ("cpu", 1, 3, 4), ("cpu", 0))])
+def test_the_device_of_a_process(monkeypatch, found, asked, expected):
+    """asked: --device, --n_gpus, the process's number on its machine, how many processes."""
+    monkeypatch.setattr(devices, "find_gpus", lambda: found)
+    device, gpus = choose_device(*asked)
+    assert (str(device), gpus) == expected
+
+
+@pytest.mark.parametrize(("found", "asked", "match"), [
+    (("cpu", 0), ("cuda", 1), "--device cuda: there is no such device here; GPUs of this machine: none$"),
+    (("mps", 1), ("cuda", 1), "GPUs of this machine: 1 of type mps$"), (("cuda", 2), ("cuda:2", 1), "2 of type cuda$"),
+    (("cuda", 2), ("gpu", 1), "--device gpu is not how PyTorch calls a device"), (("cuda", 2), ("meta", 1), "no such device"),
+    (("cuda", 2), ("cuda:1", 2), "cuda:1 names one GPU"), (("cuda", 2), ("cuda:1", 1, 1, 2), "cuda:1 names one GPU"),
+    (("cuda", 2), (None, 3), "--n_gpus 3: this machine has 2 GPUs"), (("cuda", 2), ("cpu", 0), "--n_gpus must be at least 1")])
+def test_a_device_that_cannot_be(monkeypatch, found, asked, match):
+    monkeypatch.setattr(devices, "find_gpus", lambda: found)
+    with pytest.raises(ValueError, match=match):
+        choose_device(*asked)
 
 
 def test_data_parallel_wraps_for_several_gpus(monkeypatch):
@@ -74,6 +107,7 @@ def test_shares_are_equal_and_disjoint():
 def test_precision():
     assert wants_bf16("bf16", CPU)
     assert not wants_bf16("fp32", CPU)
+    assert not wants_bf16("auto", torch.device("mps"))
     place = Runtime(CPU, bf16=True)
     with place.autocast():
         assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.bfloat16

@@ -8,25 +8,32 @@ import torch
 from torch import nn
 from torch.distributed import HashStore
 
-from longtail import signals
+from longtail import devices, signals
 from longtail.distributed import rendezvous_store, start_runtime
 
 CPU = torch.device("cpu")
 
 
 def test_more_gpus_than_there_are_with_a_patched_count(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(devices, "find_gpus", lambda: ("cuda", 2))
     with pytest.raises(ValueError, match="--n_gpus 3: this machine has 2 GPUs"), start_runtime(3):
         pass
 
 
 def test_cpu_says_so_once(capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(devices, "find_gpus", lambda: ("cpu", 0))
     with start_runtime(2) as place:
         assert place.device == CPU
         network = nn.Linear(1, 1)
         assert place.parallelize(network) is network
     assert capsys.readouterr().out == "no GPU found: running on the CPU\n"
+
+
+def test_the_cpu_of_a_machine_with_gpus(capsys, monkeypatch):
+    monkeypatch.setattr(devices, "find_gpus", lambda: ("cuda", 2))
+    with start_runtime(2, device="cpu") as place:
+        assert (place.device, place.gpus) == (CPU, 0)
+    assert capsys.readouterr().out == "running on the CPU\n"
 
 
 def test_a_restarted_job_meets_below_a_name_of_its_own(monkeypatch):

@@ -14,7 +14,7 @@ from longtail.run import Run, log_row, read_log
 ARGUMENTS = {"seed": 0, "lr": 0.1, "resume": False}
 
 
-MAY_CHANGE = {"resume", "overwrite", "download", "n_gpus", "workers", "compile"}
+MAY_CHANGE = {"resume", "overwrite", "download", "n_gpus", "device", "workers", "compile", "tensorboard"}
 
 
 SETTINGS = {key for key, value in vars(cifar_train.parse_arguments([])).items() if not isinstance(value, Path)} | {"workers"}

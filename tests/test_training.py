@@ -5,13 +5,17 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import cifar_train
 from cdb_loss import CDBLoss
+from cifar_dataset import ImageSet
 from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
+from longtail.loss_flags import LOSS_TYPES
 from longtail.losses import build_rival
 from longtail.run import Run, read_log
-from longtail.training import Training, backward, begin, epoch_seed, fit
+from longtail.training import Training, backward, begin, epoch_seed, fit, train_epoch
 from muon import Muon
 
 CPU = Runtime(torch.device("cpu"))
@@ -213,6 +217,70 @@ def test_loss_or_gradient_that_is_not_finite_stops_at_its_batch(tmp_path, bad):
     assert torch.isfinite(poisoned.model.weight).all()
     assert not torch.equal(before, poisoned.model.weight)
     assert run.last.read_bytes() == good
+
+
+@pytest.mark.parametrize("bad", [math.nan, 1e30])
+def test_a_gpu_reads_later_and_still_names_the_batch(tmp_path, monkeypatch, bad):
+    """The epoch ends before 50 batches are full, and nothing of it reaches a checkpoint."""
+    monkeypatch.setattr(Runtime, "batches_between_reads", 50)
+    inputs = INPUTS.clone()
+    inputs[25] = bad
+    run, poisoned = open_run(tmp_path), training(inputs=inputs, loss_type="CE")
+    with pytest.raises(ValueError, match=r"^epoch 1, batch 3: loss .*gradient norm.*last finite loss was [0-9.]+;"):
+        fit(poisoned, run, {}, CPU)
+    assert not run.last.exists() and not run.log.exists()
+
+
+def test_reading_later_changes_no_number(tmp_path, monkeypatch):
+    rows, weights = [], []
+    for every in (1, 3, 50):
+        monkeypatch.setattr(Runtime, "batches_between_reads", every)
+        run, same = open_run(tmp_path / str(every)), training()
+        fit(same, run, {}, CPU)
+        rows.append([row["loss"] for row in read_log(run.log)[1]])
+        weights.append(same.model.weight)
+    assert rows[0] == rows[1] == rows[2]
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+
+
+def test_what_would_wait_is_noticed():
+    values = torch.arange(3)
+    with Waits() as waits:
+        values.sum().item()
+        values[values > 1]
+        if values[0]:
+            pass
+    assert len(waits.seen) == 3
+
+
+class Waits(TorchDispatchMode):
+    """Note each operation that would make the CPU wait for a GPU: its result is a Python number, or has a shape that depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        numbers = operation is torch.ops.aten.index.Tensor and all(index is None or index.dtype == torch.long for index in args[1])
+        if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(operation.tags) and not numbers:
+            self.seen.append(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recipe", ["paper", "fast"])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_no_batch_waits_for_the_gpu(monkeypatch, loss_type, recipe):
+    """CIFAR's own batches, loss, optimizer and average, until the losses are read at the end of the epoch."""
+    monkeypatch.setattr(Runtime, "batches_between_reads", 50)
+    args = cifar_train.parse_arguments(["--dataset", "digits", "--loss_type", loss_type])
+    images = ImageSet(torch.randint(256, (12, 3, 8, 8), dtype=torch.uint8), torch.arange(12) % 10)
+    args.batch_size = 4
+    waiting = cifar_train.build_training(args, cifar_train.RECIPES[recipe], "cosine" if loss_type == "LDAM-DRW" else "linear", images,
+                                         images, CPU)
+    train_epoch(waiting, 1, CPU)                    # the first step sets up momentum and average
+    with Waits() as waits:
+        train_epoch(waiting, 2, CPU)
+    assert not waits.seen
 
 
 def test_solved_validation_keeps_training(tmp_path):
