@@ -6,6 +6,7 @@ import struct
 import cv2
 import numpy as np
 import pytest
+import torchvision.io
 from PIL import Image, ImageOps
 
 from imagenet_decoding import EncodedImage, decode, has_more_frames, jpeg_header
@@ -115,6 +116,15 @@ def test_a_damaged_or_impossible_orientation_says_nothing(block, recwarn):
     assert jpeg_header(content) == (32, 48, 3, 1)
     assert np.array_equal(pixels(content), pixels(plain))
     assert not [warning for warning in recwarn if warning.category is UserWarning]      # Pillow's would be lines of its own
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_torchvision_without_its_decoder_gives_the_same_pixels(monkeypatch, mode):
+    noise = np.random.default_rng(0).integers(0, 256, (45, 67, 3), dtype=np.uint8)
+    content = saved(Image.fromarray(noise).convert(mode), "JPEG", quality=80)
+    before = pixels(content)
+    monkeypatch.delattr(torchvision.io, "decode_jpeg")
+    assert np.array_equal(before, pixels(content)) and len(np.unique(before)) > 100
 
 
 def test_transparent_is_white():
