@@ -8,7 +8,7 @@ COPIES := ImageNet-LT/cdb_loss.py EGTEA/cdb_loss.py
 DEMO := runs/demo
 RUNS := CIFAR-LT/reproduce.py --again --seeds 5 --runs $(DEMO) --only dataset=digits,imbalance=50,precision=fp32,threads=1
 
-.PHONY: help demo test faults copies
+.PHONY: help demo test faults gpu copies
 
 help:   ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -25,6 +25,15 @@ test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), 4 mi
 
 faults: $(VENV)/ready   ## kill, stop and starve runs, feed them bad files, and see that nothing is lost (about half an hour)
 	$(RUN) tests/faults/run.py
+
+# A Python named on the command line is used as it is: a machine with a GPU has its own PyTorch, and may have no network.
+ifeq ($(origin PYTHON),command line)
+gpu: RUN := $(PYTHON)
+else
+gpu: $(VENV)/ready
+endif
+gpu:   ## check numbers, ways of running and speed on a GPU; PART=numbers, ways, speed or run does one of them (8 minutes each)
+	$(RUN) tests/gpu/run.py $(if $(PART),--part $(PART))
 
 copies:   ## copy CIFAR-LT's cdb_loss.py to the other two experiments
 	@for copy in $(COPIES); do \

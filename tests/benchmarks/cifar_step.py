@@ -31,6 +31,8 @@ from longtail.training import Training, train_epoch
 from resnet32 import ResNet32
 
 BATCH, WORKERS = 32, (0, 2, 8)
+CPU = torch.device("cpu")
+CONVOLUTIONS = ("aten::convolution_backward", "aten::mkldnn_convolution")
 COUNTS = long_tail_counts(475, 100, 200)
 
 
@@ -38,7 +40,8 @@ def noise(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int) -> Callable[[int], float]:
+def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int, device: torch.device = CPU,
+                 batch: int = BATCH) -> Callable[[int], float]:
     """images/s of the usual training script; its workers live as long as the function."""
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
@@ -55,8 +58,8 @@ def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int) -> Ca
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
             return self.transform(Image.fromarray(self.arrays[index])), int(labels[index])
 
-    loader = DataLoader(Images(), BATCH, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0)
-    model = ResNet32(100)
+    loader = DataLoader(Images(), batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0)
+    model = ResNet32(100).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     criterion = torch.nn.CrossEntropyLoss()
 
@@ -71,30 +74,47 @@ def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int) -> Ca
         start = time.perf_counter()
         for inputs, targets in itertools.islice(stream, batches):
             optimizer.zero_grad()
-            criterion(model(inputs), targets).backward()
+            loss = criterion(model(inputs.to(device)), targets.to(device))
+            loss.backward()
             optimizer.step()
-        return batches * BATCH / (time.perf_counter() - start)
+        loss.item()                                 # waits for a GPU
+        return batches * batch / (time.perf_counter() - start)
 
     return speed
 
 
-def ours(images: torch.Tensor, labels: torch.Tensor, compiled: bool, runtime: Runtime) -> tuple[Callable[[int], float], Training]:
+def ours(images: torch.Tensor, labels: torch.Tensor, compiled: bool, runtime: Runtime,
+         batch: int = BATCH) -> tuple[Callable[[int], float], Training]:
     """images/s of cifar_train.py's own functions, and the training that they work on."""
-    train = ImageSet(images, labels)
-    model = ResNet32(100).to(memory_format=torch.channels_last)
+    train = ImageSet(images, labels).to(runtime.device)
+    model = ResNet32(100).to(runtime.device, memory_format=torch.channels_last)
     optimizer = build_optimizer(model, PAPER.lr, PAPER)
     training = Training(model=model, parallel_model=torch.compile(model) if compiled else model,
-                        criterion=CDBLoss(len(COUNTS), tau=1.5), optimizer=optimizer, schedule=lambda progress: 1.0,
+                        criterion=CDBLoss(len(COUNTS), tau=1.5).to(runtime.device), optimizer=optimizer, schedule=lambda progress: 1.0,
                         train_batches=lambda epoch: (), val_batches=lambda: (), batches_per_epoch=1, images_per_epoch=len(train),
                         num_classes=100, epochs=1)
 
     def speed(batches: int) -> float:
-        training.train_batches = lambda epoch: itertools.islice(training_batches(train, BATCH, True, 0, runtime), batches)
+        training.train_batches = lambda epoch: itertools.islice(endless(train, batch, runtime), batches)
         start = time.perf_counter()
         train_epoch(training, 1, runtime)
-        return batches * BATCH / (time.perf_counter() - start)
+        return batches * batch / (time.perf_counter() - start)
 
     return speed, training
+
+
+def endless(train: ImageSet, batch: int, runtime: Runtime) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Epochs without their last, smaller batches."""
+    for seed in itertools.count():
+        yield from itertools.islice(training_batches(train, batch, True, seed, runtime), len(train) // batch)
+
+
+def convolution_share(speed: Callable[[int], float], batches: int = 10) -> float:
+    """The share of the operators' time that convolutions take, forward and backward, on a CPU."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        speed(batches)
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    return sum(value for key, value in times.items() if key in CONVOLUTIONS) / sum(times.values())
 
 
 def spread(values: list[float]) -> str:
@@ -126,6 +146,7 @@ def main() -> None:
         validation = time.perf_counter() - start
         epoch = len(images) / statistics.median(mine for mine, _ in rounds)
         print(f"{runtime}{', compiled' if args.compile else ''}; median (smallest to largest) of {args.rounds} alternating rounds")
+        print(f"convolutions take {100 * convolution_share(speed):.0f} % of this repository's step")
         print(f"this repository {spread([mine for mine, _ in rounds])} images/s")
         print(f"conventional, {best} workers {spread([theirs for _, theirs in rounds])} images/s")
         print(f"validation {100 * validation / (epoch + validation):.1f} % of an epoch at imbalance 200")

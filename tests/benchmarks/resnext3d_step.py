@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "EGTEA"))
 
 from egtea_dataset import memory_format
 from longtail.devices import Runtime, keep_large_blocks
-from longtail.run import cpu_name
+from longtail.run import device_name
 from resnext3d import ResNeXt3D
 
 CLASSES, FRAMES = 19, 10
@@ -88,8 +88,9 @@ def main() -> None:
     for _ in range(args.rounds + 1):
         for contender in contenders:
             contender.time(labels)
-    print(f"{args.batch_size} clips of {FRAMES} frames of {args.sample_size} pixels; {cpu_name()}, {torch.get_num_threads()} threads; "
-          f"PyTorch {torch.__version__}; median (smallest to largest) of {args.rounds} alternating rounds")
+    print(f"{args.batch_size} clips of {FRAMES} frames of {args.sample_size} pixels; {device_name(clips.device)}, "
+          f"{torch.get_num_threads()} threads; PyTorch {torch.__version__}; "
+          f"median (smallest to largest) of {args.rounds} alternating rounds")
     plain = contenders[0]
     for contender in contenders:
         del contender.train_seconds[0], contender.eval_seconds[0]          # the first round warms up

@@ -1,0 +1,117 @@
+"""Does a GPU compute what the CPU computes? Forward pass, loss and gradients of the networks; thirty steps of each recipe. All in fp32."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import cifar_train
+import EGTEA_train
+import main as imagenet_main
+from gpu import small_data
+from gpu.check import Checks, Outcome, Place
+from longtail.devices import Runtime
+from longtail.distributed import start_runtime
+from longtail.training import Training, backward
+from resnet10 import ImageNetModel
+from resnet32 import ResNet32
+from resnext3d import ResNeXt3D
+
+SCORES, GRADIENTS = 1e-4, 1e-2      # largest relative distance; BatchNorm and ReLU's kink magnify rounding on the way back
+STEPS, EARLY = 30, 10
+EARLY_LOSSES, MEAN_LOSS = 0.02, 0.05      # relative; steps at the recipe's rate drive rounding errors apart
+
+
+@contextlib.contextmanager
+def exact_fp32() -> Iterator[None]:
+    """Keep cuDNN from computing convolutions in TF32, which has 10 bits of mantissa."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """Return the relative distance of two tensors, by their Euclidean norms."""
+    ours, theirs = ours.detach().cpu().double(), theirs.detach().cpu().double()
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def one_step(model: nn.Module, inputs: Tensor, labels: Tensor, device: str) -> list[Tensor]:
+    """Return logits, loss and all gradients as one vector, of a copy of the model on a device."""
+    model = copy.deepcopy(model).to(device).train()
+    logits = model(inputs.to(device))
+    loss = nn.functional.cross_entropy(logits, labels.to(device))
+    loss.backward()
+    return [logits, loss, torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])]
+
+
+def network(build: Callable[[], nn.Module], shape: tuple[int, ...], place: Place) -> Outcome:
+    """Compare one step on noise with the CPU's."""
+    torch.manual_seed(0)
+    model, inputs = build(), torch.randn(shape)
+    labels = torch.arange(shape[0])
+    with exact_fp32():
+        apart = [distance(ours, theirs) for ours, theirs in zip(*(one_step(model, inputs, labels, device)
+                                                                  for device in (place.device, "cpu")), strict=True)]
+    return Outcome("logits {:.1e}, loss {:.1e}, gradients {:.1e} from the CPU's".format(*apart),
+                   f"at most {SCORES:g}, {SCORES:g}, {GRADIENTS:g}", apart[0] <= SCORES and apart[1] <= SCORES and apart[2] <= GRADIENTS)
+
+
+def prepare_cifar(folder: Path, runtime: Runtime) -> Training:
+    flags = ["--imbalance", "10", "--tau", "1.5", "--data_root", str(small_data.cifar(folder))]
+    return cifar_train.prepare(cifar_train.parse_arguments(flags), runtime)[0]
+
+
+def prepare_imagenet(folder: Path, runtime: Runtime) -> Training:
+    flags = ["--cfg", str(small_data.images(folder))]
+    return imagenet_main.prepare(imagenet_main.resolve(imagenet_main.parse_arguments(flags)), False, runtime)[0]
+
+
+def prepare_egtea(folder: Path, runtime: Runtime) -> Training:
+    flags = [*small_data.clips(folder), "--pretrained_model", "none", "--sample_size", "64", "--tau", "1.5"]
+    return EGTEA_train.prepare(EGTEA_train.parse_arguments(flags), False, runtime)[0]
+
+
+def losses(prepare: Callable[[Path, Runtime], Training], folder: Path, device: str, steps: int) -> Tensor:
+    """Return the loss of each of the first steps of training."""
+    with start_runtime(precision="fp32", device=device) as runtime:
+        training, found, epoch = prepare(folder, runtime), [], 1
+        training.parallel_model.train()
+        while len(found) < steps:
+            for batch, (inputs, labels) in enumerate(training.train_batches(epoch)):
+                training.set_lr(epoch, batch)
+                training.optimizer.zero_grad()
+                found.append(backward(training, inputs, labels, runtime))
+                training.step()
+                if len(found) == steps:
+                    break
+            epoch += 1
+        return torch.stack(found).cpu()
+
+
+def recipe(prepare: Callable[[Path, Runtime], Training], steps: int, place: Place) -> Outcome:
+    """Compare the losses of the first steps with the CPU's."""
+    folder = place.out / "small" / prepare.__name__
+    with exact_fp32():
+        ours, theirs = (losses(prepare, folder, device, steps) for device in (place.device, "cpu"))
+    early = ((ours - theirs).abs() / theirs)[:EARLY].max().item()
+    mean = (abs(ours.mean() - theirs.mean()) / theirs.mean()).item()
+    return Outcome(f"first {EARLY} losses at most {100 * early:.2g} % from the CPU's, mean of {steps} {100 * mean:.2g} %",
+                   f"at most {100 * EARLY_LOSSES:g} %, {100 * MEAN_LOSS:g} %", early <= EARLY_LOSSES and mean <= MEAN_LOSS)
+
+
+CHECKS: Checks = {
+    "ResNet-32": partial(network, lambda: ResNet32(100), (32, 3, 32, 32)),
+    "ResNet-10": partial(network, lambda: ImageNetModel(1000), (8, 3, 224, 224)),
+    "3D-ResNeXt-101": partial(network, lambda: ResNeXt3D(19), (2, 3, 10, 112, 112)),
+    "CIFAR-LT's recipe": partial(recipe, prepare_cifar, STEPS),
+    "ImageNet-LT's recipe": partial(recipe, prepare_imagenet, STEPS),
+    "EGTEA's recipe": partial(recipe, prepare_egtea, STEPS),
+}

@@ -1,0 +1,106 @@
+"""Does every way of running work on this machine? Each is CIFAR-LT's training script on a small data set, in a process of its own."""
+
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from gpu import small_data
+from gpu.check import ROOT, Checks, Outcome, Place
+from longtail.run import best_row, read_log
+
+SCRIPT = ROOT / "CIFAR-LT/cifar_train.py"
+EPOCHS, APART = 8, 0.10         # of an accuracy in 0..1: the runs round differently, and validation has 2,500 images
+LONGEST_SECONDS = 420           # of a process
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+# Noise of a hundred colours is learnt in a few epochs at this rate and batch, whose parts divide among 2, 4 or 8 GPUs.
+FLAGS = ("--imbalance", "10", "--recipe", "fast", "--batch_size", "64", "--validate_after_every", "1")
+
+
+def command(place: Place, name: str, flags: tuple[str, ...], launcher: tuple[str, ...] = (),
+            epochs: int = EPOCHS) -> tuple[list[str], Path]:
+    """Return the command of a run, and its folder."""
+    folder, data = place.out / "ways" / name, place.out / "small/ways"
+    if not (data / "cifar-100-python/meta").exists():
+        small_data.cifar(data)
+    words = [*launcher, str(SCRIPT), *FLAGS, *flags, "--device", place.device, "--max_epochs", str(epochs), "--data_root", str(data),
+             "--save_model", str(folder)]
+    return [sys.executable, *words], folder
+
+
+def log_of(folder: Path) -> Path:
+    return folder / "cifar100_imbalance10.csv"
+
+
+def train(words: list[str]) -> None:
+    """Run to the end. Raise RuntimeError with the last line of its errors if it fails."""
+    done = subprocess.run(words, capture_output=True, text=True, timeout=LONGEST_SECONDS)
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+
+
+def judge(place: Place, folder: Path, epochs: int) -> Outcome:
+    """Compare a finished run's best accuracy with that of the first, in fp32 on one device."""
+    rows = read_log(log_of(folder))[1]
+    accuracy = float(best_row(rows)["accuracy"])
+    reference = float(best_row(read_log(log_of(place.out / "ways/fp32"))[1])["accuracy"])
+    complete = [int(row["epoch"]) for row in rows] == list(range(1, epochs + 1))
+    return Outcome(f"{len(rows)} epochs, validation accuracy {accuracy:.3f}, {float(rows[-1]['seconds']):.2f} s an epoch",
+                   f"{epochs} epochs, accuracy within {APART} of {reference:.3f}", complete and abs(accuracy - reference) <= APART)
+
+
+def way(name: str, flags: tuple[str, ...], place: Place, epochs: int = EPOCHS) -> Outcome:
+    """One process."""
+    words, folder = command(place, name, ("--overwrite", *flags), epochs=epochs)
+    train(words)
+    return judge(place, folder, epochs)
+
+
+def data_parallel(place: Place, epochs: int = EPOCHS) -> Outcome:
+    """All GPUs in one process."""
+    return way("DataParallel", ("--precision", "fp32", "--n_gpus", str(max(place.gpus, 1))), place, epochs)
+
+
+def torchrun(place: Place, epochs: int = EPOCHS, processes: int | None = None) -> Outcome:
+    """One process for each GPU; on CUDA they talk through NCCL."""
+    launcher = (*TORCHRUN, str(processes or max(place.gpus, 1)))
+    words, folder = command(place, "torchrun", ("--precision", "fp32", "--overwrite"), launcher, epochs)
+    train(words)
+    return judge(place, folder, epochs)
+
+
+def killed(place: Place, epochs: int = EPOCHS) -> Outcome:
+    """SIGKILL after the first epoch, then --resume."""
+    words, folder = command(place, "killed", ("--precision", "fp32", "--overwrite"), epochs=epochs)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + LONGEST_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        if log_of(folder).exists() and log_of(folder).read_text().count("\n") > 1 and (folder / "last_cifar100_imbalance10.pth").exists():
+            break
+        time.sleep(0.05)
+    process.kill()
+    if process.wait() != -signal.SIGKILL:
+        raise RuntimeError("the run ended before it was killed")
+    train([word if word != "--overwrite" else "--resume" for word in words])
+    return judge(place, folder, epochs)
+
+
+def compiled(place: Place) -> Outcome:
+    """torch.compile needs a compiler, which not every machine has."""
+    if place.device == "cuda" and not torch.utils._triton.has_triton():
+        return Outcome("not tried: Triton is not installed")
+    return way("compile", ("--precision", "fp32", "--compile"), place)
+
+
+CHECKS: Checks = {
+    "fp32": partial(way, "fp32", ("--precision", "fp32")),
+    "bf16": partial(way, "bf16", ("--precision", "bf16")),
+    "--compile": compiled,
+    "DataParallel on all GPUs": data_parallel,
+    "torchrun, one process for each GPU": torchrun,
+    "--resume after SIGKILL": killed,
+}

@@ -1,0 +1,130 @@
+"""make gpu without a GPU: its one line, and its checks on a CPU in the place of the GPU, as small as they go."""
+
+import json
+import re
+import sys
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import ROOT
+from gpu import agreement, check, run, small_data, speed, ways, whole
+from gpu.check import Outcome, Place
+from longtail import devices
+from resnet32 import ResNet32
+
+
+@pytest.fixture
+def place(tmp_path) -> Place:
+    return Place("cpu", 0, tmp_path, tmp_path / "data", minutes=1.0)
+
+
+@pytest.fixture
+def report(tmp_path):
+    return lambda: json.loads((tmp_path / "acceptance.json").read_text())["checks"]
+
+
+def test_without_a_gpu_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(run, "find_gpus", lambda: ("cpu", 0))
+    assert run.main(["--out", str(tmp_path / "none")]) == 0
+    assert capsys.readouterr().out == "no GPU found: nothing to accept here\n"
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_script_as_make_calls_it(shell):
+    if devices.find_gpus()[1]:
+        pytest.skip("this machine has a GPU")
+    done = shell(ROOT / "tests/gpu/run.py", "--part", "run")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "no GPU found: nothing to accept here\n", "")
+
+
+def test_a_call_does_what_is_missing(place, report, capsys):
+    """Of four checks one fails, one raises, one is a measurement, one is never finished; a second call leaves out what is done."""
+    calls = []
+
+    def note(name: str, outcome: Outcome | Exception, _: Place) -> Outcome:
+        calls.append(name)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    outcomes = {"wrong": Outcome("3", "2", passed=False), "broken": OSError("no\nspace"), "measured": Outcome("5 images/s"),
+                "long": Outcome("epoch 7", finished=False)}
+    checks = {"speed": {name: partial(note, name, outcome) for name, outcome in outcomes.items()}}
+    assert run.accept(place, checks, again=False, seconds=60) == 1
+    assert {row["check"]: (row["passed"], row["found"]) for row in report()} == {
+        "wrong": (False, "3"), "broken": (False, "OSError: no space"), "measured": (True, "5 images/s"), "long": (True, "epoch 7")}
+    assert run.accept(place, checks, again=False, seconds=60) == 1
+    assert calls == [*outcomes, "wrong", "broken", "long"]
+    table = (place.out / "acceptance.md").read_text()
+    assert "| speed | wrong | 3 | 2 | FAILED |" in table and "| speed | measured | 5 images/s |  |  |" in table
+    assert "4 checks, 2 failed" in capsys.readouterr().out
+    assert run.accept(place, checks, again=True, seconds=-1) == 1 and len(calls) == 7
+    assert "4 left for the next call" in capsys.readouterr().out
+
+
+def test_every_part_has_checks():
+    assert {part: len(checks) for part, checks in run.parts().items()} == {"numbers": 6, "ways": 6, "speed": 7, "run": 1}
+
+
+def test_equal_devices_agree_and_others_do_not(place, monkeypatch):
+    small = partial(agreement.network, lambda: ResNet32(10), (4, 3, 16, 16))
+    outcome = small(place)
+    assert outcome.passed and outcome.found.startswith("logits 0.0e+00, loss 0.0e+00, gradients 0.0e+00")
+    steps = [[torch.ones(2), torch.tensor(1.0), torch.ones(3)], [torch.ones(2), torch.tensor(1.0), torch.tensor([1.0, 1.0, 1.1])]]
+    monkeypatch.setattr(agreement, "one_step", lambda *_: steps.pop())
+    outcome = small(place)                      # 0.1 / sqrt(3) = 0.058
+    assert not outcome.passed and "gradients 5.8e-02" in outcome.found
+
+
+@pytest.mark.parametrize(("prepare", "steps"), [(agreement.prepare_cifar, 3), (agreement.prepare_imagenet, 3),
+                                                (agreement.prepare_egtea, 1)])
+def test_a_recipe_agrees_with_itself(prepare, steps, place, monkeypatch):
+    monkeypatch.setattr(small_data, "cifar", partial(small_data.cifar, per_class=36))
+    outcome = agreement.recipe(prepare, steps, place)
+    assert outcome.passed and outcome.found == f"first 10 losses at most 0 % from the CPU's, mean of {steps} 0 %"
+
+
+def test_losses_that_differ_are_told(place, monkeypatch):
+    both = [torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.1])]
+    monkeypatch.setattr(agreement, "losses", lambda *_: both.pop())
+    outcome = agreement.recipe(agreement.prepare_cifar, 2, place)       # 0.1 / 2 and 0.05 / 1.5
+    assert not outcome.passed and outcome.found == "first 10 losses at most 5 % from the CPU's, mean of 2 3.3 %"
+
+
+def test_ways_on_the_cpu(place, monkeypatch):
+    """A run that is killed and resumed; a wrong flag, a lost epoch and a lost accuracy are told."""
+    small_data.cifar(place.out / "small/ways", per_class=36)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(FileNotFoundError, match="fp32"):
+        ways.killed(place, epochs=2)
+    (place.out / "ways/killed").rename(place.out / "ways/fp32")
+    assert ways.judge(place, place.out / "ways/fp32", 2).passed
+    assert not ways.judge(place, place.out / "ways/fp32", 3).passed
+    monkeypatch.setattr(ways, "APART", -1)
+    assert not ways.judge(place, place.out / "ways/fp32", 2).passed
+    with pytest.raises(RuntimeError, match="^exit code 1: what went wrong$"):
+        ways.train([sys.executable, "-c", "raise SystemExit('a warning\\nwhat went wrong')"])
+
+
+def test_speeds_on_the_cpu(place):
+    assert "ratio" in speed.cifar(8, False, place, batches=1, rounds=1).found
+    assert "samples/s" in speed.steps(lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), (2, 3, 4, 4), 4, place, batches=1).found
+    assert "with 2 workers" in speed.images_from_files(place, size=32, batch=4, batches=2, files=2).found.replace("1 workers", "2 workers")
+
+
+def test_the_first_command_continues_until_it_is_done(place, monkeypatch):
+    """With the digits in CIFAR's place: a call without time trains nothing, the next one trains and tests."""
+    monkeypatch.setattr(whole, "COMMAND", ("--dataset", "digits", "--imbalance", "50"))
+    monkeypatch.setattr(whole, "STEM", "digits_imbalance50")
+    none = Place("cpu", 0, place.out, place.data_root, minutes=0.0)
+    assert not whole.first_command(none, 1, ("--max_epochs", "1")).finished
+    done = whole.first_command(place, 1, ("--max_epochs", "1"))
+    assert done.finished and not done.passed
+    assert re.match(r"1 of 1 epochs, [0-9.]+ s an epoch, 0 min for all; best validation accuracy 0\.[0-9]+; test 0\.[0-9]+$", done.found)
+
+
+def test_the_root_is_the_repositorys():
+    assert (check.ROOT / "tests/gpu/run.py").samefile(run.__file__)
