@@ -100,6 +100,35 @@ def test_the_demos_claim(results, tmp_path):
         "| bf16 | 2 | 3 | 60.00 ± 10.00 | 80.00 ± 20.00 | +20.00 | -4.84 to +44.84 |")
 
 
+def test_is_the_loss_safe(results, tmp_path, monkeypatch):
+    """Two seeds of 50 and 60 %, 30 and 40 %, 70 and 90 %: differences 20 and 30, so 25 with 12.706 * 7.071 / sqrt 2 on either side.
+
+    The only class's weight is 1 and 3 in the two epochs (deviation 1) or always 1.
+    """
+    (tmp_path / "results.md").write_text("\n".join((*marks("safety"), *marks("combination"))))
+    _, ce, paper, smoothed = plan.SAFETY[0]
+    for entry, right in ((ce, (5, 6)), (paper, (3, 4)), (smoothed, (7, 9))):
+        for seed, correct in enumerate(right):
+            results(entry, seed, 0.5)
+            job = Job(entry, seed, tmp_path)
+            classes = [{"name": "a", "training_images": 200, "correct": correct, "images": 10}]
+            (job.result / "test.json").write_text(json.dumps({"accuracy": correct / 10, "classes": classes}))
+            weights = (1, 3) if entry is paper else (1, 1)
+            rows = [f"{epoch},0.1,1,0.5,,1,9,0.5,{weight}\n" for epoch, weight in enumerate(weights, 1)]
+            job.kept_log.write_bytes(gzip.compress(("epoch,lr,loss,accuracy,tau,seconds,images_per_second,accuracy_0,weight_0\n"
+                                                    + "".join(rows)).encode()))
+    _, rival, ours = plan.COMBINATION[0]
+    for entry, accuracy in ((rival, 4), (ours, 5)):
+        results(entry, 0, accuracy / 10)
+        classes = [{"name": "a", "training_images": 200, "correct": accuracy, "images": 10}]
+        (Job(entry, 0, tmp_path).result / "test.json").write_text(json.dumps({"accuracy": accuracy / 10, "classes": classes}))
+    pages.write_safety_tables()
+    page = (tmp_path / "results.md").read_text()
+    assert ("| digits, imbalance 50 | 55.00 ± 7.07 (2) | 35.00 ± 7.07 (2) | 80.00 ± 14.14 (2) | 1.000 | 0.000 | +25.00 | -38.53 to +88.53 |"
+            in page)
+    assert "| CIFAR100-LT, imbalance 100 | 40.00 (1) | 50.00 (1) | +10.00 | - |" in page
+
+
 def test_the_papers_numbers():
     """Tables 1 to 4 of the paper: CIFAR100-LT, top-1 %."""
     entries = all_entries()
@@ -119,7 +148,7 @@ def test_an_entry_is_its_command():
 
 def test_every_table_stands_in_a_page():
     pages = "".join((ROOT / page).read_text() for page in ("README.md", "CIFAR-LT/README.md"))
-    assert [table for table in (*plan.TABLES, "open", "short", "demo") if not all(mark in pages for mark in marks(table))] == []
+    assert [table for table in (*plan.TABLES, "open", "short", "demo", "safety", "combination", "mnist5k") if not all(mark in pages for mark in marks(table))] == []
 
 
 def test_selection(tmp_path):

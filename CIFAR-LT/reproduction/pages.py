@@ -17,6 +17,7 @@ from reproduction.figures import Line, draw_losses, draw_overview, draw_steadine
 from reproduction.jobs import HERE, Entry, Job, finished
 
 LISTED = 3         # best epochs that a cell names one by one
+LAST_EPOCHS = 10   # over which the deviation of a class's weight is taken
 PAGES = (HERE.parent / "README.md", HERE / "README.md")
 
 
@@ -92,8 +93,7 @@ def write_demo_table() -> None:
     """Write what `make demo` claims: the paired difference of its two losses in each precision, with one thread and two."""
     rows = []
     for pair in plan.DEMO:
-        ce, cdb = (compare.Setting(entry.label, tuple(job.seed for job in done), np.array([compare.by_class(job.figures) for job in done]))
-                   for entry in pair for done in (finished(entry),))
+        ce, cdb = (setting(entry) for entry in pair)
         if min(len(ce.seeds), len(cdb.seeds)) > 1:
             apart = compare.rows(cdb, ce, compare.difference(cdb, ce))[0]
             rows.append({"precision": pair[0].precision, "threads": pair[0].threads, "seeds": str(len(ce.seeds)), "CE": apart[ce.label],
@@ -101,6 +101,54 @@ def write_demo_table() -> None:
     if rows:
         for page in PAGES:
             write_between(page, *marks("demo"), markdown(rows, left=("precision",)))
+
+
+def setting(entry: Entry) -> compare.Setting:
+    """Return an entry's finished runs as compare.py takes them."""
+    done = finished(entry)
+    return compare.Setting(entry.label, tuple(job.seed for job in done), np.array([compare.by_class(job.figures) for job in done]))
+
+
+def against(entry: Entry, baseline: Entry) -> dict[str, str]:
+    """Return the cells for the difference of two entries in accuracy over all classes; one run says nothing of an interval."""
+    a, b = setting(entry), setting(baseline)
+    if min(len(a.seeds), len(b.seeds)) < 2:
+        return {"difference": f"{a.accuracy[:, 0].mean() - b.accuracy[:, 0].mean():+.2f}", "95 % interval": "-"}
+    row = compare.rows(a, b, compare.difference(a, b))[0]
+    return {key: row[key] for key in ("difference", "95 % interval")}
+
+
+def accuracy_of(entry: Entry | None) -> str:
+    """Return an entry's accuracy over all classes, with its seeds; '-' if there is none."""
+    done = finished(entry) if entry else []
+    return f"{show([job.figures['accuracy'] for job in done])} ({len(done)})" if done else "-"
+
+
+def swing_of(entry: Entry | None) -> str:
+    """Return how much a class's weight moves: its standard deviation over the last epochs, median of classes, mean of seeds."""
+    swings = []
+    for job in finished(entry) if entry else []:
+        rows = read_log(job.kept_log)[1][-LAST_EPOCHS:]
+        weights = np.array([[float(value) for key, value in row.items() if key.startswith("weight_")] for row in rows])
+        swings.append(np.median(weights.std(axis=0)))
+    return f"{np.mean(swings):.3f}" if swings else "-"
+
+
+def write_safety_tables() -> None:
+    """Write cross-entropy against CDB-CE with the published and with the smoothed difficulty; and CDB-BS against Balanced Softmax."""
+    safety = [{"data": data, "CE": accuracy_of(ce), "CDB-CE, paper": accuracy_of(paper), "CDB-CE, smoothed": accuracy_of(smoothed),
+               "swing, paper": swing_of(paper), "swing, smoothed": swing_of(smoothed),
+               **against(smoothed, ce)}
+              for data, ce, paper, smoothed in plan.SAFETY if finished(ce) and finished(smoothed)]
+    combination = [{"data": data, "Balanced Softmax": accuracy_of(rival), "CDB-BS, smoothed, tau 0.5": accuracy_of(ours),
+                    **against(ours, rival)}
+                   for data, rival, ours in plan.COMBINATION if finished(rival) and finished(ours)]
+    mnist = jobs.RESULTS / "mnist5k/table.md"
+    for table, rows in (("safety", safety), ("combination", combination)):
+        if rows:
+            write_between(PAGES[1], *marks(table), markdown(rows, left=("data",)))
+    if mnist.exists():                       # tests/benchmarks/mnist5k.py has written it
+        write_between(PAGES[1], *marks("mnist5k"), mnist.read_text(encoding="utf-8"))
 
 
 def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
@@ -134,6 +182,7 @@ def write_pages() -> None:
         write_tables()
         write_short_table()
         write_demo_table()
+        write_safety_tables()
         draw()
     finally:
         results_lock.release()

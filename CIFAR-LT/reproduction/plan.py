@@ -18,6 +18,11 @@ def digits(imbalance: int, loss_type: str, tau: str = "", difficulty: str = "", 
     return Entry("digits", imbalance, loss_type, tau, "digits", difficulty=difficulty, precision=precision, threads=threads, seeds=10)
 
 
+def smoothed(imbalance: int, loss_type: str, tau: str, **more: Any) -> Entry:
+    """Return a row of the fast recipe with smoothed difficulty."""
+    return fast(imbalance, loss_type, tau, difficulty="smoothed", **more)
+
+
 TABLES = {
     "cifar100": (
         Entry("cifar100", 200, "CE"),
@@ -31,7 +36,9 @@ TABLES = {
         fast(200, "CDB-CE", "dynamic", seeds=3),
         fast(100, "CE", seeds=3, published=38.21),
         fast(100, "CDB-CE", "dynamic", seeds=3, published=42.57),
+        smoothed(100, "CDB-CE", "dynamic", seeds=3),
         fast(100, "Balanced_Softmax", seeds=3),
+        smoothed(100, "CDB-BS", "0.5", seeds=3),
         fast(100, "Logit_Adjustment"),
         fast(100, "LDAM-DRW"),
         fast(100, "CB_Softmax"),
@@ -42,6 +49,9 @@ TABLES = {
         fast(10, "CE", seeds=2),
         fast(10, "CDB-CE", "dynamic", seeds=2, published=58.74),
         fast(10, "CDB-CE", "dynamic-released"),
+        smoothed(10, "CDB-CE", "dynamic", seeds=2),
+        fast(10, "Balanced_Softmax", seeds=2),
+        smoothed(10, "CDB-BS", "0.5", seeds=2),
     ),
     "tau": (
         fast(100, "CE", seeds=3, published=38.21),
@@ -72,6 +82,15 @@ TABLES = {
         digits(20, "CDB-CE", "dynamic", "smoothed"),
     ),
 }
+# Is the loss safe: data, cross-entropy, the published formula, smoothed difficulty. And the combination against its rival.
+SAFETY = (
+    ("digits, imbalance 50", digits(50, "CE"), digits(50, "CDB-CE", "dynamic"), digits(50, "CDB-CE", "dynamic", "smoothed")),
+    ("digits, imbalance 20", digits(20, "CE"), None, digits(20, "CDB-CE", "dynamic", "smoothed")),
+    *((f"CIFAR100-LT, imbalance {imbalance}", fast(imbalance, "CE"), fast(imbalance, "CDB-CE", "dynamic"),
+       smoothed(imbalance, "CDB-CE", "dynamic")) for imbalance in (100, 10)),
+)
+COMBINATION = tuple((f"CIFAR100-LT, imbalance {imbalance}", fast(imbalance, "Balanced_Softmax"), smoothed(imbalance, "CDB-BS", "0.5"))
+                    for imbalance in (100, 10))
 STEADINESS = (digits(50, "CDB-CE", "dynamic"), digits(50, "CDB-CE", "dynamic", "smoothed"))      # whose weights are drawn, seed 0
 # The claim of `make demo`: these two, in each precision and with one thread and two.
 DEMO = tuple((digits(50, "CE", precision=precision, threads=threads),
