@@ -8,6 +8,7 @@ optimizer and the checkpoint; and `parallel_model = runtime.parallelize(model)`,
 
 import contextlib
 import ctypes
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3   # glibc malloc.h
 LARGEST_BLOCK_KEPT = 1 << 25                  # bytes; the most that glibc accepts
 MEMORY_KEPT = 1 << 28                         # bytes at the top of the heap that are not returned to the system
+# DistributedDataParallel's argument for it; PyTorch 2.14 renamed it, and warns of the old name
+OWN_BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers")
+                   if name in inspect.signature(nn.parallel.DistributedDataParallel).parameters)
 BATCHES_BETWEEN_READS = 50                    # on a GPU: reading a result waits until the GPU has worked off its queue
 
 
@@ -64,7 +68,7 @@ class Runtime:
         With several processes, a model that only evaluates is returned as it is: it has no gradients to exchange.
         """
         if self.world_size > 1:
-            return nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False) if trains else model
+            return nn.parallel.DistributedDataParallel(model, **{OWN_BUFFERS: False}) if trains else model
         return nn.DataParallel(InPrecision(model, self), device_ids=list(range(self.gpus))) if self.gpus > 1 else model
 
     def autocast(self) -> torch.autocast:

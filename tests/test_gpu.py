@@ -95,9 +95,10 @@ def test_losses_that_differ_are_told(place, monkeypatch):
 
 
 def test_ways_on_the_cpu(place, monkeypatch):
-    """A run that is killed and resumed; a wrong flag, a lost epoch and a lost accuracy are told."""
-    small_data.cifar(place.out / "small/ways", per_class=36)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    """A run that is killed and resumed; a lost epoch, a lost accuracy and an error are told. The digits stand in for the data set."""
+    monkeypatch.setattr(ways, "FLAGS", ("--dataset", "digits", "--imbalance", "50"))
+    monkeypatch.setattr(ways, "STEM", "digits_imbalance50")
+    monkeypatch.setattr(small_data, "cifar", lambda root: root)
     with pytest.raises(FileNotFoundError, match="fp32"):
         ways.killed(place, epochs=2)
     (place.out / "ways/killed").rename(place.out / "ways/fp32")
@@ -116,11 +117,10 @@ def test_speeds_on_the_cpu(place):
 
 
 def test_the_first_command_continues_until_it_is_done(place, monkeypatch):
-    """With the digits in CIFAR's place: a call without time trains nothing, the next one trains and tests."""
+    """With the digits in CIFAR's place: one epoch of two is not all; when nothing is left, the next call tests."""
     monkeypatch.setattr(whole, "COMMAND", ("--dataset", "digits", "--imbalance", "50"))
     monkeypatch.setattr(whole, "STEM", "digits_imbalance50")
-    none = Place("cpu", 0, place.out, place.data_root, minutes=0.0)
-    assert not whole.first_command(none, 1, ("--max_epochs", "1")).finished
+    assert not whole.first_command(place, 2, ("--max_epochs", "1")).finished
     done = whole.first_command(place, 1, ("--max_epochs", "1"))
     assert done.finished and not done.passed
     assert re.match(r"1 of 1 epochs, [0-9.]+ s an epoch, 0 min for all; best validation accuracy 0\.[0-9]+; test 0\.[0-9]+$", done.found)

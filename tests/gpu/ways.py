@@ -18,6 +18,7 @@ EPOCHS, APART = 8, 0.10         # of an accuracy in 0..1: the runs round differe
 LONGEST_SECONDS = 420           # of a process
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 # Noise of a hundred colours is learnt in a few epochs at this rate and batch, whose parts divide among 2, 4 or 8 GPUs.
+STEM = "cifar100_imbalance10"
 FLAGS = ("--imbalance", "10", "--recipe", "fast", "--batch_size", "64", "--validate_after_every", "1")
 
 
@@ -33,7 +34,7 @@ def command(place: Place, name: str, flags: tuple[str, ...], launcher: tuple[str
 
 
 def log_of(folder: Path) -> Path:
-    return folder / "cifar100_imbalance10.csv"
+    return folder / f"{STEM}.csv"
 
 
 def train(words: list[str]) -> None:
@@ -79,7 +80,7 @@ def killed(place: Place, epochs: int = EPOCHS) -> Outcome:
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + LONGEST_SECONDS
     while process.poll() is None and time.monotonic() < end:
-        if log_of(folder).exists() and log_of(folder).read_text().count("\n") > 1 and (folder / "last_cifar100_imbalance10.pth").exists():
+        if log_of(folder).exists() and log_of(folder).read_text().count("\n") > 1 and (folder / f"last_{STEM}.pth").exists():
             break
         time.sleep(0.05)
     process.kill()
