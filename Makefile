@@ -33,7 +33,7 @@ else
 gpu: $(VENV)/ready
 endif
 gpu:   ## check numbers, ways of running and speed on a GPU; PART=numbers, ways, speed or run does one of them (8 minutes each)
-	$(RUN) tests/gpu/run.py $(if $(PART),--part $(PART))
+	$(RUN) tests/gpu/run.py $(if $(PART),--part $(PART)) $(if $(DATA),--data_root $(DATA))
 
 copies:   ## copy CIFAR-LT's cdb_loss.py to the other two experiments
 	@for copy in $(COPIES); do \

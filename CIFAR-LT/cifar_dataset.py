@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_pickle import read_pickle
-from longtail.devices import Runtime
+from longtail.devices import Runtime, send
 from longtail.metrics import Batches
 
 NUM_CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
@@ -160,7 +160,7 @@ def long_tailed(dataset: str, data_root: Path, imbalance: float, protocol: str =
 
 def normalize(images: Tensor, constants: str = "train") -> Tensor:
     """Convert (N, 3, H, W) uint8 images to floats with mean 0 and variance 1, channels last in memory."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1).to(images.device, non_blocking=True) for values in NORMALIZATION[constants])
+    mean, std = (send(torch.tensor(values).view(1, 3, 1, 1), images.device) for values in NORMALIZATION[constants])
     return images.contiguous(memory_format=torch.channels_last).float().sub_(255 * mean).div_(255 * std)
 
 
@@ -183,7 +183,7 @@ class Augmentation:
 
     def __call__(self, images: Tensor, which: Tensor) -> Tensor:
         """Transform (n, 3, H, W) uint8 images by the draws numbered `which`, shape (n,), on the CPU."""
-        height, width, which = *images.shape[2:], which.to(images.device, non_blocking=True)
+        height, width, which = *images.shape[2:], send(which, images.device)
         windows = F.pad(images, [PADDING] * 4).unfold(2, height, 1).unfold(3, width, 1)   # (n, 3, 9, 9, H, W), a view
         crops = windows[torch.arange(len(images), device=images.device), :, self.rows[which], self.columns[which]]
         return torch.where(self.flipped[which].view(-1, 1, 1, 1), crops.flip(3), crops)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from cifar_dataset import NORMALIZATION, Augmentation
+from longtail.devices import send
 
 CUTOUT = 16                # pixels, the side of the square; DeVries and Taylor, 2017
 GREY = 128                 # what a geometric operation leaves open; the AutoAugment paper's code
@@ -31,7 +32,7 @@ class StrongAugmentation(Augmentation):
             for image, seed in zip(images, self.seeds[which].tolist(), strict=True):
                 torch.default_generator.manual_seed(seed)
                 changed.append(self.policy(image))
-        return cut_out(torch.stack(changed), self.centres[:, which].to(images.device, non_blocking=True))
+        return cut_out(torch.stack(changed), send(self.centres[:, which], images.device))
 
 
 def cut_out(images: Tensor, centres: Tensor) -> Tensor:
@@ -46,4 +47,4 @@ def cut_out(images: Tensor, centres: Tensor) -> Tensor:
         inside.append((offset >= -CUTOUT // 2) & (offset < CUTOUT // 2))
     square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     mean = (255 * torch.tensor(NORMALIZATION["train"][0])).round().to(torch.uint8)
-    return torch.where(square, mean.view(1, 3, 1, 1).to(images.device, non_blocking=True), images)
+    return torch.where(square, send(mean.view(1, 3, 1, 1), images.device), images)

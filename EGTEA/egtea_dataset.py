@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from egtea_clips import video_of
-from longtail.devices import Runtime
+from longtail.devices import Runtime, send
 from longtail.files import check_file
 from longtail.metrics import Batches
 from longtail.training import epoch_seed
@@ -133,7 +133,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
 def normalize(clips: Tensor) -> Tensor:
     """Convert (N, T, H, W, 3) bytes to (N, 3, T, H, W) floats with mean 0, in the memory format of their device."""
     rows = clips.flatten(3).float()
-    rows -= torch.tensor(MEAN).repeat(clips.shape[3]).to(clips.device, non_blocking=True)     # of whole rows: single values would be slow
+    rows -= send(torch.tensor(MEAN).repeat(clips.shape[3]), clips.device)     # whole rows: three values at a time would be slow
     return rows.view(clips.shape).permute(0, 4, 1, 2, 3).contiguous(memory_format=memory_format(clips.device))
 
 
@@ -213,6 +213,7 @@ def batches_of(clips: ClipSet, groups: list[Tensor], seeds: Callable[[int], int 
     loaded = map_ahead(load, indices, workers, ahead=workers + 2 * max(map(len, groups), default=0))
     for group in groups:
         batch = torch.from_numpy(np.stack([next(loaded) for _ in group]))
+        batch = batch.pin_memory() if runtime.pins_memory else batch
         yield normalize(runtime.move(batch)), runtime.move(clips.labels[group])
 
 

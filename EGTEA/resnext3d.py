@@ -76,7 +76,7 @@ class ResNeXt3D(nn.Module):
 
 def clip_precision(precision: str, device: str | None) -> str:
     """Return what --precision means here: 'auto' is fp32 on a CPU, where 3D convolution in bf16 is wrong (pytorch issue 169688)."""
-    on_cpu = device == "cpu" or not torch.accelerator.is_available()
+    on_cpu = (device or "").startswith("cpu") or not torch.accelerator.is_available()
     return "fp32" if precision == "auto" and on_cpu else precision
 
 

@@ -122,8 +122,9 @@ class Config:
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in PATHS}
 
     def dump(self) -> str:
-        """Return the text of a file that gives this configuration."""
-        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True, width=1000)
+        """Return the text of a file that gives this configuration on any machine: without the device."""
+        settings = {key: value for key, value in dataclasses.asdict(self).items() if key != "device"}
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def expanded(path: str | Path) -> Path:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imagenet_decoding import EncodedImage, check_pixels
+from longtail.devices import send
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)     # of ImageNet, R, G, B on a scale of 0 to 1
 GREY = (0.299, 0.587, 0.114)                                 # ITU-R 601, as in Pillow and torchvision
@@ -110,5 +111,5 @@ def evaluation_view(content: bytes, image_size: int, test_resize: int) -> np.nda
 def normalize(images: Tensor) -> Tensor:
     """Convert (N, 3, H, W) uint8, channels last in memory, to floats that have mean 0 and variance 1 on ImageNet."""
     rows = images.permute(0, 2, 3, 1).flatten(2)                # (N, H, 3W): constants of a whole row are faster than of 3 channels
-    mean, std = (255 * torch.tensor(values).repeat(images.shape[3]).to(images.device, non_blocking=True) for values in (MEAN, STD))
+    mean, std = (send(255 * torch.tensor(values).repeat(images.shape[3]), images.device) for values in (MEAN, STD))
     return rows.float().sub_(mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)

@@ -77,7 +77,7 @@ class Runtime:
 
     def move(self, tensor: Tensor) -> Tensor:
         """Return a batch's images or labels on this process's device. Loaders call it; the training loop gets what is there already."""
-        return tensor.to(self.device, non_blocking=True)
+        return send(tensor, self.device)
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raise ValueError unless every process can take an equal part of a batch of `batch_size`."""
@@ -121,6 +121,14 @@ class Runtime:
             print(*words, flush=True)
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on a device, without waiting for a CUDA GPU to work off its queue.
+
+    CUDA copies pageable memory before the call returns. MPS may read it later, when it holds something else (pytorch issue 139550).
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 class InPrecision(nn.Module):
     """Turn autocast on in the threads of DataParallel, which do not inherit its type and would compute in fp16 (PyTorch 2.14)."""
 
@@ -149,7 +157,7 @@ def choose_device(name: str | None, n_gpus: int = 1, local_rank: int = 0, world_
     try:
         asked = torch.device(name or kind)
     except RuntimeError:
-        raise ValueError(f"--device {name} is not how PyTorch calls a device; cpu, cuda, cuda:1, mps and xpu are") from None
+        raise ValueError(f"--device {name} is not a PyTorch device; use cpu, cuda, cuda:1, mps or xpu") from None
     if asked.type not in ("cpu", kind) or (asked.index or 0) >= max(found, 1):
         here = f"{found} of type {kind}" if found else "none"
         raise ValueError(f"--device {name}: there is no such device here; GPUs of this machine: {here}")

@@ -13,6 +13,7 @@ import json
 import math
 import platform
 import re
+import shutil
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,7 +41,8 @@ class Run:
         self.best = folder / (best or f"best_{name}.pth")
         self.last, self.log, self.settings = folder / f"last_{name}.pth", folder / f"{name}.csv", folder / f"{name}.json"
         self._held: object = None       # the lock
-        self._board = Board(folder / "tensorboard" / name) if tensorboard else None
+        self._events = folder / "tensorboard" / name
+        self._board = Board(self._events) if tensorboard else None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -74,6 +76,7 @@ class Run:
             self._check_nothing_lost()
         for path in self.files:
             path.unlink(missing_ok=True)
+        shutil.rmtree(self._events, ignore_errors=True)
         settings = {"arguments": arguments, **description}
         write_atomically(self.settings, (json.dumps(settings, indent=1, default=str) + "\n").encode())
         if self._board:

@@ -24,7 +24,7 @@ class Board:
         self.folder, self._open = folder, SummaryWriter
 
     def start(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write the events of the log's `rows`, in place of all that earlier processes wrote: so no epoch stands there twice."""
+        """Write the events of the log's `rows`, in place of all that earlier processes wrote, so that no epoch is there twice."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.writer = self._open(str(self.folder))
         for row in rows:

@@ -51,7 +51,7 @@ def test_the_device_of_a_process(monkeypatch, found, asked, expected):
 @pytest.mark.parametrize(("found", "asked", "match"), [
     (("cpu", 0), ("cuda", 1), "--device cuda: there is no such device here; GPUs of this machine: none$"),
     (("mps", 1), ("cuda", 1), "GPUs of this machine: 1 of type mps$"), (("cuda", 2), ("cuda:2", 1), "2 of type cuda$"),
-    (("cuda", 2), ("gpu", 1), "--device gpu is not how PyTorch calls a device"), (("cuda", 2), ("meta", 1), "no such device"),
+    (("cuda", 2), ("gpu", 1), "--device gpu is not a PyTorch device"), (("cuda", 2), ("meta", 1), "no such device"),
     (("cuda", 2), ("cuda:1", 2), "cuda:1 names one GPU"), (("cuda", 2), ("cuda:1", 1, 1, 2), "cuda:1 names one GPU"),
     (("cuda", 2), (None, 3), "--n_gpus 3: this machine has 2 GPUs"), (("cuda", 2), ("cpu", 0), "--n_gpus must be at least 1")])
 def test_a_device_that_cannot_be(monkeypatch, found, asked, match):

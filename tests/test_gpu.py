@@ -13,6 +13,7 @@ from conftest import ROOT
 from gpu import agreement, check, run, small_data, speed, ways, whole
 from gpu.check import Outcome, Place
 from longtail import devices
+from longtail.signals import Stopped
 from resnet32 import ResNet32
 
 
@@ -65,17 +66,37 @@ def test_a_call_does_what_is_missing(place, report, capsys):
     assert "4 left for the next call" in capsys.readouterr().out
 
 
+def test_another_machines_results_are_not_mixed_in(place, report):
+    run.accept(place, {"speed": {"one": lambda _: Outcome("1")}}, again=False, seconds=60)
+    with pytest.raises(ValueError, match="another machine"):
+        run.accept(Place("cpu", 3, place.out, place.data_root), {"speed": {"two": lambda _: Outcome("2")}}, again=False, seconds=60)
+    assert len(report()) == 1
+
+
+def test_a_signal_stops_and_too_little_memory_does_not_fail(place):
+    def stopped(_: Place) -> Outcome:
+        raise Stopped(15)
+
+    def full(_: Place) -> Outcome:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert run.attempt(full, place) == Outcome("not tried: too little memory")
+    with pytest.raises(Stopped):
+        run.attempt(stopped, place)
+
+
 def test_every_part_has_checks():
     assert {part: len(checks) for part, checks in run.parts().items()} == {"numbers": 6, "ways": 6, "speed": 7, "run": 1}
 
 
 def test_equal_devices_agree_and_others_do_not(place, monkeypatch):
+    """Gradients of 1, 1 and 1.1 instead of 1 are 0.1 / sqrt(3) = 0.058 away; the CPU's are exact here."""
     small = partial(agreement.network, lambda: ResNet32(10), (4, 3, 16, 16))
+    assert small(place).passed
+    right, wrong = ([torch.ones(2), torch.tensor(1.0), torch.tensor([1.0, 1.0, last])] for last in (1.0, 1.1))
+    steps = iter([right, wrong, right])                 # float64, the device, the CPU
+    monkeypatch.setattr(agreement, "one_step", lambda *_: next(steps))
     outcome = small(place)
-    assert outcome.passed and outcome.found.startswith("logits 0.0e+00, loss 0.0e+00, gradients 0.0e+00")
-    steps = [[torch.ones(2), torch.tensor(1.0), torch.ones(3)], [torch.ones(2), torch.tensor(1.0), torch.tensor([1.0, 1.0, 1.1])]]
-    monkeypatch.setattr(agreement, "one_step", lambda *_: steps.pop())
-    outcome = small(place)                      # 0.1 / sqrt(3) = 0.058
     assert not outcome.passed and "gradients 5.8e-02" in outcome.found
 
 
@@ -99,21 +120,22 @@ def test_ways_on_the_cpu(place, monkeypatch):
     monkeypatch.setattr(ways, "FLAGS", ("--dataset", "digits", "--imbalance", "50"))
     monkeypatch.setattr(ways, "STEM", "digits_imbalance50")
     monkeypatch.setattr(small_data, "cifar", lambda root: root)
+    monkeypatch.setattr(ways, "LEARNT", 0)
     with pytest.raises(FileNotFoundError, match="fp32"):
-        ways.killed(place, epochs=2)
+        ways.killed(place, epochs=6)
     (place.out / "ways/killed").rename(place.out / "ways/fp32")
-    assert ways.judge(place, place.out / "ways/fp32", 2).passed
-    assert not ways.judge(place, place.out / "ways/fp32", 3).passed
+    assert ways.judge(place, place.out / "ways/fp32", 6).passed
+    assert not ways.judge(place, place.out / "ways/fp32", 7).passed
     monkeypatch.setattr(ways, "APART", -1)
-    assert not ways.judge(place, place.out / "ways/fp32", 2).passed
-    with pytest.raises(RuntimeError, match="^exit code 1: what went wrong$"):
-        ways.train([sys.executable, "-c", "raise SystemExit('a warning\\nwhat went wrong')"])
+    assert not ways.judge(place, place.out / "ways/fp32", 6).passed
+    with pytest.raises(RuntimeError, match="^exit code 1: an error: what went wrong$"):
+        ways.train([sys.executable, "-c", "raise SystemExit('an error: what went wrong\\nand a hint')"])
 
 
 def test_speeds_on_the_cpu(place):
     assert "ratio" in speed.cifar(8, False, place, batches=1, rounds=1).found
     assert "samples/s" in speed.steps(lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), (2, 3, 4, 4), 4, place, batches=1).found
-    assert "with 2 workers" in speed.images_from_files(place, size=32, batch=4, batches=2, files=2).found.replace("1 workers", "2 workers")
+    assert re.search(r"with [0-9]+ workers", speed.images_from_files(place, size=32, batch=4, batches=2, files=2).found)
 
 
 def test_the_first_command_continues_until_it_is_done(place, monkeypatch):

@@ -35,7 +35,7 @@ def expected(model: nn.Module) -> torch.Tensor:
 
 
 def test_counts_of_two_processes_give_the_weights_of_one(shell, tmp_path):
-    """The first process holds 16 of the 24 images."""
+    """The first process has two batches, 16 of the 24 images, and the second one batch; the model has buffers, which DDP would send."""
     (tmp_path / "script.py").write_text(f"""
 import sys
 sys.path.insert(0, {str(ROOT / "CIFAR-LT")!r})
@@ -45,10 +45,11 @@ from cdb_loss import CDBLoss
 {block("same weights:")}
 torch.distributed.init_process_group("gloo")
 torch.manual_seed(0)
-model, criterion = nn.Linear(5, {CLASSES}), CDBLoss({CLASSES}, difficulty="smoothed")
-inputs = torch.randn(24, 5, generator=torch.Generator().manual_seed(0))
-mine = slice(0, 16) if torch.distributed.get_rank() == 0 else slice(16, 24)
-validate(model, criterion, [(inputs[mine], (torch.arange(24) % {CLASSES})[mine])], {CLASSES}, torch.device("cpu"))
+model, criterion = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, {CLASSES})), CDBLoss({CLASSES}, difficulty="smoothed")
+ddp = nn.parallel.DistributedDataParallel(model).eval()
+inputs, labels = torch.randn(24, 5, generator=torch.Generator().manual_seed(0)), torch.arange(24) % {CLASSES}
+mine = (slice(0, 8), slice(8, 16)) if torch.distributed.get_rank() == 0 else (slice(16, 24),)
+validate(ddp.module, criterion, [(inputs[part], labels[part]) for part in mine], {CLASSES}, torch.device("cpu"))
 torch.save(criterion.weight, f"{tmp_path}/{{torch.distributed.get_rank()}}.pt")
 torch.distributed.destroy_process_group()
 """)
@@ -56,7 +57,8 @@ torch.distributed.destroy_process_group()
     assert run.returncode == 0, run.stderr
     torch.manual_seed(0)
     weights = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], expected(nn.Linear(5, CLASSES)))
+    model = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, CLASSES)).eval()
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], expected(model))
 
 
 @pytest.mark.filterwarnings("ignore")

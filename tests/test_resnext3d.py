@@ -114,7 +114,7 @@ def test_bf16_on_a_cpu_only_when_asked_for(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert [clip_precision(choice, None) for choice in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert [clip_precision("auto", device) for device in (None, "cuda", "cpu")] == ["auto", "auto", "fp32"]
+    assert [clip_precision("auto", device) for device in (None, "cuda", "cpu", "cpu:0")] == ["auto", "auto", "fp32", "fp32"]
 
 
 @pytest.mark.parametrize("left_out", ["nothing", "num_batches_tracked", "fc.", "state_dict"])

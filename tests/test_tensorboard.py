@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import cifar_train
-from longtail.run import read_log
+from longtail.run import Run, read_log
 
 DIGITS = ("--dataset", "digits", "--loss_type", "CDB-CE", "--device", "cpu")
 
@@ -30,23 +30,32 @@ def expected(log) -> dict[str, list[tuple[int, float]]]:
     return {name: [(int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-6)) for row in rows if row[name]] for name in names}
 
 
-def test_events_are_the_log_also_after_resuming(tmp_path):
-    """Begun without the flag, resumed with it, killed after its events were written, and resumed once more."""
+def test_events_are_the_log_also_after_resuming(tmp_path, monkeypatch):
+    """Killed when two epochs of three are in the events and one in the checkpoint; then begun without the flag and resumed with it."""
     pytest.importorskip("tensorboard")
-    train = [*DIGITS, "--save_model", str(tmp_path), "--max_epochs"]
+    train = [*DIGITS, "--save_model", str(tmp_path), "--max_epochs", "3"]
     events = tmp_path / "tensorboard/digits_imbalance20"
     log, last = tmp_path / "digits_imbalance20.csv", tmp_path / "last_digits_imbalance20.pth"
-    assert cifar_train.main([*train, "3", "--tensorboard"]) == 0
+    states, finish = [], Run.finish_epoch
+
+    def finish_and_copy(run, *arguments):
+        finish(run, *arguments)
+        states.append(last.read_bytes())
+
+    monkeypatch.setattr(Run, "finish_epoch", finish_and_copy)
+    assert cifar_train.main([*train, "--tensorboard"]) == 0
     measured = curves(events)
     assert measured == expected(log)
     assert {"loss", "accuracy", "tau", "lr", "seconds", "images_per_second"} == set(measured)
     assert not any(math.isnan(value) for points in measured.values() for _, value in points)
-    early = last.read_bytes()
-    assert cifar_train.main([*train, "3", "--overwrite"]) == 0
-    assert not events.exists() or curves(events) == measured
-    last.write_bytes(early)
-    assert cifar_train.main([*train, "3", "--resume", "--tensorboard"]) == 0
-    assert curves(events) == expected(log)
+    last.write_bytes(states[0])
+    assert cifar_train.main([*train, "--resume", "--tensorboard"]) == 0
+    assert curves(events) == expected(log) and len(curves(events)["loss"]) == 3
+    assert cifar_train.main([*train, "--overwrite"]) == 0
+    assert not events.exists()
+    last.write_bytes(states[0])
+    assert cifar_train.main([*train, "--resume", "--tensorboard"]) == 0
+    assert curves(events) == expected(log) and len(curves(events)["loss"]) == 3
 
 
 def test_without_the_package_one_line_says_what_to_install(failing, tmp_path, monkeypatch):

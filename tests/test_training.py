@@ -270,7 +270,10 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("recipe", ["paper", "fast"])
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_no_batch_waits_for_the_gpu(monkeypatch, loss_type, recipe):
-    """CIFAR's own batches, loss, optimizer and average, until the losses are read at the end of the epoch."""
+    """CIFAR's own batches, loss, optimizer and average, until the losses are read at the end of the epoch.
+
+    A copy from the CPU that waits cannot be seen here.
+    """
     monkeypatch.setattr(Runtime, "batches_between_reads", 50)
     args = cifar_train.parse_arguments(["--dataset", "digits", "--loss_type", loss_type])
     images = ImageSet(torch.randint(256, (12, 3, 8, 8), dtype=torch.uint8), torch.arange(12) % 10)

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 
@@ -103,17 +103,21 @@ def write_demo_table() -> None:
             write_between(page, *marks("demo"), markdown(rows, left=("precision",)))
 
 
-def setting(entry: Entry) -> compare.Setting:
-    """Return an entry's finished runs as compare.py takes them."""
-    done = finished(entry)
+def setting(entry: Entry, seeds: Collection[int] = range(100)) -> compare.Setting:
+    """Return an entry's finished runs, of these seeds, as compare.py takes them."""
+    done = [job for job in finished(entry) if job.seed in seeds]
     return compare.Setting(entry.label, tuple(job.seed for job in done), np.array([compare.by_class(job.figures) for job in done]))
 
 
 def against(entry: Entry, baseline: Entry) -> dict[str, str]:
-    """Return the cells for the difference of two entries in accuracy over all classes; one run says nothing of an interval."""
-    a, b = setting(entry), setting(baseline)
-    if min(len(a.seeds), len(b.seeds)) < 2:
-        return {"difference": f"{a.accuracy[:, 0].mean() - b.accuracy[:, 0].mean():+.2f}", "95 % interval": "-"}
+    """Return the cells for the difference of two entries in accuracy over all classes, from the seeds that both have.
+
+    One pair says nothing of an interval.
+    """
+    both = {job.seed for job in finished(entry)} & {job.seed for job in finished(baseline)}
+    a, b = (setting(one, both) for one in (entry, baseline))
+    if len(both) < 2:
+        return {"difference": f"{(a.accuracy - b.accuracy)[0, 0]:+.2f}" if both else "-", "95 % interval": "-"}
     row = compare.rows(a, b, compare.difference(a, b))[0]
     return {key: row[key] for key in ("difference", "95 % interval")}
 

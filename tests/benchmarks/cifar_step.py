@@ -58,7 +58,8 @@ def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int, devic
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
             return self.transform(Image.fromarray(self.arrays[index])), int(labels[index])
 
-    loader = DataLoader(Images(), batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0)
+    loader = DataLoader(Images(), batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0,
+                        multiprocessing_context="fork" if workers else None)
     model = ResNet32(100).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     criterion = torch.nn.CrossEntropyLoss()

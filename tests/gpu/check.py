@@ -1,5 +1,6 @@
 """What a check of make gpu gets, and what it returns. Importing this module makes the experiments' modules importable."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,3 +32,10 @@ class Outcome:
 
 
 Checks = dict[str, Callable[[Place], Outcome]]
+
+
+def can_compile(device: str) -> bool:
+    """Return whether torch.compile has what it needs: a C compiler, and on a GPU of CUDA, ROCm or Intel Triton."""
+    from torch.utils._triton import has_triton
+
+    return bool(shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")) and (device in ("cpu", "mps") or has_triton())

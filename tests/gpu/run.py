@@ -5,13 +5,13 @@
     make gpu PART=ways PYTHON=/usr/bin/python3           with a Python of your own instead of .venv
     python tests/gpu/run.py --part run --data_root ~/data
 
-numbers: the three networks, and thirty steps of each experiment's recipe, in fp32 against this machine's CPU.
+numbers: the three networks, and thirty steps of each experiment's recipe, in fp32 (not TF32) against this machine's CPU.
 ways: bf16, --compile, all GPUs through DataParallel, all through torchrun, --resume after SIGKILL.
 speed: training steps against the conventional pipeline on the same GPU; the input's share; peak memory.
 run: the README's first command, as many epochs as fit; the next call continues. It needs CIFAR-100.
 
-A call begins no check after --minutes. What is finished stands in --out: acceptance.json and the table acceptance.md; the next call
-does what is missing. Exit code 1 if a check failed.
+A call begins no check after --minutes; call it until nothing is left. What is finished stands in --out: acceptance.json and the table
+acceptance.md; the next call does what is missing. Exit code 1 if a check failed.
 """
 
 import json
@@ -34,6 +34,7 @@ from longtail.cli import ArgumentParser, exit_code, number_in
 from longtail.devices import find_gpus
 from longtail.files import write_atomically
 from longtail.run import versions
+from longtail.signals import Stopped
 from longtail.tables import markdown
 
 
@@ -71,6 +72,10 @@ def attempt(check: Callable[[Place], Outcome], place: Place) -> Outcome:
     """Return the check's outcome; a check that raises has failed, and the others go on."""
     try:
         return check(place)
+    except Stopped:
+        raise
+    except torch.OutOfMemoryError:
+        return Outcome("not tried: too little memory")
     except Exception as error:
         return Outcome(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "no error", passed=False)
 
@@ -79,7 +84,10 @@ def accept(place: Place, chosen: dict[str, Checks], again: bool, seconds: float)
     """Run what is missing, print and record each outcome. Return 1 if a check has failed, now or before."""
     place.out.mkdir(parents=True, exist_ok=True)
     report, started, left = read(place.out / "acceptance.json"), time.monotonic(), 0
-    report["machine"] = machine(place)
+    here = machine(place)
+    if report["machine"] not in ({}, here):
+        raise ValueError(f"{place.out} holds the results of another machine or of other versions; choose another --out")
+    report["machine"] = here
     for part, checks in chosen.items():
         for name, check in checks.items():
             known = next((row for row in report["checks"] if (row["part"], row["check"]) == (part, name)), None)
