@@ -13,13 +13,13 @@ RUNS := CIFAR-LT/reproduce.py --again --seeds 5 --runs $(DEMO) --only dataset=di
 help:   ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-demo: $(VENV)/ready   ## train CE and CDB-CE with five seeds each on long-tailed digits and compare them (4 minutes; no download of data)
+demo: $(VENV)/ready   ## train CE and CDB-CE with five seeds each on long-tailed digits and compare them (4 to 6 minutes; no download of data)
 	rm -rf $(DEMO)
 	$(RUN) $(RUNS),loss_type=CE
 	$(RUN) $(RUNS),loss_type=CDB-CE,difficulty=smoothed
 	$(RUN) longtail/compare.py $(DEMO)/*_CDB-CE_smoothed_* --against $(DEMO)/*_CE_fp32_* --out $(DEMO)
 
-test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), 4 minutes on 2 cores
+test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), 4 to 8 minutes on 2 cores
 	$(VENV)/bin/ruff check .
 	$(RUN) -m pytest -n auto --dist worksteal
 

@@ -13,6 +13,7 @@ loss_flags.py    the flags of all losses, and what each loss takes from them
 heads.py         the cosine classifier
 metrics.py       confusion counts, many / medium / few shot, macro F1
 posthoc.py       classifiers on a trained network's outputs: logit adjustment
+batch_losses.py  an epoch's losses, read from the device and checked
 training.py      the training loop: epochs, validation, class weights
 tables.py        Markdown and CSV tables
 plot.py          a run's log as pictures; a script

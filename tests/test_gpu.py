@@ -142,6 +142,8 @@ def test_the_first_command_continues_until_it_is_done(place, monkeypatch):
     """With the digits in CIFAR's place: one epoch of two is not all; when nothing is left, the next call tests."""
     monkeypatch.setattr(whole, "COMMAND", ("--dataset", "digits", "--imbalance", "50"))
     monkeypatch.setattr(whole, "STEM", "digits_imbalance50")
+    assert whole.first_command(place).found == f"not tried: no CIFAR-100 in {place.data_root}"
+    (place.data_root / "cifar-100-python").mkdir(parents=True)
     assert not whole.first_command(place, 2, ("--max_epochs", "1")).finished
     done = whole.first_command(place, 1, ("--max_epochs", "1"))
     assert done.finished and not done.passed

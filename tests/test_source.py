@@ -11,7 +11,7 @@ from conftest import ROOT
 
 EXPERIMENTS = ("CIFAR-LT", "ImageNet-LT", "EGTEA")
 SHARED = ("files", "signals", "cli", "devices", "distributed", "checkpoints", "tensorboard", "run", "losses", "loss_flags", "heads",
-          "metrics", "posthoc", "training", "tables", "plot", "compare")     # in the order of longtail's map, which is that of imports
+          "metrics", "posthoc", "batch_losses", "training", "tables", "plot", "compare")     # in the order of longtail's map
 SOURCES = sorted(path for folder in (*EXPERIMENTS, "longtail") for path in (ROOT / folder).rglob("*.py"))
 
 

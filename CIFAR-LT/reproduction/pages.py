@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -128,13 +129,16 @@ def accuracy_of(entry: Entry | None) -> str:
     return f"{show([job.figures['accuracy'] for job in done])} ({len(done)})" if done else "-"
 
 
+def weight_swing(log: Path) -> float:
+    """Return the standard deviation of a class's weight over a log's last epochs, the median of the classes."""
+    rows = read_log(log)[1][-LAST_EPOCHS:]
+    weights = np.array([[float(value) for key, value in row.items() if key.startswith("weight_")] for row in rows])
+    return float(np.median(weights.std(axis=0)))
+
+
 def swing_of(entry: Entry | None) -> str:
     """Return how much a class's weight moves: its standard deviation over the last epochs, median of classes, mean of seeds."""
-    swings = []
-    for job in finished(entry) if entry else []:
-        rows = read_log(job.kept_log)[1][-LAST_EPOCHS:]
-        weights = np.array([[float(value) for key, value in row.items() if key.startswith("weight_")] for row in rows])
-        swings.append(np.median(weights.std(axis=0)))
+    swings = [weight_swing(job.kept_log) for job in finished(entry)] if entry else []
     return f"{np.mean(swings):.3f}" if swings else "-"
 
 

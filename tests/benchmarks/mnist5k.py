@@ -33,6 +33,7 @@ from longtail.plot import find_log, load_log
 from longtail.run import Run
 from longtail.tables import markdown
 from longtail.training import begin, fit
+from reproduction.pages import weight_swing
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST, HELD_OUT, LARGEST, IMBALANCE = 200, 50, 250, 50       # images of each class, and largest class / smallest
@@ -40,7 +41,6 @@ RECIPE = cifar_train.Recipe(epochs=20, batch_size=32, lr=0.1, schedule=cifar_tra
                             average=0.98, muon=0.02)
 LOSSES = {"CE": "CE", "Balanced Softmax": "Balanced_Softmax", "CDB-CE, paper": "CDB-CE", "CDB-CE, smoothed": "CDB-CE --difficulty smoothed",
           "CDB-BS, smoothed": "CDB-BS --difficulty smoothed"}
-LAST_EPOCHS = 10                                            # over which the deviation of a class's weight is taken
 
 
 def read_mnist() -> tuple[ImageSet, ImageSet, ImageSet]:
@@ -94,7 +94,7 @@ def row(name: str, runs: list[Path]) -> dict[str, str]:
 
     tests = [json.loads((run / "test.json").read_text())["shots"] for run in runs]
     logs = [load_log(find_log(run)) for run in runs]
-    swings = [float(np.median(log.weight[-LAST_EPOCHS:].std(axis=0))) for log in logs]
+    swings = [weight_swing(find_log(run)) for run in runs]
     return {"loss": name, "seeds": str(len(runs)), **{shot: show([100 * test[shot] for test in tests]) for shot in SHOTS},
             "validation": show([100 * log.measures["accuracy"][log.best] for log in logs]), "weights swing by": show(swings, 3)}
 

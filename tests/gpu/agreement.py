@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,7 @@ from gpu import small_data
 from gpu.check import Checks, Outcome, Place
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.signals import raise_if_stopped
-from longtail.training import Training, backward
+from longtail.training import Training, train_epoch
 from resnet10 import ImageNetModel
 from resnet32 import ResNet32
 from resnext3d import ResNeXt3D
@@ -84,19 +84,19 @@ def prepare_egtea(folder: Path, runtime: Runtime) -> Training:
 def losses(prepare: Callable[[Path, Runtime], Training], folder: Path, device: str, steps: int) -> Tensor:
     """Return the loss of each of the first steps of training."""
     with start_runtime(precision="fp32", device=device) as runtime:
-        training, found, epoch = prepare(folder, runtime), [], 1
-        training.parallel_model.train()
+        training, found, epoch = prepare(folder, runtime), [], 0
+        batches_of = training.train_batches
+
+        def recorded(logits: Tensor, labels: Tensor) -> Tensor:
+            found.append(training.criterion(logits, labels))
+            return found[-1]
+
+        training.loss_function = recorded
+        training.train_batches = lambda epoch: itertools.islice(batches_of(epoch), steps - len(found))
         while len(found) < steps:
-            for batch, (inputs, labels) in enumerate(training.train_batches(epoch)):
-                raise_if_stopped()
-                training.set_lr(epoch, batch)
-                training.optimizer.zero_grad()
-                found.append(backward(training, inputs, labels, runtime))
-                training.step()
-                if len(found) == steps:
-                    break
             epoch += 1
-        return torch.stack(found).cpu()
+            train_epoch(training, epoch, runtime)
+        return torch.stack(found).detach().cpu()
 
 
 def recipe(prepare: Callable[[Path, Runtime], Training], steps: int, place: Place) -> Outcome:

@@ -1,6 +1,7 @@
 """Does every way of running work on this machine? Each is CIFAR-LT's training script on a small data set, in a process of its own."""
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -59,14 +60,14 @@ def judge(place: Place, folder: Path, epochs: int) -> Outcome:
     accuracy = float(best_row(rows)["accuracy"])
     reference = float(best_row(read_log(log_of(place.out / "ways/fp32"))[1])["accuracy"])
     complete = [int(row["epoch"]) for row in rows] == list(range(1, epochs + 1))
-    return Outcome(f"{len(rows)} epochs, validation accuracy {accuracy:.3f}, {float(rows[-1]['seconds']):.2f} s an epoch{alone(place)}",
+    return Outcome(f"{len(rows)} epochs, validation accuracy {accuracy:.3f}, {float(rows[-1]['seconds']):.2f} s an epoch",
                    f"{epochs} epochs, accuracy within {APART} of {reference:.3f} and at least {LEARNT}",
                    complete and abs(accuracy - reference) <= APART and accuracy >= LEARNT)
 
 
-def alone(place: Place) -> str:
-    """Return what one GPU leaves untried."""
-    return "" if place.gpus > 1 else "; one GPU: neither DataParallel's replicas nor NCCL"
+def with_note(outcome: Outcome, place: Place) -> Outcome:
+    """Return the outcome, and that one GPU needs no exchange."""
+    return outcome if place.gpus > 1 else dataclasses.replace(outcome, found=f"{outcome.found}; one GPU: nothing was exchanged")
 
 
 def way(name: str, flags: tuple[str, ...], place: Place, epochs: int = EPOCHS) -> Outcome:
@@ -78,7 +79,7 @@ def way(name: str, flags: tuple[str, ...], place: Place, epochs: int = EPOCHS) -
 
 def data_parallel(place: Place, epochs: int = EPOCHS) -> Outcome:
     """All GPUs in one process."""
-    return way("DataParallel", ("--precision", "fp32", "--n_gpus", str(max(place.gpus, 1))), place, epochs)
+    return with_note(way("DataParallel", ("--precision", "fp32", "--n_gpus", str(max(place.gpus, 1))), place, epochs), place)
 
 
 def torchrun(place: Place, epochs: int = EPOCHS, processes: int | None = None) -> Outcome:
@@ -86,7 +87,7 @@ def torchrun(place: Place, epochs: int = EPOCHS, processes: int | None = None) -
     launcher = (*TORCHRUN, str(processes or max(place.gpus, 1)))
     words, folder = command(place, "torchrun", ("--precision", "fp32", "--overwrite"), launcher, epochs)
     train(words)
-    return judge(place, folder, epochs)
+    return with_note(judge(place, folder, epochs), place)
 
 
 def killed(place: Place, epochs: int = EPOCHS) -> Outcome:
