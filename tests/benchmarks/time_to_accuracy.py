@@ -4,8 +4,9 @@
 
 A RUN is a CSV that cifar_train.py left, gzipped perhaps, or its folder, such as
 CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5_seed0; the JSON beside it tells how it was trained. The log says how many epochs
-the goal took; what an epoch of each recipe takes, training and validation, is measured here, alternately, since the runs' own
-clocks may have run on machines that were not quiet.
+the goal took. What an epoch takes, training and validation, is measured here, alternately, because the runs' own clocks may have
+run on machines that were not quiet. Where the images of the first epochs are smaller, an epoch of each size is measured, and each
+epoch up to the goal counts with the seconds of its size.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from longtail.plot import beside, find_log
 from longtail.run import read_log
 from longtail.training import train_epoch, validate
 
-SETTINGS = ("dataset", "imbalance", "loss_type", "tau", "recipe", "batch_size")
+SETTINGS = ("dataset", "imbalance", "loss_type", "tau", "difficulty", "recipe", "batch_size", "max_epochs")
 
 
 def first_epoch(log: Path, goal: float) -> int:
@@ -37,17 +38,22 @@ def first_epoch(log: Path, goal: float) -> int:
     return next(epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= goal)
 
 
-def epoch_timer(log: Path, data_root: Path, runtime: Runtime) -> Callable[[], float]:
-    """Seconds of an epoch of that run's recipe, from random weights."""
+def goal_timer(log: Path, epochs: int, data_root: Path, runtime: Runtime) -> Callable[[], float]:
+    """Seconds of the first `epochs` epochs of that run's recipe: one epoch of each size of the images is measured, from random weights."""
     arguments = json.loads(beside(log).read_text())["arguments"]
-    flags = [word for key in SETTINGS if key in arguments for word in (f"--{key}", str(arguments[key]))]
-    training = cifar_train.prepare(cifar_train.parse_arguments([*flags, "--data_root", str(data_root)]), runtime)[0]
+    flags = [word for key in SETTINGS if arguments.get(key) is not None for word in (f"--{key}", str(arguments[key]))]
+    args = cifar_train.parse_arguments([*flags, "--data_root", str(data_root)])
+    training = cifar_train.prepare(args, runtime)[0]
+    sides = [cifar_train.RECIPES[args.recipe].side(epoch / args.max_epochs) for epoch in range(epochs)]
 
-    def seconds() -> float:
+    def epoch_seconds(epoch: int) -> float:
         start = time.perf_counter()
-        train_epoch(training, 1, runtime)
+        train_epoch(training, epoch, runtime)
         validate(training, runtime)
         return time.perf_counter() - start
+
+    def seconds() -> float:
+        return sum(sides.count(side) * epoch_seconds(1 + sides.index(side)) for side in dict.fromkeys(sides))
 
     return seconds
 
@@ -62,12 +68,12 @@ def main() -> None:
     logs = [find_log(run) for run in args.runs]
     epochs = [first_epoch(log, args.goal) for log in logs]
     with start_runtime() as runtime:
-        timers = [epoch_timer(log, args.data_root, runtime) for log in logs]
+        timers = [goal_timer(log, epoch, args.data_root, runtime) for log, epoch in zip(logs, epochs, strict=True)]
         rounds = [[timer() for timer in timers] for _ in range(args.rounds + 1)][1:]
-    ratios = [epochs[0] * paper / (epochs[1] * fast) for paper, fast in rounds]
+    ratios = [paper / fast for paper, fast in rounds]
     for log, epoch, seconds in zip(logs, epochs, zip(*rounds, strict=True), strict=True):
-        print(f"{log.parent.name}: validation accuracy {args.goal} in epoch {epoch}; {statistics.median(seconds):.1f} s an epoch, "
-              f"{epoch * statistics.median(seconds):.0f} s in all")
+        print(f"{log.parent.name}: validation accuracy {args.goal} in epoch {epoch}; {statistics.median(seconds) / epoch:.1f} s an epoch, "
+              f"{statistics.median(seconds):.0f} s in all")
     print(f"{runtime}; ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), {args.rounds} alternating rounds")
 
 
