@@ -530,18 +530,21 @@ def long_run(epochs: int, work: Path, growth: float = MEMORY_GROWTH) -> Row:
                 continue
             try:
                 done = len(read_log(log)[1])
-                seen[done] = (resident(child), len(list(Path(f"/proc/{child}/fd").iterdir())))
+                look = resident(child), len(list(Path(f"/proc/{child}/fd").iterdir()))
+                if not all(look):                   # it has just ended, and holds nothing any more
+                    break
+                seen[done] = look
             except ValueError as error:
                 losses.append(str(error))
-            except (OSError, IndexError):       # the process has just ended
+            except (OSError, IndexError):           # it is gone
                 break
             bar.update(done - bar.n)
     if code := ended(child):
         losses.append(f"exit code {code}: {error_of(folder)}")
     quarters = [[seen[done] for done in seen if low < 4 * done / epochs <= low + 1] for low in (1, 3)]
     second, last = (sum(memory for memory, _ in quarter) / max(len(quarter), 1) for quarter in quarters)
-    files = [max((count for _, count in quarter), default=0) for quarter in quarters]
-    print(f"{epochs} epochs: memory {second / 1e6:.1f} MB in the second quarter, {last / 1e6:.1f} MB in the last; open files at most "
+    files = [min((count for _, count in quarter), default=0) for quarter in quarters]      # a look may fall into a write, a leak stays
+    print(f"{epochs} epochs: memory {second / 1e6:.1f} MB in the second quarter, {last / 1e6:.1f} MB in the last; open files at least "
           f"{files[0]} and {files[1]}; {len(seen)} looks at the log")
     if not 0 < last <= (1 + growth) * second:
         losses.append(f"memory went from {second / 1e6:.1f} to {last / 1e6:.1f} MB")
