@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtail.checkpoints import load_checkpoint, load_weights
+from longtail.devices import means_cpu
 from longtail.heads import build_head
 
 CARDINALITY, EXPANSION = 32, 2
@@ -76,8 +77,7 @@ class ResNeXt3D(nn.Module):
 
 def clip_precision(precision: str, device: str | None) -> str:
     """Return what --precision means here: 'auto' is fp32 on a CPU, where 3D convolution in bf16 is wrong (pytorch issue 169688)."""
-    on_cpu = (device or "").startswith("cpu") or not torch.accelerator.is_available()
-    return "fp32" if precision == "auto" and on_cpu else precision
+    return "fp32" if precision == "auto" and means_cpu(device) else precision
 
 
 def load_pretrained(model: ResNeXt3D, path: Path) -> int:

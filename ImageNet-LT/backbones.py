@@ -6,11 +6,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from longtail.checkpoints import load_checkpoint, load_weights
+from longtail.devices import means_cpu
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
 BACKBONES = ("resnet10", *TORCHVISION)
 LAYERS = ("state_dict_best", "state_dict", "model", "feat_model")      # under one of these, or two, a file may hold its weights
 HEADS = ("fc.", "classifier.")
+STRIDE_BEFORE_LAYER4 = 16                                               # of each backbone here
 COUNTER = "num_batches_tracked"                                        # of BatchNorm; files from before PyTorch 0.4.1 lack it
 
 
@@ -22,6 +24,20 @@ def torchvision_backbone(name: str) -> tuple[nn.Module, int]:
     features = network.fc.in_features
     network.fc = nn.Identity()
     return network, features
+
+
+def training_precision(precision: str, image_size: int, device: str | None) -> str:
+    """Return the precision to train in: fp32 instead of 'auto' for images of at most 16 pixels on a CPU.
+
+    They reach layer4 as a single pixel. There PyTorch 2.14 computes the weight gradient of a 3x3 convolution of stride 2 wrongly in
+    bf16: infinite, or, worse, finite. Raise ValueError if bf16 was asked for.
+    """
+    if image_size > STRIDE_BEFORE_LAYER4 or not means_cpu(device):
+        return precision
+    if precision == "bf16":
+        raise ValueError(f"precision bf16 with image_size {image_size}: on a CPU, PyTorch's gradients are wrong for images of at most "
+                         f"{STRIDE_BEFORE_LAYER4} pixels; use precision fp32, or larger images")
+    return "fp32"
 
 
 def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

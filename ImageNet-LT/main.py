@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
-from backbones import load_pretrained
+from backbones import load_pretrained, training_precision
 from cdb_loss import CDBLoss
 from imagenet_config import Config, expanded, read_config
 from imagenet_dataset import ImageList, check_classes, check_leaks, class_probabilities, locate, read_class_names
@@ -216,7 +216,8 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
 
 def train(args: Namespace, config: Config) -> None:
     """Train, or continue, the whole run, then test its best epoch."""
-    with start_runtime(config.n_gpus, config.precision, config.device) as runtime:
+    precision = training_precision(config.precision, config.image_size, config.device)
+    with start_runtime(config.n_gpus, precision, config.device) as runtime:
         folder = config.path("model_dir")
         if f"{folder.name}.json" in RESULTS.values():
             raise ValueError(f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir")

@@ -148,6 +148,11 @@ def find_gpus() -> tuple[str, int]:
     return torch.accelerator.current_accelerator().type, torch.accelerator.device_count()
 
 
+def means_cpu(name: str | None) -> bool:
+    """Return whether --device `name` is the CPU; None takes the GPU if there is one."""
+    return name.startswith("cpu") if name else not torch.accelerator.is_available()
+
+
 def choose_device(name: str | None, n_gpus: int = 1, local_rank: int = 0, world_size: int = 1) -> tuple[torch.device, int]:
     """Return this process's device and how many GPUs it uses. `name` is --device: None takes the GPU if there is one, else the CPU.
 

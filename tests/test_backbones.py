@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision import models
 
-from backbones import BACKBONES, TORCHVISION, load_pretrained, torchvision_backbone
+from backbones import BACKBONES, TORCHVISION, load_pretrained, torchvision_backbone, training_precision
 from imagenet_table import name_of
 from imagenet_test import BEST
 from longtail.checkpoints import load_checkpoint
@@ -31,6 +31,28 @@ def test_sizes(backbone):
     with torch.device("meta"):
         network = ImageNetModel(1000, backbone=backbone)
     assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS.get(backbone, 5_418_792)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_small_images_reach_layer4_as_one_pixel(backbone):
+    """Up to 16 pixels, then more: a 3x3 convolution of stride 2 on one pixel has wrong gradients in bf16 on a CPU."""
+    sides = []
+    with torch.device("meta"):
+        network = ImageNetModel(5, backbone=backbone).eval()
+        network.feat_model.layer4.register_forward_pre_hook(lambda layer, inputs: sides.append(tuple(inputs[0].shape[2:])))
+        for side in (1, 16, 17, 32):
+            network(torch.zeros(1, 3, side, side))
+    assert sides == [(1, 1), (1, 1), (2, 2), (2, 2)]
+
+
+def test_small_images_are_trained_in_fp32_on_a_cpu(data, tmp_path, failing, capsys):
+    assert [training_precision("auto", side, "cpu") for side in (16, 17)] == ["fp32", "auto"]
+    assert [training_precision(precision, 16, "cuda:0") for precision in ("auto", "bf16")] == ["auto", "bf16"]
+    assert training_precision("bf16", 17, "cpu") == "bf16"
+    folder = run(tmp_path, data, "small", num_epochs=1, image_size=16, device="cpu")
+    assert json.loads((folder / "small.json").read_text())["precision"] == "fp32"
+    asked = write_config(tmp_path, data, "asked", num_epochs=1, image_size=16, device="cpu", precision="bf16")
+    assert "precision bf16 with image_size 16: on a CPU" in failing(main, "--cfg", asked)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnext50_32x4d"])
