@@ -45,13 +45,16 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
 
     classes = hardest(confusion, WORST)
     columns, counts = answers(confusion, classes, ANSWERS)
+    titles = [RIGHT, *(shortened(names[c]) for c in columns), OTHERS]
+    if not counts[:, -1].any():                            # every wrong answer has a column of its own
+        titles, counts = titles[:-1], counts[:, :-1]
     shares = (counts / counts.sum(1, keepdim=True)).numpy()
     figure, axes = pyplot.subplots(figsize=(4.5 + 0.3 * counts.shape[1], 3 + 0.3 * len(counts)), layout="constrained")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in counts.nonzero().tolist():
         axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=7,
                   color="white" if shares[row, column] > 0.5 else "black")
-    axes.set_xticks(range(counts.shape[1]), [RIGHT, *(shortened(names[c]) for c in columns), OTHERS], rotation="vertical")
+    axes.set_xticks(range(counts.shape[1]), titles, rotation="vertical")
     axes.set_yticks(range(len(counts)), [shortened(names[c]) for c in classes])
     axes.set(xlabel="taken for", ylabel="class")
     figure.suptitle(f"the {len(classes)} hardest of {len(names)} classes, the hardest on top")
