@@ -12,7 +12,7 @@ TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "re
 BACKBONES = ("resnet10", *TORCHVISION)
 LAYERS = ("state_dict_best", "state_dict", "model", "feat_model")      # under one of these, or two, a file may hold its weights
 HEADS = ("fc.", "classifier.")
-STRIDE_BEFORE_LAYER4 = 16                                               # of each backbone here
+STRIDE_BEFORE_LAYER4 = 16                                              # of each backbone here
 COUNTER = "num_batches_tracked"                                        # of BatchNorm; files from before PyTorch 0.4.1 lack it
 
 

@@ -85,7 +85,6 @@ DIES_AT_A_WRITE = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import cifar_train
-from cifar_dataset import long_tailed, normalize, read_split
 from longtail import checkpoints
 write, states = checkpoints.write_atomically, 0
 def dying_write(path, content):

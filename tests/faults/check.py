@@ -72,6 +72,18 @@ def notices_other_weights(work: Path, rng: random.Random) -> None:
     assert faults.differences(other, reference) == ["has last_run.pth.partial, unlike an undisturbed run", "last_run.pth differs"]
 
 
+def notices_a_leak(work: Path, rng: random.Random) -> None:
+    """A file stays open from every epoch."""
+    finish, leaked = longtail.run.Run.finish_epoch, []
+
+    def finish_and_leak(run: longtail.run.Run, *rest) -> None:
+        finish(run, *rest)
+        leaked.append(run.log.open())
+
+    longtail.run.Run.finish_epoch = finish_and_leak
+    assert [loss.split(" from ")[0] for loss in faults.long_run(30, work, growth=0.15).losses] == ["open files went"]
+
+
 def notices_a_hanging_run(work: Path, rng: random.Random) -> None:
     faults.LONGEST_SECONDS = 0.2
     hanging = faults.Experiment("hanging", lambda flags: faults.time.sleep(100), lambda folder: [])
@@ -79,7 +91,8 @@ def notices_a_hanging_run(work: Path, rng: random.Random) -> None:
 
 
 CHECKS: tuple[Callable[[Path, random.Random], None], ...] = (
-    killed, stopped, full_disk, partner_killed, restarted, long_run, notices_a_write_in_place, notices_other_weights, notices_a_hanging_run)
+    killed, stopped, full_disk, partner_killed, restarted, long_run, notices_a_write_in_place, notices_other_weights, notices_a_hanging_run,
+    notices_a_leak)
 NAMES = [check.__name__ for check in CHECKS]
 
 

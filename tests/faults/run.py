@@ -18,6 +18,7 @@ import select
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -543,8 +544,8 @@ def long_run(epochs: int, work: Path, growth: float = MEMORY_GROWTH) -> Row:
         losses.append(f"exit code {code}: {error_of(folder)}")
     quarters = [[seen[done] for done in seen if low < 4 * done / epochs <= low + 1] for low in (1, 3)]
     second, last = (sum(memory for memory, _ in quarter) / max(len(quarter), 1) for quarter in quarters)
-    files = [min((count for _, count in quarter), default=0) for quarter in quarters]      # a look may fall into a write, a leak stays
-    print(f"{epochs} epochs: memory {second / 1e6:.1f} MB in the second quarter, {last / 1e6:.1f} MB in the last; open files at least "
+    files = [statistics.median_low([count for _, count in quarter] or [0]) for quarter in quarters]     # a look may fall into a write
+    print(f"{epochs} epochs: memory {second / 1e6:.1f} MB in the second quarter, {last / 1e6:.1f} MB in the last; open files "
           f"{files[0]} and {files[1]}; {len(seen)} looks at the log")
     if not 0 < last <= (1 + growth) * second:
         losses.append(f"memory went from {second / 1e6:.1f} to {last / 1e6:.1f} MB")
