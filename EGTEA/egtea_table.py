@@ -10,7 +10,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
 from longtail.cli import exit_code
-from longtail.tables import percent, write_table
+from longtail.tables import cdb_settings_label, percent, write_table
 
 GROUPS = ("all", "majority", "minority")
 MEASURES = ("recall", "precision")
@@ -23,7 +23,7 @@ def name_of(arguments: dict[str, Any]) -> str:
     """Return the loss and its settings; the reduction only if it is not the usual one."""
     name = loss = arguments["loss_type"]
     if loss.startswith("CDB"):
-        name += f", tau {arguments['tau']}" + (", weighted mean" if arguments.get("reduction") == "weighted_mean" else "")
+        name += cdb_settings_label(arguments)
     return name + "".join(f", {key} {arguments[key]:g}" for key, losses in SETTINGS.items() if loss in losses)
 
 

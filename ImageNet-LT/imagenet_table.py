@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stand
 
 from longtail.cli import exit_code
 from longtail.metrics import SHOT_SIZES, SHOTS
-from longtail.tables import percent, write_table
+from longtail.tables import cdb_settings_label, percent, write_table
 
 STAGES = {"crt": "cRT", "lws": "LWS"}
 METHODS = {"tau_norm": "tau-normalised", "ncm": "nearest class mean", "logit_adjustment": "logit adjustment"}
@@ -27,10 +27,10 @@ def name_of(figures: dict[str, Any]) -> str:
         name, usual = f"{STAGES[stage]} on {figures['first_stage']}", "balanced"
         name += "" if loss == "CE" else f", {loss}"
     if loss.startswith("CDB"):
-        name += f", tau {arguments['tau']}" + (", weighted mean" if arguments.get("reduction") == "weighted_mean" else "")
+        name += cdb_settings_label(arguments)
     name += "" if arguments.get("gamma", 1) == 1 else f", gamma {arguments['gamma']:g}"     # the YAML has it only for a loss that reads it
     if sampling == "difficulty":
-        name += f", difficulty-driven sampling, tau {arguments['tau']}"
+        name += f", difficulty-driven sampling{cdb_settings_label(arguments)}"
     elif sampling not in ("", usual):
         name += f", {sampling.replace('_', '-')} sampling"
     if arguments.get("backbone", "resnet10") != "resnet10":

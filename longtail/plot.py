@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longta
 from longtail.cli import ArgumentParser, exit_code
 from longtail.files import read_text
 from longtail.run import read_log
+from longtail.tables import cdb_settings_label
 
 DPI = 130
 MEASURES = ("epoch", "lr", "loss", "accuracy", "tau")     # columns of a log
@@ -73,7 +74,7 @@ def read_settings(path: Path) -> tuple[np.ndarray, str]:
             raise ValueError("class_counts must be a list of numbers above 0")
         label = arguments["loss_type"]
         if label.startswith("CDB"):
-            label += f", tau {arguments['tau']}" + ", smoothed" * (arguments.get("difficulty") == "smoothed")
+            label += cdb_settings_label(arguments)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found: it belongs beside the run's CSV") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -17,6 +17,15 @@ def markdown(rows: list[dict[str, str]], left: Collection[str]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row.values()) + " |" for row in rows), ""])
 
 
+def cdb_settings_label(arguments: dict[str, Any]) -> str:
+    """Return what sets apart a run that measures difficulty: its tau, and difficulty and reduction where they are not the usual ones."""
+    label = f", tau {arguments['tau']}"
+    for key, unusual in (("difficulty", "smoothed"), ("reduction", "weighted_mean")):
+        if arguments.get(key) == unusual:
+            label += f", {unusual.replace('_', ' ')}"
+    return label
+
+
 def percent(share: float | None) -> str:
     """Return a share of 1 in percent with two decimals, '-' for None."""
     return "-" if share is None else f"{100 * share:.2f}"

@@ -545,6 +545,8 @@ def test_table_of_results(first_stage, cdb, tmp_path, capsys, failing):
     ({"stage": "lws", "sampling": "square_root"}, "classifier", "LWS on ce, square-root sampling"),
     ({"sampling": "uniform"}, "classifier", "cRT on ce, uniform sampling"),
     ({"loss_type": "CDB-CE", "reduction": "weighted_mean"}, "classifier", "cRT on ce, CDB-CE, tau 1.5, weighted mean"),
+    ({"loss_type": "CDB-BS", "difficulty": "smoothed"}, "classifier", "cRT on ce, CDB-BS, tau 1.5, smoothed"),
+    ({"sampling": "difficulty", "difficulty": "smoothed"}, "classifier", "cRT on ce, difficulty-driven sampling, tau 1.5, smoothed"),
     ({"sampling": "difficulty"}, "ncm", "cRT on ce, difficulty-driven sampling, tau 1.5, nearest class mean"),
     ({"stage": "features"}, "classifier", "CE, balanced sampling"), ({"stage": "features", "sampling": "uniform"}, "classifier", "CE"),
     ({"stage": "features", "loss_type": "CDB-FL"}, "classifier", "CDB-FL, tau 1.5, balanced sampling"),

@@ -47,6 +47,7 @@ def test_an_egtea_result_without_its_loss_s_settings_is_none(arguments, tmp_path
 
 @pytest.mark.parametrize(("arguments", "name"), [
     ({}, "CE"), ({"loss_type": "CDB-CE"}, "CDB-CE, tau 1.5"), ({"gamma": 2.0, "beta": 0.9}, "CE"),
+    ({"loss_type": "CDB-BS", "difficulty": "smoothed"}, "CDB-BS, tau 1.5, smoothed"), ({"difficulty": "smoothed"}, "CE"),
     ({"loss_type": "CDB-FL", "reduction": "weighted_mean", "gamma": 0.5}, "CDB-FL, tau 1.5, weighted mean, gamma 0.5"),
     ({"loss_type": "CB_Focal", "gamma": 2.0, "beta": 0.9}, "CB_Focal, gamma 2, beta 0.9"),
     ({"loss_type": "EQL", "eql_lambda": 0.02}, "EQL, eql_gamma 0.9, eql_lambda 0.02")])
