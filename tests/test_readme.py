@@ -16,8 +16,8 @@ LABELS = torch.arange(24) % CLASSES
 
 
 def block(after: str) -> str:
-    """The README's indented block after a line that begins so."""
-    lines = (ROOT / "README.md").read_text().split(f"\n{after}", 1)[1].split("\n\n", 1)[1].splitlines()
+    """The README's indented block after a paragraph that says so."""
+    lines = (ROOT / "README.md").read_text().split(after, 1)[1].split("\n\n", 1)[1].splitlines()
     code = []
     for line in lines:
         if line and not line.startswith("    "):

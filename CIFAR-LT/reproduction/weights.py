@@ -12,9 +12,9 @@ from reproduction.jobs import HERE, Job
 WEIGHTS = HERE.parent / "pretrained_weights"
 INTRODUCTION = """# Trained weights
 
-The epoch with the best validation accuracy; `cifar_test.py` reads everything else from the file. The figures may differ in the last
-digit between bf16 and fp32, and between processors. `resnext-101-kinetics.pth`, from which EGTEA starts, goes here too; it is not part
-of this repository. Written by `CIFAR-LT/reproduce.py --publish`.
+Each file holds the epoch with the best validation accuracy; `cifar_test.py` reads everything else from it. Run the commands in
+`CIFAR-LT/`. The figures may differ in the last digit between bf16 and fp32, and between processors. `resnext-101-kinetics.pth`, from which
+EGTEA starts, goes here too; it is not part of this repository. This page is written by `CIFAR-LT/reproduce.py --publish`.
 """
 
 
