@@ -3,7 +3,8 @@
     python ../longtail/compare.py runs/A_seed* --against runs/B_seed* [--out DIR]
 
 A run is a run's CSV file or the folder that holds it, as for plot.py, and has to be finished. Accuracy is that of the test set where each
-run's folder holds the test.json that the test script writes (--json RUN/test.json); else that of validation in the kept epoch.
+run's folder holds the test.json that the test script of CIFAR-LT (--json RUN/test.json) or ImageNet-LT writes; else that of validation in
+the kept epoch.
 Runs with the same seeds are compared in pairs. Prints a table and draws OUT/compare.png, where each seed is a dot.
 """
 
@@ -74,23 +75,27 @@ def by_class(figures: dict) -> list[float]:
     return by_shot(correct / np.maximum(images, 1), images, train)
 
 
-def tested(path: Path) -> list[float]:
-    """Return the accuracies by group that a test script's JSON holds. ValueError if it lacks the classes' counts."""
+def tested(path: Path, name: str) -> list[float]:
+    """Return the accuracies by group in a test script's JSON. ValueError if it lacks the classes' counts, or is not of run `name`."""
+    figures = read_object(path)
+    if figures.get("checkpoint", f"best_{name}.pth") != f"best_{name}.pth":
+        raise ValueError(f"{path} is a test of {figures['checkpoint']}, not of best_{name}.pth: test that one, with --json {path}")
     try:
-        return by_class(read_object(path))
+        return by_class(figures)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold training_images, correct and images of every class: {error!r}") from error
 
 
 def validated(run: Path) -> list[float]:
-    """Return the accuracies by group of the kept epoch. A log holds no numbers of validation images: each class counts alike."""
+    """Return the accuracies by group of the kept epoch. A log holds no numbers of validation images: in a group, classes count alike."""
     log = load_log(run)
     share = log.accuracy[log.best]
-    return by_shot(np.nan_to_num(share), np.isfinite(share).astype(float), log.class_counts)
+    groups = by_shot(np.nan_to_num(share), np.isfinite(share).astype(float), log.class_counts)
+    return [100 * log.measures["accuracy"][log.best], *groups[1:]]
 
 
 def read_setting(runs: list[Path], on_test: bool) -> Setting:
-    """Read the runs of one setting. ValueError for a run that is not finished or whose seed came before."""
+    """Read the runs of one setting. ValueError for a run that is not finished, of another loss, or whose seed came before."""
     seeds, labels, accuracy = [], [], []
     for run in runs:
         path, log = find_log(run), load_log(run)
@@ -102,7 +107,9 @@ def read_setting(runs: list[Path], on_test: bool) -> Setting:
             raise ValueError(f"{path} has seed {arguments['seed']}, as a run before it: each seed counts once")
         seeds.append(arguments.get("seed"))
         labels.append(log.label)
-        accuracy.append(tested(path.parent / "test.json") if on_test else validated(run))
+        accuracy.append(tested(path.parent / "test.json", log.name) if on_test else validated(run))
+        if log.label != labels[0]:
+            raise ValueError(f"{path} is of {log.label}, the run before it of {labels[0]}: give the runs of one setting")
     if len(runs) < 2:
         raise ValueError(f"{runs[0]} is one run: a spread needs at least two seeds")
     return Setting(labels[0], tuple(seeds), np.array(accuracy))
@@ -164,7 +171,7 @@ def compare(args: Namespace) -> None:
     on_test = all(is_tested(find_log(run).parent / "test.json") for run in (*runs, *against))
     a, b = read_setting(runs, on_test), read_setting(against, on_test)
     if a.label == b.label:
-        a, b = (Setting(f"{setting.label} ({find_log(first).parent.name})", setting.seeds, setting.accuracy)
+        a, b = (Setting(f"{setting.label} ({first})", setting.seeds, setting.accuracy)
                 for setting, first in ((a, runs[0]), (b, against[0])))
     apart = difference(a, b)
     where = "test" if on_test else "validation, in the kept epoch, since not every run has a test.json with its classes"

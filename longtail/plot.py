@@ -42,10 +42,13 @@ class Log:
     accuracy: np.ndarray
     weight: np.ndarray
     class_counts: np.ndarray
+    by_class: bool      # whether the mean of the class accuracies chose the epoch, as where validation is not balanced
 
     @property
     def best(self) -> int:
-        """The row of the epoch with the best validation accuracy, whose checkpoint is kept."""
+        """The row of the epoch whose checkpoint is kept: the first with the best validation accuracy, or mean of the class accuracies."""
+        if self.by_class:
+            return int(np.nanargmax(np.ma.masked_invalid(self.accuracy).mean(axis=1).filled(np.nan)))
         return int(np.nanargmax(self.measures["accuracy"]))
 
 
@@ -65,8 +68,11 @@ def beside(log: Path) -> Path:
     return log.with_name(log.name.removesuffix(".gz")).with_suffix(".json")
 
 
-def read_settings(path: Path) -> tuple[np.ndarray, str]:
-    """Return the training images of each class, (C,), and the loss with its tau, from X.json. Raise ValueError if it is not a run's."""
+def read_settings(path: Path) -> tuple[np.ndarray, str, bool]:
+    """Return the training images of each class, (C,), the loss with its tau, and Log's by_class, from X.json.
+
+    Raise ValueError if it is not a run's.
+    """
     try:
         settings = json.loads(read_text(path, LARGEST_SETTINGS))
         class_counts, arguments = np.array(settings["class_counts"], dtype=float), settings["arguments"]
@@ -79,14 +85,14 @@ def read_settings(path: Path) -> tuple[np.ndarray, str]:
         raise FileNotFoundError(f"{path} not found: it belongs beside the run's CSV") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} does not hold a run's settings: {error!r}") from error
-    return class_counts, label
+    return class_counts, label, settings.get("keep_by_class") is True
 
 
 def load_log(run: Path) -> Log:
     """Return a run's log. Raise ValueError or FileNotFoundError that names the file which is damaged or missing."""
     path = find_log(run)
     columns, rows = read_log(path)
-    class_counts, label = read_settings(beside(path))
+    class_counts, label, by_class = read_settings(beside(path))
     classes = range(len(class_counts))
     wanted = [*MEASURES, *(f"{kind}_{c}" for kind in ("accuracy", "weight") for c in classes)]
     missing = [name for name in wanted if name not in columns]
@@ -97,7 +103,7 @@ def load_log(run: Path) -> Log:
         raise ValueError(f"{path} holds no validated epoch yet")
     accuracy, weight = (np.stack([values[f"{kind}_{c}"] for c in classes], axis=1) for kind in ("accuracy", "weight"))
     return Log(path.resolve().parent.name, beside(path).stem, label, {name: values[name] for name in MEASURES}, accuracy, weight,
-               class_counts)
+               class_counts, by_class)
 
 
 def draw_curves(log: Log, path: Path) -> None:

@@ -131,10 +131,18 @@ class Run:
         except OSError as error:
             raise OSError(f"{self.log} could not be written: {error.strerror}") from error
         if is_best:
+            self._forget_test()
             save_checkpoint(self.best, {key: value for key, value in state.items() if key not in FOR_RESUME})
         save_checkpoint(self.last, state)
         if self._board:
             self._board.add(row)
+
+    def _forget_test(self) -> None:
+        """Remove the run's test.json, which a test script wrote of the weights before these; leave one that names another checkpoint."""
+        path = self.folder / "test.json"
+        with contextlib.suppress(OSError, ValueError, AttributeError):        # none, or not a test's
+            if json.loads(path.read_text(encoding="utf-8")).get("checkpoint", self.best.name) == self.best.name:
+                path.unlink()
 
 
 def csv_text(columns: list[str], rows: Iterable[dict[str, Any]], header: bool) -> str:
@@ -203,7 +211,7 @@ def check_row(row: dict[str, str], before: int) -> int:
 
 
 def best_row(rows: list[dict[str, str]]) -> dict[str, str]:
-    """Return the row of the epoch whose weights were kept: the first with the best validation accuracy."""
+    """Return the row of the first epoch with the best validation accuracy: the kept one, unless the run has `keep_by_class`."""
     return max((row for row in rows if row["accuracy"]), key=lambda row: float(row["accuracy"]))
 
 

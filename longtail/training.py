@@ -139,6 +139,8 @@ def begin(training: Training, run: Run, arguments: dict[str, Any], description: 
           runtime: Runtime) -> bool:
     """Open the run and restore its last checkpoint if there is one to resume. Return True for a fresh start."""
     details = {**description, "precision": runtime.precision, "versions": versions(runtime.device)}     # the argument may say `auto`
+    if training.keep_by_class:
+        details["keep_by_class"] = True
     state = runtime.broadcast(run.open(arguments, details, resume, overwrite) if runtime.is_main else None)
     if state:
         if state.get("precision", runtime.precision) != runtime.precision:

@@ -75,12 +75,13 @@ def test_the_picture_is_named_by_loss_or_by_folder(tmp_path, capsys):
     a = [write_run(tmp_path / f"mine{seed}", seed, (0.9, 0.5, 0.1)) for seed in range(2)]
     b = [write_run(tmp_path / f"theirs{seed}", seed, (0.8, 0.4, 0.3)) for seed in range(2)]
     main([*a, "--against", *b, "--out", str(tmp_path)])
-    assert "CE (mine0)" in capsys.readouterr().out
+    assert f"CE ({tmp_path}/mine0)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("change", "match"), [
     (lambda a, b, path: (a[:1], b), "a0 is one run: a spread needs at least two seeds"),
     (lambda a, b, path: ([*a, a[0]], b), "has seed 0, as a run before it"),
+    (lambda a, b, path: ([*a, write_run(path / "other", 3, (0, 0, 0), loss="FL", test=(1, 1, 1))], b), "other/x.csv is of FL, the run"),
     (lambda a, b, path: ([*a, write_run(path / "half", 3, (0, 0, 0), done=1)], b), "has 1 of 2 epochs: only finished runs"),
     (lambda a, b, path: ([*a, str(path / "nowhere")], b), "nowhere"),
     (lambda a, b, path: ([*a, write_run(path / "odd", 3, (0, 0, 0), test=("x", 1, 1))], b), "odd/test.json does not hold")])
@@ -88,3 +89,27 @@ def test_what_cannot_be_compared_is_named(tmp_path, capsys, change, match):
     runs, against = change(*settings(tmp_path), tmp_path)
     assert compare.main([*runs, "--against", *against]) == 2
     assert match in capsys.readouterr().err
+
+
+def test_on_validation_all_is_the_accuracy_of_the_images(tmp_path, capsys):
+    """The log says 0.5 of all images in the kept epoch; the classes' means are (90 + 50 + 10) / 3 and (80 + 40 + 30) / 3."""
+    a, b = settings(tmp_path)
+    (tmp_path / "b1" / "test.json").unlink()
+    assert main([*a, "--against", *b, "--out", str(tmp_path)]) == 0
+    assert table(capsys.readouterr().out)["all"][:2] == ["50.00 ± 0.00", "50.00 ± 0.00"]
+
+
+def test_settings_in_folders_of_one_name_are_two_columns(tmp_path, capsys):
+    a, b = ([write_run(tmp_path / side / f"seed{seed}", seed, (0.9, 0.5, 0.1)) for seed in range(2)] for side in "ab")
+    main([*a, "--against", *b, "--out", str(tmp_path)])
+    output = capsys.readouterr().out
+    assert all(f"| CE ({tmp_path}/{side}/seed0) " in output for side in "ab")
+
+
+@pytest.mark.parametrize(("checkpoint", "code"), [("best_x.pth", 0), ("best_y.pth", 2)])
+def test_a_test_of_another_run_in_the_folder_is_refused(checkpoint, code, tmp_path, capsys):
+    a, b = settings(tmp_path)
+    path = tmp_path / "a1/test.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"checkpoint": checkpoint}))
+    assert main([*a, "--against", *b, "--out", str(tmp_path)]) == code
+    assert ("a1/test.json is a test of best_y.pth, not of best_x.pth" in capsys.readouterr().err) == (code == 2)

@@ -2,13 +2,14 @@
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from longtail.plot import load_log, main, tell_apart
-from longtail.run import Run, log_row
+from longtail.run import Run, csv_text, format_value, log_row
 
 
 @pytest.fixture
@@ -80,3 +81,13 @@ def test_damaged_and_missing_logs(run_folder, failing, tmp_path):
     (folder / "toy_imbalance10.csv").write_text("epoch,loss\n1,x\n")
     assert "toy_imbalance10.csv is not a run's log" in failing(main, folder)
     assert not list(folder.glob("*.png"))
+
+
+def test_the_kept_epoch_where_the_mean_of_the_classes_chooses_it(tmp_path):
+    """Top-1 falls from 0.60 to 0.55, but the classes' mean rises from 0.3 to 0.5."""
+    rows = [log_row({"epoch": epoch, "lr": 0.1, "loss": 1.0, "accuracy": top1, "tau": 1.0}, classes, [1.0] * 3)
+            for epoch, top1, classes in ((1, 0.60, (0.9, 0.0, 0.0)), (2, math.nan, [math.nan] * 3), (3, 0.55, (0.5, 0.5, math.nan)))]
+    (tmp_path / "x.csv").write_text(csv_text(list(rows[0]), [{k: format_value(v) for k, v in row.items()} for row in rows], header=True))
+    for details, kept in (({"keep_by_class": True}, 2), ({}, 0)):
+        (tmp_path / "x.json").write_text(json.dumps({"arguments": {"loss_type": "CE"}, "class_counts": [90, 5, 5], **details}))
+        assert load_log(tmp_path).best == kept

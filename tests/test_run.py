@@ -192,3 +192,16 @@ def test_a_log_of_short_rows_is_refused_at_the_first(tmp_path):
     (tmp_path / "x.csv").write_text("epoch\n" + "1\n" * (1 << 24))          # 3 GB, if they were rows
     with pytest.raises(ValueError, match="epoch 1 follows epoch 1"):
         read_log(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(("content", "stays"), [('{"checkpoint": "best_x.pth"}', False), ("{}", False),
+                                                ('{"checkpoint": "best_y.pth"}', True), ("[]", True), ("no JSON", True)])
+def test_new_best_weights_end_the_test_of_older_ones(content, stays, tmp_path):
+    """A test.json of this run goes with the weights that it tells of; another run's, or what is no test, stays."""
+    run = Run(tmp_path, "x")
+    run.open({}, {}, False, False)
+    (tmp_path / "test.json").write_text(content)
+    run.finish_epoch({"epoch": 1, "accuracy": 0.5}, {"epoch": 1}, is_best=False)
+    assert (tmp_path / "test.json").exists()
+    run.finish_epoch({"epoch": 2, "accuracy": 0.6}, {"epoch": 2}, is_best=True)
+    assert (tmp_path / "test.json").exists() == stays
