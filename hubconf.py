@@ -16,7 +16,7 @@ from torch import Tensor, nn
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / folder) for folder in ("", "CIFAR-LT", "ImageNet-LT", "EGTEA") if str(HERE / folder) not in sys.path]
 
-dependencies = ["torch", "numpy", "tqdm", "filelock"]
+dependencies = ["torch", "numpy", "filelock"]
 CIFAR_WEIGHTS = {(100, "fast"): "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0.pth",       # by imbalance and recipe
                  (200, "paper"): "cifar100_imbalance200_CDB-CE_1.5_seed0.pth"}
 

@@ -171,12 +171,12 @@ def test(args: Namespace) -> None:
             figures = {"checkpoint": args.saved_model_path.name, "dataset": dataset, "normalization": normalization,
                        **({} if strength is None else {"logit_adjustment": strength}),
                        **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root))}
-            if args.json:
-                write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
             if description["protocol"] in PROTOCOLS[1:]:
                 print("this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: "
                       f"--protocol {description['protocol']}")
             show(figures)
+            if args.json:
+                write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@
 
 Runs live in --runs DIR. Each finished one leaves its log, its settings and its test figures in results/NAME/, from which the tables
 are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md and README.md, with a list of
-the runs still open; and the pictures results/losses.png and results/tau.png.
+the runs still open; and the pictures losses, tau, steadiness and overview (.png) in results/.
 """
 
 import json

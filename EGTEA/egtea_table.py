@@ -30,7 +30,7 @@ def name_of(arguments: dict[str, Any]) -> str:
 def row(figures: dict[str, Any]) -> dict[str, str]:
     """Return a row in %: top-1 over clips, recall and precision averaged over the classes of a group."""
     arguments = figures["arguments"]
-    means = {f"{measure}, {group}": percent(figures[group][measure]) for group in GROUPS for measure in MEASURES}
+    means = {f"{measure}, {group}": percent(figures.get(group, {}).get(measure)) for group in GROUPS for measure in MEASURES}
     return {"loss": name_of(arguments), "top-1": percent(figures["all"]["top1"]), **means,
             "validation": percent(figures["val_accuracy"]), "kept": f"{figures['epoch']} of {arguments['max_epochs']}",
             "seed": str(arguments["seed"])}
@@ -40,7 +40,7 @@ def note(figures: dict[str, Any]) -> str:
     """Return what a result was measured on."""
     largest = max(verb["clips"] for verb in figures["verbs"])
     return (f"{figures['clips']} test clips, {largest} of them of the largest class; majority: more than {figures['majority_above']} "
-            f"training clips ({figures['majority']['classes']} of {figures['all']['classes']} classes).")
+            f"training clips ({figures.get('majority', {}).get('classes', 0)} of {figures['all']['classes']} classes).")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -108,6 +108,8 @@ def predict(config: Config, place: Path, root: Path, paths: list[str], top: int,
 
 def write_predictions(config: Config, place: Path, root: Path | None, out: Path | None, top: int) -> int:
     """Write the table of predictions to `out`, or print it. Return an exit code: 1 if some images cannot be used."""
+    if out and out.is_dir():
+        raise IsADirectoryError(f"--out {out} is a folder: give a file, such as {out / 'predictions.csv'}")
     if out and not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}")
     root, paths = find_inputs(place, root)

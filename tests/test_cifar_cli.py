@@ -142,6 +142,12 @@ def test_test_script_prints_and_writes_its_figures(finished, tmp_path, shell):
     assert figures["shots"]["few"] == pytest.approx(sum(e["correct"] for e in few) / sum(e["images"] for e in few))
 
 
+def test_figures_that_cannot_be_written_are_printed_all_the_same(finished, tmp_path, capsys):
+    assert cifar_test.main(["--saved_model_path", str(finished / f"best_{NAME}.pth"), "--json", str(tmp_path / "none/test.json")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].startswith("Test Accuracy is 0.") and "none/test.json" in captured.err
+
+
 def test_three_processes_count_what_one_counts(finished, tmp_path, shell):
     """400 images, which three does not divide; test_processes.py has two and four."""
     flags = ["--saved_model_path", finished / f"best_{NAME}.pth", "--precision", "fp32", "--json"]

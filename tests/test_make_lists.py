@@ -47,7 +47,7 @@ def test_a_third_at_most_and_twenty_by_default(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "4 classes: 63 images for training, 31 for validation, 31 for the test" in output
     assert "largest class 50 (a), smallest 1 (c); classes: 0 many, 1 medium, 3 few" in output
-    assert "in training alone, because of so few images: d (2)" in output
+    assert "in training alone, without images for validation and test: d (2)" in output
     assert f"--cfg {tmp_path}/out/config.yaml" in output.splitlines()[-1] and output.splitlines()[-1].startswith("next: python ")
     names = {"train.txt", "val.txt", "test.txt", "classes.txt", "config.yaml", "tail.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
@@ -188,3 +188,13 @@ def test_the_script_starts_in_any_folder(tmp_path, shell):
     assert result.returncode == 0, result.stderr
     command = result.stdout.splitlines()[-1].split()
     assert (tmp_path / command[2]).resolve() == ROOT / "ImageNet-LT/main.py" and Path(command[4]) == tmp_path / "out/config.yaml"
+
+
+def test_what_is_written_is_no_image_of_the_next_call(tmp_path, failing):
+    root = make_images(tmp_path / "images", {"a": 9, "b": 9})
+    for out in (root, root / "lists/new"):
+        assert "is among the images" in failing(make_lists.main, root, "--out", out)
+    assert made(root, root / "lists") == made(root, root / "lists", "--overwrite")
+    split = tmp_path / "split"
+    make_images(split / "train", {"a": 9, "b": 9})
+    assert "is among the images" in failing(make_lists.main, split, "--out", split / "val")

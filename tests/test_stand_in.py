@@ -54,3 +54,13 @@ def test_an_egtea_result_without_its_loss_s_settings_is_none(arguments, tmp_path
 def test_an_egtea_row_names_what_sets_it_apart(arguments, name):
     usual = {"loss_type": "CE", "tau": 1.5, "reduction": "mean", "gamma": 1.0, "beta": 0.9999, "eql_gamma": 0.9, "eql_lambda": 0.005}
     assert egtea_table.name_of(usual | arguments) == name
+
+
+def test_an_egtea_row_without_a_majority(tmp_path, capsys):
+    """No class of own data has more than 600 clips: the test leaves the group out, and so does the table."""
+    figures = json.loads(TABLES[egtea_table][0].read_text())
+    figures.pop("majority")
+    (tmp_path / "test.json").write_text(json.dumps(figures))
+    assert egtea_table.main([str(tmp_path / "test.json")]) == 0
+    output = capsys.readouterr().out
+    assert " | - | - | " in output and "(0 of 9 classes)" in output

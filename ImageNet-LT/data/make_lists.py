@@ -89,6 +89,14 @@ def find_images(root: Path, out: Path) -> Found:
     return found
 
 
+def check_place(root: Path, out: Path) -> None:
+    """Raise ValueError if a later call would take what is written to `out` for images of a class."""
+    inner = root in out.parents and (out.parent != root or (out.name in SPLITS and has_splits(root)))
+    if out == root or inner:
+        raise ValueError(f"--out {out} is among the images, and pictures that are written there would be taken for some: choose a folder "
+                         f"beside {root}, or a new one directly in it")
+
+
 def check_lines(found: Found) -> None:
     """Leave out the images whose path cannot stand in a list, such as one with a line break."""
     for path in all_paths(found):
@@ -172,7 +180,7 @@ def report(found: Found, lists: dict[str, Tree], out: Path) -> None:
     print(tail({name: len(images) for name, images in lists["train"].items()}))
     alone = [f"{name} ({len(lists['train'][name])})" for name in names if not lists["val"][name] and not lists["test"][name]]
     if alone:
-        print(f"in training alone, because of so few images: {some(alone)}")
+        print(f"in training alone, without images for validation and test: {some(alone)}")
     if empty := [name for name in found.trees["train"] if name not in names]:
         print(f"left out, classes without an image that can be used: {some(empty)}")
     if found.ignored:
@@ -185,6 +193,7 @@ def report(found: Found, lists: dict[str, Tree], out: Path) -> None:
 
 def run(args: Namespace) -> None:
     root, out = args.folder.expanduser().resolve(), args.out.expanduser().resolve()
+    check_place(root, out)
     present = [out / name for name in ("config.yaml", *(f"{split}.txt" for split in SPLITS)) if (out / name).exists()]
     if present and not args.overwrite:
         raise FileExistsError(f"{present[0]} exists: choose another --out, or replace it and the lists with --overwrite")
