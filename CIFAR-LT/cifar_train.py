@@ -4,7 +4,7 @@ one GPU, or the CPU of a machine without:
     python cifar_train.py --class_num 100 --imbalance 200 --loss_type CDB-CE --tau 1.5 --n_gpus 1
 all of a machine's GPUs, one process each (on the CPU too):
     torchrun --standalone --nproc-per-node 4 cifar_train.py --imbalance 200 --tau 1.5
-no data at hand, about two minutes:
+no data at hand, about a minute:
     python cifar_train.py --dataset digits --save_model ./saved_model/digits
 
 The run's folder, saved_model/, holds best_cifar100_imbalance200.pth, the epoch with the best validation accuracy, last_....pth (for
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
@@ -39,8 +38,7 @@ from cifar_dataset import (
 from longtail.cli import ArgumentParser, add_device_arguments, add_run_arguments, exit_code, number_in, positive_int, seed_number
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.loss_flags import CDB_LOSSES, add_loss_arguments, cdb_settings, rival_settings
-from longtail.losses import build_rival
+from longtail.loss_flags import add_loss_arguments, build_loss
 from longtail.run import Run
 from longtail.training import Training, begin, epoch_seed, fit
 from muon import Muon
@@ -170,13 +168,6 @@ def build_optimizer(model: ResNet32, lr: float, recipe: Recipe) -> Muon:
     return Muon([group for group in groups if group["params"]], lr=lr, momentum=MOMENTUM, nesterov=recipe.nesterov, fused=True)
 
 
-def build_criterion(args: Namespace, class_counts: list[int]) -> nn.Module:
-    """Return the loss that --loss_type names, with its settings."""
-    if args.loss_type in CDB_LOSSES:
-        return CDBLoss(**cdb_settings(args, class_counts))
-    return build_rival(args.loss_type, class_counts, **rival_settings(args))
-
-
 def build_training(args: Namespace, recipe: Recipe, head: str, train_set: ImageSet, val_set: ImageSet, runtime: Runtime) -> Training:
     """Return the training at epoch 1 of a ResNet-32 on two sets of images on the runtime's device."""
     counts = train_set.class_counts(args.class_num)
@@ -186,7 +177,7 @@ def build_training(args: Namespace, recipe: Recipe, head: str, train_set: ImageS
     parallel_model = runtime.parallelize(model)
     training = Training(
         model=model, parallel_model=torch.compile(parallel_model) if args.compile else parallel_model,
-        criterion=build_criterion(args, counts).to(runtime.device),
+        criterion=build_loss(args, counts, CDBLoss).to(runtime.device),
         optimizer=build_optimizer(model, args.lr, recipe), schedule=recipe.schedule,
         train_batches=lambda epoch: training_batches(train_set, args.batch_size, recipe.flip, epoch_seed(args.seed, epoch), runtime,
                                                      augmentation, recipe.side((epoch - 1) / args.max_epochs)),

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
@@ -37,8 +36,7 @@ from longtail.cli import (
 )
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.loss_flags import CDB_LOSSES, absent_classes_line, add_loss_arguments, cdb_settings, rival_settings
-from longtail.losses import build_rival
+from longtail.loss_flags import CDB_LOSSES, absent_classes_line, add_loss_arguments, build_loss
 from longtail.run import Run
 from longtail.training import Training, begin, fit
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, load_pretrained
@@ -131,13 +129,6 @@ def build_model(args: Namespace, num_classes: int, head: str, resuming: bool, ru
     return model.to(runtime.device, memory_format=memory_format(runtime.device))
 
 
-def build_criterion(args: Namespace, class_counts: list[int]) -> nn.Module:
-    """Return the loss that --loss_type names, with its settings."""
-    if args.loss_type in CDB_LOSSES:
-        return CDBLoss(**cdb_settings(args, class_counts))
-    return build_rival(args.loss_type, class_counts, **rival_settings(args))
-
-
 def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
     """Return data, model, loss and optimizer at epoch 1, and what a checkpoint says of them."""
     runtime.check_batch_size(args.batch_size)
@@ -145,7 +136,7 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
     names = read_class_names(args.class_names, len(counts))
     head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
     model = build_model(args, len(counts), head, resuming, runtime)
-    criterion = build_criterion(args, counts).to(runtime.device)
+    criterion = build_loss(args, counts, CDBLoss).to(runtime.device)
     groups = [{"params": list(model.parameters()), "initial_lr": args.lr}]
     optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum, weight_decay=WEIGHT_DECAY, fused=True)
     training = Training(

@@ -40,6 +40,14 @@ def training_precision(precision: str, image_size: int, device: str | None) -> s
     return "fp32"
 
 
+def check_batches(images: int, batch_size: int, image_size: int, processes: int) -> None:
+    """Raise ValueError if a process would train on one image that layer4 sees as one pixel: BatchNorm needs two values of a channel."""
+    rest = images % batch_size
+    if image_size <= 2 * STRIDE_BEFORE_LAYER4 and 1 in (batch_size // processes, rest // processes):
+        raise ValueError(f"batch_size {batch_size} of {images} images in {processes} processes leaves one with a single image, and "
+                         f"BatchNorm cannot learn from one image of {image_size} pixels: choose another batch_size")
+
+
 def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """Return a backbone's weights by name, without a head, from a file of torchvision, of this project or of the released code.
 

@@ -86,6 +86,8 @@ def recipe(root: Path, train: Tree) -> dict[str, object]:
     else:
         epochs = math.ceil(STEPS * 64 / len(paths))
         schedule = {"num_epochs": min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs)), "batch_size": 64, "lr": 0.1}
+    if image_size <= STEP and len(paths) % schedule["batch_size"] == 1:
+        schedule["batch_size"] -= 1                  # else the last batch is a single image, and layer4 sees it as a single pixel
     return {"num_classes": len(train), "image_size": image_size, "test_resize": test_resize, "backbone": "resnet10", "loss_type": "CDB-CE",
             "difficulty": "smoothed", "tau": "dynamic", **schedule}
 

@@ -96,21 +96,12 @@ def count_workers(asked: int | None) -> int:
     return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
-@dataclass(frozen=True)
-class Units:
+def units_of(batches: list[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[list[int], list[int] | None]]:
     """Cut batches of indices and seeds into units of work, one by one: a list of all units would take much memory."""
-
-    batches: list[tuple[Tensor, Tensor | None]]
-
-    def counts(self) -> list[int]:
-        """Return the number of units of each batch."""
-        return [math.ceil(len(indices) / UNIT) for indices, _ in self.batches]
-
-    def __iter__(self) -> Iterator[tuple[list[int], list[int] | None]]:
-        for indices, seeds in self.batches:
-            for start in range(0, len(indices), UNIT):
-                end = start + UNIT
-                yield indices[start:end].tolist(), None if seeds is None else seeds[start:end].tolist()
+    for indices, seeds in batches:
+        for start in range(0, len(indices), UNIT):
+            end = start + UNIT
+            yield indices[start:end].tolist(), None if seeds is None else seeds[start:end].tolist()
 
 
 class ImageLoader:
@@ -145,20 +136,19 @@ class ImageLoader:
 
     def evaluation_shares(self) -> list[Tensor]:
         """Return the indices of each of this process's evaluation batches."""
-        shares = torch.arange(self.runtime.rank, len(self.labels), self.runtime.world_size).split(EVALUATION_BATCH)
+        shares = torch.arange(len(self.labels))[self.runtime.rank::self.runtime.world_size].split(EVALUATION_BATCH)
         return [share for share in shares if len(share)]
 
     def load(self, batches: list[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, dict[int, str]]]:
         """Yield the images of each batch of indices and seeds, (N, 3, H, W) float on the device, and their errors by place."""
-        units = Units(batches)
-        counts = units.counts()
+        counts = [math.ceil(len(indices) / UNIT) for indices, _ in batches]
         workers = min(self.workers, sum(counts))
         settings = {}
         if workers:
             context = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
             ahead = max(2, math.ceil(2 * max(counts) / workers))
             settings = {"multiprocessing_context": context, "worker_init_fn": partial(start_worker, os.getpid()), "prefetch_factor": ahead}
-        loader = DataLoader(self.views, batch_size=None, sampler=units, num_workers=workers,
+        loader = DataLoader(self.views, batch_size=None, sampler=units_of(batches), num_workers=workers,
                             pin_memory=self.runtime.pins_memory, **settings)
         parts = iter(loader)
         for count in counts:

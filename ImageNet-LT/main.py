@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
-from backbones import load_pretrained, training_precision
+from backbones import check_batches, load_pretrained, training_precision
 from cdb_loss import CDBLoss
 from imagenet_config import Config, expanded, read_config
 from imagenet_dataset import ImageList, check_classes, check_leaks, class_probabilities, locate, read_class_names
@@ -45,8 +45,7 @@ from longtail.cli import DEVICE_HELP, RESUME_HINT, ArgumentParser, add_run_argum
 from longtail.devices import Runtime, check_gpus
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
-from longtail.loss_flags import CDB_LOSSES, absent_classes_line, cdb_settings, rival_settings
-from longtail.losses import build_rival
+from longtail.loss_flags import CDB_LOSSES, absent_classes_line, build_loss
 from longtail.run import Run
 from longtail.training import Training, begin, epoch_seed, fit
 from resnet10 import ImageNetModel, join_state, load_model, split_state, start_second_stage
@@ -168,9 +167,7 @@ def build_criterion(config: Config, class_counts: list[int]) -> nn.Module:
     """Return the loss that loss_type names, with its settings; for difficulty-driven sampling, the CDBLoss that the sampler asks."""
     if config.sampling == "difficulty":
         return CDBLoss(config.num_classes, config.tau, difficulty=config.difficulty)
-    if config.loss_type in CDB_LOSSES:
-        return CDBLoss(**cdb_settings(config, class_counts))
-    return build_rival(config.loss_type, class_counts, **rival_settings(config))
+    return build_loss(config, class_counts, CDBLoss)
 
 
 def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) -> Callable[[int], Tensor | None]:
@@ -189,6 +186,8 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
     train_set, val_set, _ = lists
     if train_set.note:
         runtime.say(train_set.note)
+    if config.stage == "features":
+        check_batches(len(train_set), config.batch_size, config.image_size, runtime.world_size)
     counts = train_set.class_counts(config.num_classes)
     model = build_model(config, resuming, runtime)
     criterion = build_criterion(config, counts).to(runtime.device)

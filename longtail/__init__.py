@@ -9,7 +9,7 @@ checkpoints.py   save and safely load checkpoints and weights
 tensorboard.py   the log for TensorBoard
 run.py           the folder of a run: its log, its last and best checkpoint, resuming
 losses.py        the losses that CDB-CE is compared with
-loss_flags.py    the flags of all losses, and what each loss takes from them
+loss_flags.py    the flags of all losses, and the loss that they describe
 heads.py         the cosine classifier
 metrics.py       confusion counts, many / medium / few shot, macro F1
 posthoc.py       classifiers on a trained network's outputs: logit adjustment

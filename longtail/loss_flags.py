@@ -1,7 +1,7 @@
 """The flags that choose among all losses, CDB's and the rivals, and what each loss takes from them.
 
-This package knows the names of the CDB losses, not their class: each experiment holds its own copy of cdb_loss.py, and its script builds
-CDBLoss(**cdb_settings(args, counts)) or build_rival(args.loss_type, counts, **rival_settings(args)).
+This package knows the names of the CDB losses, not their class: each experiment holds its own copy of cdb_loss.py, and hands its CDBLoss
+to build_loss.
 """
 
 import argparse
@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from longtail.cli import number_in
-from longtail.losses import RIVALS
+from longtail.losses import RIVALS, build_rival
 
 CDB_LOSSES = ("CDB-CE", "CDB-FL", "CDB-BS")
 LOSS_TYPES = RIVALS + CDB_LOSSES
@@ -18,16 +20,15 @@ MEANS = ("mean", "weighted_mean")         # the reductions that training can use
 NAMED = 5                                 # classes that a message names
 
 
-def rival_settings(args: Any) -> dict[str, float]:
-    """Return build_rival's settings from the flags of add_loss_arguments, or from a configuration with the same names."""
-    return {name: getattr(args, name) for name in ("gamma", "beta", "eql_gamma", "eql_lambda")}
+def build_loss(args: Any, class_counts: list[int], cdb_loss: Callable[..., nn.Module]) -> nn.Module:
+    """Return the loss that args.loss_type names, with its settings; `cdb_loss` is the experiment's CDBLoss.
 
-
-def cdb_settings(args: Any, class_counts: list[int]) -> dict[str, Any]:
-    """Return CDBLoss's settings from the flags of add_loss_arguments, or from a configuration with the same names."""
-    return {"num_classes": len(class_counts), "tau": args.tau, "reduction": args.reduction, "difficulty": args.difficulty,
-            "focal_gamma": args.gamma if args.loss_type == "CDB-FL" else 0.0,
-            "class_counts": class_counts if args.loss_type == "CDB-BS" else None}
+    args: the flags of add_loss_arguments, or a configuration with the same names.
+    """
+    if args.loss_type in CDB_LOSSES:
+        return cdb_loss(len(class_counts), args.tau, args.reduction, args.gamma if args.loss_type == "CDB-FL" else 0.0,
+                        difficulty=args.difficulty, class_counts=class_counts if args.loss_type == "CDB-BS" else None)
+    return build_rival(args.loss_type, class_counts, gamma=args.gamma, beta=args.beta, eql_gamma=args.eql_gamma, eql_lambda=args.eql_lambda)
 
 
 def absent_classes_line(args: Any, absent: list[str], file: Path, remedy: str) -> str:

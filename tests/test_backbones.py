@@ -1,12 +1,13 @@
 """torchvision's networks as backbones: sizes as torchvision publishes them, and whole runs with the smallest of them."""
 
+import contextlib
 import json
 
 import pytest
 import torch
 from torchvision import models
 
-from backbones import BACKBONES, TORCHVISION, load_pretrained, torchvision_backbone, training_precision
+from backbones import BACKBONES, TORCHVISION, check_batches, load_pretrained, torchvision_backbone, training_precision
 from imagenet_table import name_of
 from imagenet_test import BEST
 from longtail.checkpoints import load_checkpoint
@@ -163,3 +164,18 @@ def test_every_test_runs(method, first_stage, capsys):
     ("stage", "crt\nfirst_stage: /x\npretrained: x.pth", "pretrained x.pth does nothing in stage crt")])
 def test_wrong_settings(key, value, message, data, tmp_path, failing):
     assert message in failing(main, "--cfg", write_config(tmp_path, data, "x", **{key: value}))
+
+
+@pytest.mark.parametrize(("images", "batch_size", "side", "processes", "fits"), [
+    (65, 64, 32, 1, False), (65, 64, 64, 1, True), (66, 64, 32, 1, True), (64, 64, 32, 1, True), (67, 64, 32, 2, False),
+    (65, 64, 32, 2, True), (640, 4, 32, 4, False)])
+def test_a_single_image_of_a_single_pixel_is_refused(images, batch_size, side, processes, fits):
+    """BatchNorm needs two values of a channel; 32 pixels reach layer4 as one. 67 in two processes: a rest of 3, one for each."""
+    with contextlib.nullcontext() if fits else pytest.raises(ValueError, match=f"batch_size {batch_size} of {images} images"):
+        check_batches(images, batch_size, side, processes)
+
+
+def test_such_a_batch_ends_before_the_first_epoch(data, tmp_path, failing):
+    count = len((data / "Small_train.txt").read_text().splitlines())
+    file = write_config(tmp_path, data, "x", image_size=32, test_resize=32, batch_size=count - 1)
+    assert "choose another batch_size" in failing(main, "--cfg", file)
