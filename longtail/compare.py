@@ -107,9 +107,9 @@ def read_setting(runs: list[Path], on_test: bool) -> Setting:
             raise ValueError(f"{path} has seed {arguments['seed']}, as a run before it: each seed counts once")
         seeds.append(arguments.get("seed"))
         labels.append(log.label)
-        accuracy.append(tested(path.parent / "test.json", log.name) if on_test else validated(run))
         if log.label != labels[0]:
-            raise ValueError(f"{path} is of {log.label}, the run before it of {labels[0]}: give the runs of one setting")
+            raise ValueError(f"{path} is of {log.label}, the first run of {labels[0]}: give the runs of one setting")
+        accuracy.append(tested(path.parent / "test.json", log.name) if on_test else validated(run))
     if len(runs) < 2:
         raise ValueError(f"{runs[0]} is one run: a spread needs at least two seeds")
     return Setting(labels[0], tuple(seeds), np.array(accuracy))

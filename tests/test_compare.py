@@ -81,10 +81,11 @@ def test_the_picture_is_named_by_loss_or_by_folder(tmp_path, capsys):
 @pytest.mark.parametrize(("change", "match"), [
     (lambda a, b, path: (a[:1], b), "a0 is one run: a spread needs at least two seeds"),
     (lambda a, b, path: ([*a, a[0]], b), "has seed 0, as a run before it"),
-    (lambda a, b, path: ([*a, write_run(path / "other", 3, (0, 0, 0), loss="FL", test=(1, 1, 1))], b), "other/x.csv is of FL, the run"),
+    (lambda a, b, path: ([*a, write_run(path / "other", 3, (0, 0, 0), loss="FL", test=(1, 1, 1))], b),
+     "other/x.csv is of FL, the first run of CDB-CE"),
     (lambda a, b, path: ([*a, write_run(path / "half", 3, (0, 0, 0), done=1)], b), "has 1 of 2 epochs: only finished runs"),
     (lambda a, b, path: ([*a, str(path / "nowhere")], b), "nowhere"),
-    (lambda a, b, path: ([*a, write_run(path / "odd", 3, (0, 0, 0), test=("x", 1, 1))], b), "odd/test.json does not hold")])
+    (lambda a, b, path: ([*a, write_run(path / "odd", 3, (0, 0, 0), loss="CDB-CE", test=("x", 1, 1))], b), "odd/test.json does not hold")])
 def test_what_cannot_be_compared_is_named(tmp_path, capsys, change, match):
     runs, against = change(*settings(tmp_path), tmp_path)
     assert compare.main([*runs, "--against", *against]) == 2
@@ -92,11 +93,11 @@ def test_what_cannot_be_compared_is_named(tmp_path, capsys, change, match):
 
 
 def test_on_validation_all_is_the_accuracy_of_the_images(tmp_path, capsys):
-    """The log says 0.5 of all images in the kept epoch; the classes' means are (90 + 50 + 10) / 3 and (80 + 40 + 30) / 3."""
-    a, b = settings(tmp_path)
-    (tmp_path / "b1" / "test.json").unlink()
+    """The log says 0.5 of all images in the kept epoch; the mean of the classes would be 30."""
+    a, b = ([write_run(tmp_path / f"{side}{seed}", seed, (0.9, 0.0, 0.0)) for seed in range(2)] for side in "ab")
     assert main([*a, "--against", *b, "--out", str(tmp_path)]) == 0
-    assert table(capsys.readouterr().out)["all"][:2] == ["50.00 ± 0.00", "50.00 ± 0.00"]
+    rows = table(capsys.readouterr().out)
+    assert rows["all"][:2] == ["50.00 ± 0.00"] * 2 and rows["many"][:2] == ["90.00 ± 0.00"] * 2
 
 
 def test_settings_in_folders_of_one_name_are_two_columns(tmp_path, capsys):
