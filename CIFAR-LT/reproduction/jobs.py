@@ -15,6 +15,7 @@ from longtail.run import read_log
 
 HERE = Path(__file__).resolve().parents[1]     # CIFAR-LT/
 RESULTS = HERE / "results"
+ADJUSTED = "logit_adjustment.json"             # test figures after post-hoc logit adjustment, of runs with cross-entropy
 OPTIONS = ("loss_type", "difficulty", "tau", "recipe", "precision", "protocol", "reduction", "beta")      # flags that an entry may set
 
 
@@ -38,6 +39,11 @@ class Entry:
     threads: str = ""
     published: float | None = field(default=None, compare=False)
     seeds: int = field(default=1, compare=False)
+
+    @property
+    def is_adjustable(self) -> bool:
+        """Whether logit adjustment after training is tested too: on cross-entropy, with validation images to choose its strength."""
+        return self.loss_type == "CE" and self.dataset != "digits" and self.protocol in ("", "paper")
 
     @property
     def settings(self) -> dict[str, str]:
@@ -100,6 +106,12 @@ class Job:
         return json.loads((self.result / "test.json").read_text())
 
     @property
+    def adjusted_figures(self) -> dict[str, Any] | None:
+        """The same with --logit_adjustment; None for a run that was not tested so."""
+        path = self.result / ADJUSTED
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @property
     def state(self) -> str:
         if (self.result / "test.json").exists():
             return "finished"
@@ -112,11 +124,14 @@ class Job:
         """Train (or resume) and test in the job's folder. Return 0, or the exit code of the one that failed or was stopped."""
         data = ["--data_root", str(data_root)]
         train = [*self.entry.flags, "--seed", str(self.seed), "--save_model", str(self.folder), "--resume", *data]
-        test = [f"--saved_model_path={self.best}", f"--json={self.folder / 'test.json'}", *data]
+        test = [f"--saved_model_path={self.best}", *data]
+        tests = [[*test, f"--json={self.folder / 'test.json'}"]]
+        if self.entry.is_adjustable:
+            tests.append([*test, "--logit_adjustment", f"--json={self.folder / ADJUSTED}"])
         before = torch.get_num_threads()
         torch.set_num_threads(int(self.entry.threads or before))
         try:
-            return cifar_train.main(train) or cifar_test.main(test)
+            return cifar_train.main(train) or next(filter(None, map(cifar_test.main, tests)), 0)
         finally:
             torch.set_num_threads(before)
 
@@ -124,7 +139,7 @@ class Job:
         """Copy what the tables need to results/, the test's figures last: with them the job counts as finished."""
         self.result.mkdir(parents=True, exist_ok=True)
         write_atomically(self.kept_log, gzip.compress(self.log.read_bytes(), mtime=0))
-        for name in (f"{self.log.stem}.json", "test.json"):
+        for name in (f"{self.log.stem}.json", *([ADJUSTED] if self.entry.is_adjustable else []), "test.json"):
             write_atomically(self.result / name, (self.folder / name).read_bytes())
 
 

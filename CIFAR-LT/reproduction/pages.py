@@ -116,9 +116,13 @@ def against(entry: Entry, baseline: Entry) -> dict[str, str]:
     One pair says nothing of an interval.
     """
     both = {job.seed for job in finished(entry)} & {job.seed for job in finished(baseline)}
-    a, b = (setting(one, both) for one in (entry, baseline))
-    if len(both) < 2:
-        return {"difference": f"{(a.accuracy - b.accuracy)[0, 0]:+.2f}" if both else "-", "95 % interval": "-"}
+    return paired(setting(entry, both), setting(baseline, both))
+
+
+def paired(a: compare.Setting, b: compare.Setting) -> dict[str, str]:
+    """Return the cells for a - b, two settings with the same seeds."""
+    if len(a.seeds) < 2:
+        return {"difference": f"{(a.accuracy - b.accuracy)[0, 0]:+.2f}" if a.seeds else "-", "95 % interval": "-"}
     row = compare.rows(a, b, compare.difference(a, b))[0]
     return {key: row[key] for key in ("difference", "95 % interval")}
 
@@ -159,6 +163,23 @@ def write_safety_tables() -> None:
         write_between(PAGES[1], *marks("mnist5k"), mnist.read_text(encoding="utf-8"))
 
 
+def write_adjustment_table() -> None:
+    """Write cross-entropy before and after post-hoc logit adjustment, from the runs that were tested both ways."""
+    rows = []
+    for entry in plan.all_entries():
+        done = [job for job in finished(entry) if job.adjusted_figures] if entry.is_adjustable else []
+        if done:
+            seeds, adjusted = tuple(job.seed for job in done), [job.adjusted_figures for job in done]
+            after = compare.Setting("adjusted", seeds, np.array([compare.by_class(figures) for figures in adjusted]))
+            before = setting(entry, seeds)
+            rows.append({"imbalance": str(entry.imbalance), "recipe": entry.recipe, "seeds": ", ".join(map(str, seeds)),
+                         "CE": show(list(before.accuracy[:, 0] / 100)), "adjusted": show(list(after.accuracy[:, 0] / 100)),
+                         "strength": ", ".join(f"{figures['logit_adjustment']:g}" for figures in adjusted), **paired(after, before),
+                         **{name: show([figures["shots"][name] for figures in adjusted]) for name in SHOTS[1:]}})
+    if rows:
+        write_between(PAGES[1], *marks("adjustment"), markdown(rows, left=("recipe",)))
+
+
 def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
     """Return what has finished, for a picture; nan for a group without classes."""
     return [Line(f"imbalance {entry.imbalance}, {entry.recipe} recipe", name(entry), entry.published,
@@ -191,6 +212,7 @@ def write_pages() -> None:
         write_short_table()
         write_demo_table()
         write_safety_tables()
+        write_adjustment_table()
         draw()
     finally:
         results_lock.release()
