@@ -12,6 +12,7 @@ import math
 import re
 import sys
 from argparse import Namespace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def show(figures: dict[str, Any]) -> None:
     else:
         print("the checkpoint does not say what it was trained on: --imbalance gives accuracy by many / medium / few")
     print("hardest classes:")
-    for entry in sorted(figures["classes"], key=lambda entry: entry["accuracy"])[:HARDEST]:
+    for entry in sorted(filter(itemgetter("images"), figures["classes"]), key=itemgetter("accuracy"))[:HARDEST]:
         seen = "" if entry["training_images"] is None else f"{entry['training_images']:6d} training images"
         print(f"  {entry['name']:<16}{entry['accuracy']:.3f}{seen}")
     print(f"Test Accuracy is {figures['accuracy']:.4f}", flush=True)

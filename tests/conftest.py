@@ -51,3 +51,9 @@ def shell():
                               env={**os.environ, **environment})
 
     return run
+
+
+@pytest.fixture
+def processes(shell):
+    """Run a script in several processes of one job, forked from one; CompletedProcess. test_machines.py has torchrun itself."""
+    return lambda count, *command, **environment: shell(ROOT / "tests/forked.py", count, *command, **environment)

@@ -1,20 +1,19 @@
 """A short epoch of an experiment in 1, 2 and 4 processes; test_processes.py starts it.
 
-    python tests/steps.py {CIFAR-LT,ImageNet-LT,EGTEA} OUT FLAGS...
+    python tests/steps.py {CIFAR-LT,ImageNet-LT,EGTEA} COUNTS OUT FLAGS...
 
-OUT/1.pth, 2.pth and 4.pth get validation counts, the weights that follow from them, and the steps, (P,). BatchNorm is held in
-evaluation mode, since its batch statistics are each process's own.
+COUNTS is a list such as 1,2,4. OUT/1.pth, 2.pth and 4.pth get validation counts, the weights that follow from them, and the steps, (P,).
+BatchNorm is held in evaluation mode, since its batch statistics are each process's own.
 """
 
-import os
 import sys
 from pathlib import Path
 
 import torch
-import torch._dynamo  # noqa: F401  (else each child's optimizer imports it, for a second)
 from torch import nn
 
-from conftest import ROOT
+import conftest  # noqa: F401  (the folders on sys.path)
+from forked import fork
 from longtail.training import Training
 
 SHAPES = {"CIFAR-LT": (8, 3, 32, 32), "ImageNet-LT": (8, 3, 32, 32), "EGTEA": (8, 3, 4, 40, 40)}
@@ -62,13 +61,12 @@ def parameters(model: nn.Module) -> torch.Tensor:
     return torch.cat([value.detach().flatten() for value in model.parameters()])
 
 
-def work(experiment: str, out: Path, flags: list[str], rank: int, world_size: int) -> None:
+def work(experiment: str, out: Path, flags: list[str], world_size: int) -> None:
     """One process's part."""
     from longtail.distributed import start_runtime
     from longtail.metrics import count_confusion
     from longtail.training import train_epoch, validate
 
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1")
     with start_runtime(precision="fp32") as runtime:
         training = prepare(experiment, flags, runtime)
         for group in training.optimizer.param_groups:
@@ -83,26 +81,12 @@ def work(experiment: str, out: Path, flags: list[str], rank: int, world_size: in
             torch.save({"counts": counts, "weight": training.criterion.weight, "steps": steps}, out / f"{world_size}.pth")
 
 
-def main(experiment: str, out: str, *flags: str) -> None:
-    """Fork, so that importing is paid once; PyTorch has started no thread yet."""
+def main(experiment: str, counts: str, out: str, *flags: str) -> None:
     nn.functional.relu = smooth
     if experiment == "CIFAR-LT":
-        import sklearn.datasets  # noqa: F401  (of the digits)
-    for world_size, port in zip((1, 2, 4), flags[0].split(","), strict=True):
-        os.environ["MASTER_PORT"] = port
-        children = []
-        for rank in range(world_size):
-            child = os.fork()
-            if not child:
-                try:
-                    work(experiment, Path(out), list(flags[1:]), rank, world_size)
-                    os._exit(0)
-                except BaseException as error:
-                    print(repr(error), file=sys.stderr, flush=True)
-                    os._exit(1)
-            children.append(child)
-        if any(os.waitpid(child, 0)[1] for child in children):
-            sys.exit(f"{world_size} processes of {experiment} in {ROOT} failed")
+        import sklearn.datasets  # noqa: F401  (of the digits; here and not in every child)
+    for world_size in map(int, counts.split(",")):
+        fork(world_size, lambda world_size=world_size: work(experiment, Path(out), list(flags), world_size))
 
 
 if __name__ == "__main__":

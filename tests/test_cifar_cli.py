@@ -26,19 +26,18 @@ from test_cifar_dataset import write_cifar, write_python2
 from test_cifar_pickle import Gadget
 
 TRAIN, TEST = ROOT / "CIFAR-LT/cifar_train.py", ROOT / "CIFAR-LT/cifar_test.py"
-SHORT = ("--dataset", "digits", "--imbalance", 100, "--max_epochs", 3)
+SHORT = ("--dataset", "digits", "--imbalance", 100, "--max_epochs", 2)
 NAME = "digits_imbalance100"
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A folder with an uninterrupted run of three epochs."""
+    """A folder with an uninterrupted run of two epochs."""
     folder = tmp_path_factory.mktemp("finished")
     command = [sys.executable, TRAIN, *SHORT, "--save_model", folder]
     output = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, cwd="/").stdout.splitlines()
     assert output[0] == "no GPU found: running on the CPU" or torch.accelerator.is_available()
-    assert sum(line.startswith("epoch ") for line in output) == 3          # one plain line an epoch in a pipe
+    assert sum(line.startswith("epoch ") for line in output) == 2          # one plain line an epoch in a pipe
     return folder
 
 
@@ -52,7 +51,7 @@ def test_a_run_leaves_its_files(finished):
     assert sorted(path.name for path in finished.iterdir()) == sorted(
         [f"best_{NAME}.pth", f"last_{NAME}.pth", f"{NAME}.csv", f"{NAME}.json", f"{NAME}.lock"])
     columns, rows = read_log(finished / f"{NAME}.csv")
-    assert len(rows) == 3
+    assert len(rows) == 2
     assert {"accuracy_9", "weight_0", "tau", "loss"} <= set(columns)
     description = json.loads((finished / f"{NAME}.json").read_text())
     assert description["arguments"]["tau"] == "dynamic"
@@ -148,11 +147,11 @@ def test_figures_that_cannot_be_written_are_printed_all_the_same(finished, tmp_p
     assert captured.out.splitlines()[-1].startswith("Test Accuracy is 0.") and "none/test.json" in captured.err
 
 
-def test_three_processes_count_what_one_counts(finished, tmp_path, shell):
+def test_three_processes_count_what_one_counts(finished, tmp_path, processes):
     """400 images, which three does not divide; test_processes.py has two and four."""
     flags = ["--saved_model_path", finished / f"best_{NAME}.pth", "--precision", "fp32", "--json"]
     assert cifar_test.main([*map(str, flags), str(tmp_path / "1.json")]) == 0
-    run = shell(*TORCHRUN, 3, TEST, *flags, tmp_path / "3.json")
+    run = processes(3, TEST, *flags, tmp_path / "3.json")
     assert run.returncode == 0, run.stderr
     one, three = ([(entry["correct"], entry["images"]) for entry in json.loads((tmp_path / name).read_text())["classes"]]
                   for name in ("1.json", "3.json"))
@@ -160,7 +159,7 @@ def test_three_processes_count_what_one_counts(finished, tmp_path, shell):
     assert sum(images for _, images in one) == 400
 
 
-def test_torchrun_trains_with_the_same_weights_on_every_rank(tmp_path, shell):
+def test_two_processes_train_with_the_same_weights_on_every_rank(tmp_path, processes):
     """And with the same average of them, running statistics included."""
     probe = tmp_path / "probe.py"
     probe.write_text(f"""
@@ -176,7 +175,7 @@ cifar_train.fit = fit
 sys.exit(cifar_train.main())
 """)
     flags = ("--class_num", 10, "--data_root", write_cifar(tmp_path, "cifar10", per_class=35), "--imbalance", 1, "--recipe", "fast")
-    run = shell(*TORCHRUN, 2, probe, *flags, "--max_epochs", 2, "--save_model", tmp_path / "run")
+    run = processes(2, probe, *flags, "--max_epochs", 2, "--save_model", tmp_path / "run")
     assert run.returncode == 0, run.stderr
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1] and ranks[0][1] != ranks[0][2]
@@ -272,11 +271,13 @@ def test_schedules():
     assert [cifar_train.one_cycle_schedule(share) for share in (0, 0.15, 0.3, 0.65, 1)] == pytest.approx([0.04, 0.52, 1, 0.5, 0])
 
 
-def test_fast_recipe_common_protocol_and_reduction(cifar, tmp_path, capsys):
+def test_fast_recipe_common_protocol_and_reduction(tmp_path, capsys):
     """The flags reach the run: Nesterov, batch size, averaged weights, Muon; 35 instead of 10 images of the largest class."""
-    flags = ["--recipe", "fast", "--protocol", "common", "--reduction", "weighted_mean", "--imbalance", "35", "--max_epochs", "1"]
-    assert cifar_train.main([*flags, "--data_root", str(cifar), "--save_model", str(tmp_path)]) == 0
-    last = load_checkpoint(tmp_path / "last_cifar100_imbalance35.pth")
+    data = write_cifar(tmp_path, "cifar10", per_class=35)
+    flags = ["--dataset", "cifar10", "--recipe", "fast", "--protocol", "common", "--reduction", "weighted_mean", "--imbalance", "35",
+             "--max_epochs", "1"]
+    assert cifar_train.main([*flags, "--data_root", str(data), "--save_model", str(tmp_path)]) == 0
+    last = load_checkpoint(tmp_path / "last_cifar10_imbalance35.pth")
     assert last["class_counts"][0] == 35
     assert all(group["nesterov"] for group in last["optimizer"]["param_groups"])
     assert last["arguments"]["batch_size"] == cifar_train.FAST.batch_size
@@ -284,7 +285,7 @@ def test_fast_recipe_common_protocol_and_reduction(cifar, tmp_path, capsys):
     assert not torch.equal(last["trained"]["conv1.weight"], last["state_dict"]["conv1.weight"])
     assert last["trained"]["layer2.3.conv2.weight"].norm() ** 2 == pytest.approx(32, rel=0.05)     # filters: norm sqrt(32) and a small step
     assert last["trained"]["conv1.weight"].norm() ** 2 != pytest.approx(16, rel=0.05)              # of an image: SGD
-    assert cifar_test.main(["--saved_model_path", str(tmp_path / "best_cifar100_imbalance35.pth"), "--data_root", str(cifar)]) == 0
+    assert cifar_test.main(["--saved_model_path", str(tmp_path / "best_cifar10_imbalance35.pth"), "--data_root", str(data)]) == 0
     assert "was chosen on the test set" in capsys.readouterr().out
 
 
@@ -377,7 +378,7 @@ def test_full_disk_while_saving_keeps_the_last_checkpoint(failing, finished, tmp
     for path in finished.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     state = load_checkpoint(tmp_path / f"last_{NAME}.pth")
-    save_checkpoint(tmp_path / f"last_{NAME}.pth", {**state, "epoch": 2})
+    save_checkpoint(tmp_path / f"last_{NAME}.pth", {**state, "epoch": 1})
     before = (tmp_path / f"last_{NAME}.pth").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))

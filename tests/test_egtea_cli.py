@@ -416,10 +416,3 @@ def test_the_report_is_printed_before_files_that_may_fail(data, finished, tmp_pa
     output, error = capsys.readouterr()
     assert re.match(r"Test Accuracy is \d\.\d{4}$", output.splitlines()[-1])
     assert error.endswith("error: no space left\n")
-
-
-@pytest.mark.parametrize("script", [TRAIN, TEST])
-def test_heavy_libraries_wait_until_they_are_used(script, shell):
-    heavy = {"cv2", "torchvision", "matplotlib", "sklearn", "PIL"}
-    code = f"import sys; sys.path.insert(0, {str(script.parent)!r}); import {script.stem}; print({heavy!r} & set(sys.modules))"
-    assert shell("-c", code).stdout.strip() == "set()"

@@ -117,17 +117,17 @@ def test_losses_that_differ_are_told(place, monkeypatch):
 
 def test_ways_on_the_cpu(place, monkeypatch):
     """A run that is killed and resumed; a lost epoch, a lost accuracy and an error are told. The digits stand in for the data set."""
-    monkeypatch.setattr(ways, "FLAGS", ("--dataset", "digits", "--imbalance", "50"))
-    monkeypatch.setattr(ways, "STEM", "digits_imbalance50")
+    monkeypatch.setattr(ways, "FLAGS", ("--dataset", "digits", "--imbalance", "100"))
+    monkeypatch.setattr(ways, "STEM", "digits_imbalance100")
     monkeypatch.setattr(small_data, "cifar", lambda root: root)
     monkeypatch.setattr(ways, "LEARNT", 0)
     with pytest.raises(FileNotFoundError, match="fp32"):
-        ways.killed(place, epochs=6)
+        ways.killed(place, epochs=3)
     (place.out / "ways/killed").rename(place.out / "ways/fp32")
-    assert ways.judge(place, place.out / "ways/fp32", 6).passed
-    assert not ways.judge(place, place.out / "ways/fp32", 7).passed
+    assert ways.judge(place, place.out / "ways/fp32", 3).passed
+    assert not ways.judge(place, place.out / "ways/fp32", 4).passed
     monkeypatch.setattr(ways, "APART", -1)
-    assert not ways.judge(place, place.out / "ways/fp32", 6).passed
+    assert not ways.judge(place, place.out / "ways/fp32", 3).passed
     with pytest.raises(RuntimeError, match="^exit code 1: an error: what went wrong$"):
         ways.train([sys.executable, "-c", "raise SystemExit('an error: what went wrong\\nand a hint')"])
 
@@ -140,8 +140,8 @@ def test_speeds_on_the_cpu(place):
 
 def test_the_first_command_continues_until_it_is_done(place, monkeypatch):
     """With the digits in CIFAR's place: one epoch of two is not all; when nothing is left, the next call tests."""
-    monkeypatch.setattr(whole, "COMMAND", ("--dataset", "digits", "--imbalance", "50"))
-    monkeypatch.setattr(whole, "STEM", "digits_imbalance50")
+    monkeypatch.setattr(whole, "COMMAND", ("--dataset", "digits", "--imbalance", "100"))
+    monkeypatch.setattr(whole, "STEM", "digits_imbalance100")
     assert whole.first_command(place).found == f"not tried: no CIFAR-100 in {place.data_root}"
     (place.data_root / "cifar-100-python").mkdir(parents=True)
     assert not whole.first_command(place, 2, ("--max_epochs", "1")).finished

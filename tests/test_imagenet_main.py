@@ -430,7 +430,7 @@ def test_a_released_checkpoint_is_tested(data, tmp_path, capsys):
     assert figures["classes"][0]["training_images"] == 12 and figures["images"] == 15
 
 
-def test_two_processes_count_what_one_counts(first_stage, shell, capsys):
+def test_two_processes_count_what_one_counts(first_stage, processes, capsys):
     """15 test images, 9 for validation, 21 for training: two divides none of them."""
     for method in ([], ["--tau_norm"], ["--ncm"], ["--logit_adjustment"]):
         assert main(["--test", "--model_dir", str(first_stage), *method]) == 0
@@ -446,17 +446,16 @@ def test_two_processes_count_what_one_counts(first_stage, shell, capsys):
                       "        for method in RESULTS:\n"
                       "            evaluate(read_config(folder / 'config.yaml'), folder, method, runtime)\n"
                       "sys.exit(exit_code(lambda: test_all(Path(sys.argv[1]))))\n")
-    result = shell("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, script, first_stage,
-                   PYTHONPATH=f"{ROOT}:{ROOT / 'ImageNet-LT'}")
+    result = processes(2, script, first_stage, PYTHONPATH=f"{ROOT}:{ROOT / 'ImageNet-LT'}")
     script.unlink()
     assert result.returncode == 0, result.stderr
     assert {name: json.loads((first_stage / name).read_text()) for name in alone} == alone
 
 
-def test_two_processes_train_on_the_whole_batch(data, tmp_path, shell):
+def test_two_processes_train_on_the_whole_batch(data, tmp_path, processes):
     """An epoch of 20 of 21 images in batches of 8, 8, 4 + 1 left over; the validation counts are whole."""
     file = write_config(tmp_path, data, "two", num_epochs=1, loss_type="CDB-CE")
-    result = shell("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, ROOT / "ImageNet-LT/main.py", "--cfg", file)
+    result = processes(2, ROOT / "ImageNet-LT/main.py", "--cfg", file)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("epoch 1/1") == 1 and "2 processes" in result.stdout
     row = rows(tmp_path / "two")[0]
@@ -568,7 +567,7 @@ def test_the_two_commands_to_the_letter(tmp_path, shell):
     for split in ("train", "val", "test"):
         shutil.move(imagenet / f"ImageNet_LT_{split}.txt", folder / "data/ImageNet_LT" / f"ImageNet_LT_{split}.txt")
     config = folder / "config/ImageNet_LT/feat_uniform_with_CDBloss.yaml"
-    values = {"num_epochs": "1", "batch_size": "128", "image_size": "64", "test_resize": "72", "data_root": str(imagenet)}
+    values = {"num_epochs": "1", "batch_size": "128", "image_size": "40", "test_resize": "48", "data_root": str(imagenet)}
     config.write_text("".join(f"{key}: {values[key]}\n" if (key := line.split(":")[0]) in values else line
                               for line in config.read_text().splitlines(keepends=True)))
     trained = shell("main.py", "--cfg", "./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml", cwd=folder, timeout=500)

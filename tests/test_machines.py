@@ -1,7 +1,6 @@
-"""Several machines, played by torchrun agents on this one: they train one job together and end with the weights of one agent's job."""
+"""Several machines, played by torchrun agents on this one: they train one job together and end with the weights of one machine's job."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +8,12 @@ from pathlib import Path
 import torch
 
 from conftest import ROOT
+from forked import free_port
 from longtail.checkpoints import load_checkpoint
 
 TRAIN = ROOT / "CIFAR-LT/cifar_train.py"
 JOB = ("--dataset", "digits", "--imbalance", 100, "--max_epochs", 2, "--precision", "fp32")
 AGENT = (sys.executable, "-m", "torch.distributed.run")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def last(folder: Path) -> dict:
@@ -33,14 +27,14 @@ def start_agent(rank: int, port: int, folder: Path) -> subprocess.Popen:
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_two_agents_end_with_the_weights_of_one(tmp_path):
+def test_two_agents_end_with_the_weights_of_one_machine(tmp_path, processes):
     port = free_port()
     agents = [start_agent(rank, port, tmp_path / "two") for rank in range(2)]
     outputs = [agent.communicate(timeout=150) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], outputs
     assert sorted(out.count("epoch 2/2") for out, _ in outputs) == [0, 1]           # one process speaks for all
-    alone = (*AGENT, "--standalone", "--nproc-per-node", 2, TRAIN, *JOB, "--save_model", tmp_path / "one")
-    subprocess.run([*map(str, alone)], check=True, capture_output=True, timeout=150)
+    alone = processes(2, TRAIN, *JOB, "--save_model", tmp_path / "one")
+    assert alone.returncode == 0, alone.stderr
     one, two = last(tmp_path / "one"), last(tmp_path / "two")
     assert one["accuracy"] == two["accuracy"]
     assert torch.equal(one["criterion"]["weight"], two["criterion"]["weight"])

@@ -34,7 +34,7 @@ def expected(model: nn.Module) -> torch.Tensor:
     return criterion.weight
 
 
-def test_counts_of_two_processes_give_the_weights_of_one(shell, tmp_path):
+def test_counts_of_two_processes_give_the_weights_of_one(processes, tmp_path):
     """The first process has two batches, 16 of the 24 images, and the second one batch; the model has buffers, which DDP would send."""
     (tmp_path / "script.py").write_text(f"""
 import sys
@@ -53,7 +53,7 @@ validate(ddp.module, criterion, [(inputs[part], labels[part]) for part in mine],
 torch.save(criterion.weight, f"{tmp_path}/{{torch.distributed.get_rank()}}.pt")
 torch.distributed.destroy_process_group()
 """)
-    run = shell("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, tmp_path / "script.py")
+    run = processes(2, tmp_path / "script.py")
     assert run.returncode == 0, run.stderr
     torch.manual_seed(0)
     weights = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]

@@ -199,15 +199,15 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     """One real run of the chain, on noise in CIFAR's format."""
     from test_cifar_dataset import write_cifar
 
-    write_cifar(tmp_path / "data", per_class=35)
-    entry = Entry("cifar100", 10, "CE")
+    write_cifar(tmp_path / "data", "cifar10", per_class=35)
+    entry = Entry("cifar10", 10, "CE")
     monkeypatch.setattr(plan, "TABLES", {"cifar100": (entry,), "cifar100-fast": (), "tau": ()})
     monkeypatch.setattr(plan, "DEMO", ())
     monkeypatch.setattr(Entry, "flags", [*entry.flags, "--max_epochs", "1"])
     command = ["--runs", str(tmp_path / "runs"), "--data_root", str(tmp_path / "data")]
     assert main(command) == 0
-    result = tmp_path / "results" / "cifar100_imbalance10_CE_seed0"
-    assert sorted(path.name for path in result.iterdir()) == ["cifar100_imbalance10.csv.gz", "cifar100_imbalance10.json",
+    result = tmp_path / "results" / "cifar10_imbalance10_CE_seed0"
+    assert sorted(path.name for path in result.iterdir()) == ["cifar10_imbalance10.csv.gz", "cifar10_imbalance10.json",
                                                               "logit_adjustment.json", "test.json"]
     assert 0 <= json.loads((result / "logit_adjustment.json").read_text())["logit_adjustment"] <= 3
     assert re.search(r"\| 1 of 1 \|", (tmp_path / "README.md").read_text())
@@ -216,12 +216,12 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     monkeypatch.setattr(weights, "WEIGHTS", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
     assert main([*command, "--publish"]) == 0
-    path = tmp_path / "weights" / "cifar100_imbalance10_CE_seed0.pth"
+    path = tmp_path / "weights" / "cifar10_imbalance10_CE_seed0.pth"
     published = path.read_bytes()
-    assert published == (tmp_path / "runs" / result.name / "best_cifar100_imbalance10.pth").read_bytes()
+    assert published == (tmp_path / "runs" / result.name / "best_cifar10_imbalance10.pth").read_bytes()
     assert hashlib.sha256(published).hexdigest() in (tmp_path / "weights" / "README.md").read_text()
     assert str(tmp_path).encode() not in published
-    assert str(tmp_path) not in (result / "cifar100_imbalance10.json").read_text()
+    assert str(tmp_path) not in (result / "cifar10_imbalance10.json").read_text()
     capsys.readouterr()
     assert main([*command, "--again"]) == 0
     accuracy = json.loads((result / "test.json").read_text())["accuracy"]
@@ -235,7 +235,7 @@ def refused_to_publish(run, elsewhere, failing):
     assert "must be where it was trained" in failing(main, "--publish", "--runs", elsewhere)
     copy = elsewhere / run.name
     shutil.copytree(run, copy)
-    best, log = copy / "best_cifar100_imbalance10.pth", copy / "cifar100_imbalance10.csv"
+    best, log = copy / "best_cifar10_imbalance10.pth", copy / "cifar10_imbalance10.csv"
     torch.save({**load_checkpoint(best), "epoch": 7}, best)
     assert "is of epoch 7, the log's best is" in failing(main, "--publish", "--runs", elsewhere)
     log.write_bytes(log.read_bytes().replace(b"\n1,", b"\n1,9"))

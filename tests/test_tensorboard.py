@@ -8,7 +8,7 @@ import pytest
 import cifar_train
 from longtail.run import Run, read_log
 
-DIGITS = ("--dataset", "digits", "--loss_type", "CDB-CE", "--device", "cpu")
+DIGITS = ("--dataset", "digits", "--imbalance", "100", "--loss_type", "CDB-CE", "--device", "cpu")
 
 
 def curves(folder) -> dict[str, list[tuple[int, float]]]:
@@ -34,8 +34,8 @@ def test_events_are_the_log_also_after_resuming(tmp_path, monkeypatch):
     """Killed when two epochs of three are in the events and one in the checkpoint; then begun without the flag and resumed with it."""
     pytest.importorskip("tensorboard")
     train = [*DIGITS, "--save_model", str(tmp_path), "--max_epochs", "3"]
-    events = tmp_path / "tensorboard/digits_imbalance20"
-    log, last = tmp_path / "digits_imbalance20.csv", tmp_path / "last_digits_imbalance20.pth"
+    events = tmp_path / "tensorboard/digits_imbalance100"
+    log, last = tmp_path / "digits_imbalance100.csv", tmp_path / "last_digits_imbalance100.pth"
     states, finish = [], Run.finish_epoch
 
     def finish_and_copy(run, *arguments):

@@ -17,7 +17,6 @@ import resource
 import select
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from tqdm import tqdm  # noqa: E402
 
 import longtail.files  # noqa: E402
 import longtail.run  # noqa: E402
+from forked import free_port  # noqa: E402
 from longtail.checkpoints import load_checkpoint  # noqa: E402
 from longtail.cli import ArgumentParser, positive_int, seed_number  # noqa: E402
 from longtail.run import read_log  # noqa: E402
@@ -428,13 +428,14 @@ def read_only(experiment: Experiment, count: int, work: Path, rng: random.Random
 
 # --- several processes -----------------------------------------------------------------------------------------------------------
 
+def job_flags(folder: Path) -> list[str]:
+    return [*DIGITS, "--max_epochs", "3", "--save_model", str(folder), "--resume"]
+
+
 def torchrun(folder: Path, *options: str) -> subprocess.Popen:
     """Two processes on digits, in a session of their own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
-               "--master-port", str(port), *options, str(CIFAR), *DIGITS, "--max_epochs", "3", "--save_model", str(folder), "--resume"]
+               "--master-port", str(free_port()), *options, str(CIFAR), *job_flags(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -469,11 +470,12 @@ def kill_a_worker(job: subprocess.Popen, folder: Path, rank: int) -> float:
 
 @functools.cache
 def undisturbed_job(work: Path) -> Path:
-    """The folder of the job that nothing disturbs."""
+    """The folder of the job that nothing disturbs: two processes, but without torchrun."""
     folder = fresh(work)
-    error = finish(torchrun(folder))
-    if not folder.is_dir():
-        raise SystemExit(f"torchrun does not even run undisturbed: {error}")
+    done = subprocess.run([sys.executable, ROOT / "tests/forked.py", "2", CIFAR, *job_flags(folder)], capture_output=True, text=True,
+                          check=False)
+    if done.returncode:
+        raise SystemExit(f"two processes do not even run undisturbed: {done.stderr}")
     return folder
 
 
