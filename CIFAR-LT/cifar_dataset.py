@@ -189,14 +189,9 @@ class Augmentation:
         return torch.where(self.flipped[which].view(-1, 1, 1, 1), crops.flip(3), crops)
 
 
-def shrink(images: Tensor, side: int) -> Tensor:
-    """Resize (N, 3, H, W) floats to side x side pixels, each a weighted mean of those around its place; 0 leaves them as they are."""
-    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True) if side else images
-
-
 def training_batches(train: ImageSet, batch_size: int, flip: bool, seed: int, runtime: Runtime,
-                     augmentation: type[Augmentation] = Augmentation, side: int = 0) -> Batches:
-    """Yield this process's part of each batch, augmented, normalised and resized to `side` pixels; `train` is on the device.
+                     augmentation: type[Augmentation] = Augmentation) -> Batches:
+    """Yield this process's part of each batch, augmented and normalised; `train` is on the device.
 
     `seed` alone decides the order and the draws; epoch_seed makes it of the run's seed and the epoch.
     """
@@ -207,4 +202,4 @@ def training_batches(train: ImageSet, batch_size: int, flip: bool, seed: int, ru
         which = runtime.share(batch)
         if len(which):
             place = runtime.move(which)
-            yield shrink(normalize(augment(train.images[place], which)), side), train.labels[place]
+            yield normalize(augment(train.images[place], which)), train.labels[place]

@@ -62,12 +62,6 @@ class Recipe:
     average: float = 0.0      # decay of the moving average of the weights, which is validated and kept; 0: no average
     muon: float = 0.0         # peak relative step of Muon on all convolutions but the first; 0: SGD on them too
     strong: bool = False      # AutoAugment and Cutout after crop and flip
-    small_side: int = 0       # pixels of the training images in the first part of the epochs; 0: as they are
-    small_part: float = 0.0   # how large that part is, 0..1
-
-    def side(self, progress: float) -> int:
-        """Return the side of the training images at that progress in 0..1; 0: as they are."""
-        return self.small_side if progress < self.small_part else 0
 
     def plain(self) -> dict[str, Any]:
         """Return the fields as plain values, the schedule by its name."""
@@ -180,7 +174,7 @@ def build_training(args: Namespace, recipe: Recipe, head: str, train_set: ImageS
         criterion=build_loss(args, counts, CDBLoss).to(runtime.device),
         optimizer=build_optimizer(model, args.lr, recipe), schedule=recipe.schedule,
         train_batches=lambda epoch: training_batches(train_set, args.batch_size, recipe.flip, epoch_seed(args.seed, epoch), runtime,
-                                                     augmentation, recipe.side((epoch - 1) / args.max_epochs)),
+                                                     augmentation),
         val_batches=lambda: evaluation_batches(val_set, "train", runtime), batches_per_epoch=math.ceil(len(train_set) / args.batch_size),
         images_per_epoch=len(train_set), num_classes=args.class_num, epochs=args.max_epochs, seed=args.seed,
         validate_after_every=args.validate_after_every)

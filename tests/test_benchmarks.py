@@ -50,20 +50,18 @@ def test_epochs_until_an_accuracy():
         time_to_accuracy.first_epoch(RUNS[1], 0.38)
 
 
-def test_seconds_of_epochs_of_two_sizes(monkeypatch):
-    """Of the fast run's 29 epochs, 15 small ones take 2 s + 1 s of validation and 14 large ones 5 s + 1 s: 129 s."""
+def test_seconds_of_all_epochs(monkeypatch):
+    """29 epochs, each with 5 s of training and 1 s of validation."""
     clock = [0.0]
 
     def spend(seconds: float) -> None:
         clock[0] += seconds
 
-    monkeypatch.setitem(time_to_accuracy.cifar_train.RECIPES, "fast",
-                        dataclasses.replace(time_to_accuracy.cifar_train.FAST, small_side=20, small_part=0.5))
     monkeypatch.setattr(time_to_accuracy.cifar_train, "prepare", lambda args, runtime: (None, {}))
-    monkeypatch.setattr(time_to_accuracy, "train_epoch", lambda training, epoch, runtime: spend(2 if epoch <= 15 else 5))
+    monkeypatch.setattr(time_to_accuracy, "train_epoch", lambda training, epoch, runtime: spend(5))
     monkeypatch.setattr(time_to_accuracy, "validate", lambda training, runtime: spend(1))
     monkeypatch.setattr(time_to_accuracy.time, "perf_counter", lambda: clock[0])
-    assert time_to_accuracy.goal_timer(RUNS[1], 29, Path(), CPU)() == 15 * 3 + 14 * 6
+    assert time_to_accuracy.goal_timer(RUNS[1], 29, Path(), CPU)() == 29 * 6
 
 
 def test_safety_on_easy_data_from_logs_to_table(tmp_path, monkeypatch, capsys):

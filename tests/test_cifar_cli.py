@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 
 import cifar_test
 import cifar_train
-from cifar_dataset import long_tailed, normalize, read_split
+from cifar_dataset import normalize, read_split
 from conftest import ROOT
 from longtail import devices
 from longtail.checkpoints import load_checkpoint, save_checkpoint
@@ -251,16 +250,6 @@ def test_a_released_checkpoint_is_tested_as_the_flags_and_its_name_say(tmp_path,
     classes = json.loads(out.read_text())["classes"]
     assert [classes[c]["accuracy"] for c in (0, 1)] == accuracy
     assert [classes[c]["training_images"] for c in (0, 99)] == [475, 47]      # 500 less 25 for validation, and a tenth
-
-
-def test_small_images_in_the_first_part_only():
-    """Of 5 epochs, half of them small: the first three begin before the middle."""
-    recipe = replace(cifar_train.DIGITS, small_side=8, small_part=0.5)
-    args = cifar_train.parse_arguments(["--dataset", "digits", "--max_epochs", "5"])
-    train_set, val_set = long_tailed("digits", None, 20)
-    training = cifar_train.build_training(args, recipe, "linear", train_set, val_set, Runtime(torch.device("cpu")))
-    assert [next(iter(training.train_batches(epoch)))[0].shape[-1] for epoch in range(1, 6)] == [8, 8, 8, 16, 16]
-    assert next(iter(training.val_batches()))[0].shape[-1] == 16
 
 
 def test_schedules():

@@ -20,8 +20,6 @@ from cifar_dataset import (
     long_tailed,
     normalize,
     read_split,
-    shrink,
-    training_batches,
 )
 from cifar_pickle import read_pickle
 from longtail.devices import Runtime
@@ -190,26 +188,6 @@ def test_augmentation_is_a_crop_of_the_padded_image_and_a_flip():
     assert set(augment.rows.tolist()) == set(augment.columns.tolist()) == set(range(9))
     assert 100 < augment.flipped.sum() < 200
     assert not Augmentation(300, False, torch.Generator().manual_seed(1), torch.device("cpu")).flipped.any()
-
-
-def test_shrink_weighs_what_lies_around():
-    """Halved, a pixel is 1, 3, 3, 1 eighths of four neighbours, at the border 3, 3, 1 sevenths: column 2 of 8 reaches columns 0 and 1."""
-    images = torch.zeros(1, 3, 8, 8).contiguous(memory_format=torch.channels_last)
-    images[..., 2] = 8
-    result = shrink(images, 4)
-    assert result[0, 1, 2].tolist() == pytest.approx([8 / 7, 3, 0, 0])
-    assert result.is_contiguous(memory_format=torch.channels_last)
-    assert shrink(images, 0) is images
-
-
-def test_small_batches_are_the_same_images():
-    images = ImageSet(torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), torch.arange(10))
-    runtime = Runtime(torch.device("cpu"))
-    whole = list(training_batches(images, 4, True, 5, runtime))
-    small = list(training_batches(images, 4, True, 5, runtime, side=4))
-    assert [tuple(inputs.shape) for inputs, _ in small] == [(4, 3, 4, 4), (4, 3, 4, 4), (2, 3, 4, 4)]
-    for (inputs, labels), (small_inputs, small_labels) in zip(whole, small, strict=True):
-        assert torch.equal(labels, small_labels) and torch.equal(shrink(inputs, 4), small_inputs)
 
 
 def test_each_evaluation_image_is_in_exactly_one_process():

@@ -5,8 +5,7 @@
 A RUN is a CSV that cifar_train.py left, gzipped perhaps, or its folder, such as
 CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5_seed0; the JSON beside it tells how it was trained. The log says how many epochs
 the goal took. What an epoch takes, training and validation, is measured here, alternately, because the runs' own clocks may have
-run on machines that were not quiet. Where the images of the first epochs are smaller, an epoch of each size is measured, and each
-epoch up to the goal counts with the seconds of its size.
+run on machines that were not quiet. All epochs of a recipe have images of one size, so one epoch stands for each.
 """
 
 import argparse
@@ -39,21 +38,17 @@ def first_epoch(log: Path, goal: float) -> int:
 
 
 def goal_timer(log: Path, epochs: int, data_root: Path, runtime: Runtime) -> Callable[[], float]:
-    """Seconds of the first `epochs` epochs of that run's recipe: one epoch of each size of the images is measured, from random weights."""
+    """Seconds of `epochs` epochs of that run's recipe: one is measured, with its validation, from random weights; all are of one size."""
     arguments = json.loads(beside(log).read_text())["arguments"]
     flags = [word for key in SETTINGS if arguments.get(key) is not None for word in (f"--{key}", str(arguments[key]))]
     args = cifar_train.parse_arguments([*flags, "--data_root", str(data_root)])
     training = cifar_train.prepare(args, runtime)[0]
-    sides = [cifar_train.RECIPES[args.recipe].side(epoch / args.max_epochs) for epoch in range(epochs)]
-
-    def epoch_seconds(epoch: int) -> float:
-        start = time.perf_counter()
-        train_epoch(training, epoch, runtime)
-        validate(training, runtime)
-        return time.perf_counter() - start
 
     def seconds() -> float:
-        return sum(sides.count(side) * epoch_seconds(1 + sides.index(side)) for side in dict.fromkeys(sides))
+        start = time.perf_counter()
+        train_epoch(training, 1, runtime)
+        validate(training, runtime)
+        return epochs * (time.perf_counter() - start)
 
     return seconds
 
