@@ -17,14 +17,15 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / folder) for folder in ("", "CIFAR-LT", "ImageNet-LT", "EGTEA") if str(HERE / folder) not in sys.path]
 
 dependencies = ["torch", "numpy", "filelock"]
-CIFAR_WEIGHTS = {(100, "fast"): "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0.pth",       # by imbalance and recipe
+CIFAR_WEIGHTS = {(100, "strong"): "cifar100_imbalance100_CDB-BS_smoothed_0.5_strong_seed0.pth",      # by imbalance and recipe
+                 (100, "fast"): "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0.pth",                # without a recipe, an imbalance's last
                  (200, "paper"): "cifar100_imbalance200_CDB-CE_1.5_seed0.pth"}
 
 
 def resnet32_cifar100_lt(imbalance: int = 200, recipe: str | None = None) -> nn.Module:
-    """Return the ResNet-32 that was trained on CIFAR100-LT with CDB-CE, from pretrained_weights/.
+    """Return a ResNet-32 that was trained on CIFAR100-LT, from pretrained_weights/: with CDB-CE, or in the strong recipe with CDB-BS.
 
-    recipe: "paper", "fast" or "strong"; without it, the one there is for that imbalance. ValueError where there is none.
+    recipe: "paper", "fast" or "strong"; without it, the one with CDB-CE for that imbalance. ValueError where there is none.
     """
     from cifar_dataset import NORMALIZATION
     from longtail.checkpoints import load_checkpoint, load_weights

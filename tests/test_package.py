@@ -50,6 +50,8 @@ def test_the_trained_network_of_the_hub():
 
 
 def test_the_hub_names_what_it_has():
+    fast, strong = (hub("resnet32_cifar100_lt", imbalance=100, **recipe).linear.bias for recipe in ({}, {"recipe": "strong"}))
+    assert torch.equal(fast, hub("resnet32_cifar100_lt", imbalance=100, recipe="fast").linear.bias) and not torch.equal(fast, strong)
     assert not torch.equal(hub("resnet32_cifar100_lt", imbalance=100).linear.bias, hub("resnet32_cifar100_lt").linear.bias)
     with pytest.raises(ValueError, match="no trained network for imbalance=50, .*imbalance=100, recipe='fast'"):
         hub("resnet32_cifar100_lt", imbalance=50)
