@@ -17,8 +17,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / folder) for folder in ("", "CIFAR-LT", "ImageNet-LT", "EGTEA") if str(HERE / folder) not in sys.path]
 
 dependencies = ["torch", "numpy", "filelock"]
-CIFAR_WEIGHTS = {(100, "strong"): "cifar100_imbalance100_CDB-BS_smoothed_0.5_strong_seed0.pth",      # by imbalance and recipe
-                 (100, "fast"): "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0.pth",                # without a recipe, an imbalance's last
+# By imbalance and recipe. Without a recipe, an imbalance's last one is taken.
+CIFAR_WEIGHTS = {(100, "strong"): "cifar100_imbalance100_CDB-BS_smoothed_0.5_strong_seed0.pth",
+                 (100, "fast"): "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0.pth",
                  (200, "paper"): "cifar100_imbalance200_CDB-CE_1.5_seed0.pth"}
 
 

@@ -190,7 +190,8 @@ def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
 
 def draw() -> None:
     """Draw the pictures of README.md, as far as their runs have finished."""
-    losses = lines([entry for table in ("cifar100", "cifar100-fast") for entry in plan.TABLES[table]], lambda entry: entry.label)
+    tables = ("cifar100", "cifar100-strong", "cifar100-fast")
+    losses = lines([entry for table in tables for entry in plan.TABLES.get(table, ())], lambda entry: entry.label)
     if losses:
         draw_losses(losses, jobs.RESULTS / "losses.png")
     taus = lines(plan.TABLES["tau"], lambda entry: "\n".join(filter(None, (entry.tau, entry.reduction))) or "0")

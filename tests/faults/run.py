@@ -429,7 +429,7 @@ def read_only(experiment: Experiment, count: int, work: Path, rng: random.Random
 # --- several processes -----------------------------------------------------------------------------------------------------------
 
 def job_flags(folder: Path) -> list[str]:
-    return [*DIGITS, "--max_epochs", "3", "--save_model", str(folder), "--resume"]
+    return [*DIGITS, "--max_epochs", "2", "--save_model", str(folder), "--resume"]
 
 
 def torchrun(folder: Path, *options: str) -> subprocess.Popen:
