@@ -7,8 +7,8 @@ from faults import run as faults
 
 
 @pytest.mark.parametrize("checks", [
-    ("killed", "stopped", "full_disk", "long_run"), ("restarted",),
-    ("notices_other_weights", "notices_a_write_in_place", "notices_a_hanging_run", "notices_a_leak")], ids="-".join)
+    ("killed", "stopped", "full_disk", "long_run", "notices_other_weights", "notices_a_write_in_place", "notices_a_hanging_run",
+     "notices_a_leak"), ("restarted",)], ids="-".join)
 def test_faults(checks, shell):
     run = shell(ROOT / "tests/faults/check.py", *checks, timeout=400)
     assert run.returncode == 0, run.stderr

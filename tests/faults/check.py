@@ -1,4 +1,4 @@
-"""A small count of each fault, and the harness itself: it must notice a loss. test_faults.py starts each in a process of its own.
+"""A small count of each fault, and the harness itself: it must notice a loss. test_faults.py starts them in processes of their own.
 
     python tests/faults/check.py killed
 
