@@ -1,4 +1,4 @@
-"""The CIFAR command lines as a user types them: the runs, their kill and resume, torchrun, and every mistake."""
+"""The CIFAR command lines as a user types them: the runs, their kill and resume, several processes, and every mistake."""
 
 import json
 import resource
@@ -138,6 +138,14 @@ def test_test_script_prints_and_writes_its_figures(finished, tmp_path, shell):
     assert figures["accuracy"] == pytest.approx(sum(entry["correct"] for entry in figures["classes"]) / 400)
     few = [entry for entry in figures["classes"] if entry["training_images"] < 20]
     assert figures["shots"]["few"] == pytest.approx(sum(e["correct"] for e in few) / sum(e["images"] for e in few))
+
+
+def test_a_class_without_test_images_is_not_among_the_hardest(capsys):
+    classes = [{"name": name, "training_images": 5, "accuracy": accuracy, "images": images}
+               for name, accuracy, images in (("lost", 0.0, 2), ("unseen", None, 0), ("known", 1.0, 2))]
+    cifar_test.show({"classes": classes, "accuracy": 0.5})
+    hardest = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert hardest == ["lost", "known"]
 
 
 def test_figures_that_cannot_be_written_are_printed_all_the_same(finished, tmp_path, capsys):

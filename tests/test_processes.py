@@ -1,4 +1,4 @@
-"""The number of processes is not part of the experiment: 1, 2 and 4 count the same and take the same steps."""
+"""The number of processes is not part of the experiment: 1, 2 and 4 (EGTEA: 1 and 2) count the same and take the same steps."""
 
 from pathlib import Path
 

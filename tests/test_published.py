@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import cifar_test
-from cifar_dataset import read_split
 from conftest import ROOT, SHARED_DATA
 from longtail.checkpoints import load_checkpoint
 from test_cifar_dataset import write_python2
@@ -14,7 +13,6 @@ from test_cifar_dataset import write_python2
 WEIGHTS = sorted((ROOT / "pretrained_weights").glob("cifar100_*.pth"))
 RESULTS = ROOT / "CIFAR-LT/results"
 DATA = ROOT / "CIFAR-LT/data"
-EVERY = 4             # every fourth class is tested: 2,500 images, 5 seconds a checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +38,15 @@ def cifar100(tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
-def test_checkpoint_gives_the_numbers_of_the_tables(path, cifar100, tmp_path, monkeypatch):
-    """bf16 and fp32 differ by some images of 10,000."""
+def test_checkpoint_gives_the_number_of_the_table(path, cifar100, tmp_path):
     published = json.loads((RESULTS / f"{path.stem}/test.json").read_text())
-
-    def read_some(*arguments):
-        images = read_split(*arguments)
-        return images[(images.labels % EVERY == 0).nonzero()[:, 0]]
-
-    monkeypatch.setattr(cifar_test, "read_split", read_some)
     assert path.stat().st_size < 5_000_000
     assert load_checkpoint(path)["arguments"]["seed"] == int(path.stem.rpartition("seed")[2])
     out = tmp_path / "figures.json"
     assert cifar_test.main(["--saved_model_path", str(path), "--data_root", str(cifar100), "--json", str(out)]) == 0
     figures = json.loads(out.read_text())
-    pairs = [(one["correct"], other["correct"]) for one, other in zip(figures["classes"], published["classes"], strict=True)][::EVERY]
-    assert figures["images"] == 100 * len(pairs) == 10_000 / EVERY
-    assert figures["accuracy"] == pytest.approx(sum(count for _, count in pairs) / figures["images"], abs=0.003)
-    assert all(abs(one - other) <= 4 for one, other in pairs)
+    assert figures["accuracy"] == pytest.approx(published["accuracy"], abs=0.003)      # bf16 and fp32 differ by some images of 10,000
+    assert figures["shots"]["few"] == pytest.approx(published["shots"]["few"], abs=0.01)
     assert path.name in (ROOT / "pretrained_weights/README.md").read_text()
 
 

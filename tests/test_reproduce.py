@@ -201,7 +201,7 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
 
     write_cifar(tmp_path / "data", "cifar10", per_class=35)
     entry = Entry("cifar10", 10, "CE")
-    monkeypatch.setattr(plan, "TABLES", {"cifar100": (entry,), "cifar100-fast": (), "tau": ()})
+    monkeypatch.setattr(plan, "TABLES", {"cifar100": (entry,), "cifar100-strong": (), "cifar100-fast": (), "tau": ()})
     monkeypatch.setattr(plan, "DEMO", ())
     monkeypatch.setattr(Entry, "flags", [*entry.flags, "--max_epochs", "1"])
     command = ["--runs", str(tmp_path / "runs"), "--data_root", str(tmp_path / "data")]

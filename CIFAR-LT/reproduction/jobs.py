@@ -125,13 +125,13 @@ class Job:
         data = ["--data_root", str(data_root)]
         train = [*self.entry.flags, "--seed", str(self.seed), "--save_model", str(self.folder), "--resume", *data]
         test = [f"--saved_model_path={self.best}", *data]
-        tests = [[*test, f"--json={self.folder / 'test.json'}"]]
-        if self.entry.is_adjustable:
-            tests.append([*test, "--logit_adjustment", f"--json={self.folder / ADJUSTED}"])
         before = torch.get_num_threads()
         torch.set_num_threads(int(self.entry.threads or before))
         try:
-            return cifar_train.main(train) or next(filter(None, map(cifar_test.main, tests)), 0)
+            code = cifar_train.main(train) or cifar_test.main([*test, f"--json={self.folder / 'test.json'}"])
+            if code or not self.entry.is_adjustable:
+                return code
+            return cifar_test.main([*test, "--logit_adjustment", f"--json={self.folder / ADJUSTED}"])
         finally:
             torch.set_num_threads(before)
 

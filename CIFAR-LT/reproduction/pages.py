@@ -167,9 +167,9 @@ def write_adjustment_table() -> None:
     """Write cross-entropy before and after post-hoc logit adjustment, from the runs that were tested both ways."""
     rows = []
     for entry in plan.all_entries():
-        done = [job for job in finished(entry) if job.adjusted_figures] if entry.is_adjustable else []
-        if done:
-            seeds, adjusted = tuple(job.seed for job in done), [job.adjusted_figures for job in done]
+        tests = {job.seed: figures for job in finished(entry) if (figures := job.adjusted_figures)}
+        if tests:
+            seeds, adjusted = tuple(tests), list(tests.values())
             after = compare.Setting("adjusted", seeds, np.array([compare.by_class(figures) for figures in adjusted]))
             before = setting(entry, seeds)
             rows.append({"imbalance": str(entry.imbalance), "recipe": entry.recipe, "seeds": ", ".join(map(str, seeds)),
@@ -191,7 +191,7 @@ def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
 def draw() -> None:
     """Draw the pictures of README.md, as far as their runs have finished."""
     tables = ("cifar100", "cifar100-strong", "cifar100-fast")
-    losses = lines([entry for table in tables for entry in plan.TABLES.get(table, ())], lambda entry: entry.label)
+    losses = lines([entry for table in tables for entry in plan.TABLES[table]], lambda entry: entry.label)
     if losses:
         draw_losses(losses, jobs.RESULTS / "losses.png")
     taus = lines(plan.TABLES["tau"], lambda entry: "\n".join(filter(None, (entry.tau, entry.reduction))) or "0")
