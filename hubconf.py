@@ -8,16 +8,16 @@ Each entry is a network in evaluation mode. `resnet32_cifar100_lt` comes with `.
 """
 
 import sys
-from pathlib import Path
+from functools import partial as _partial
+from pathlib import Path as _Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-HERE = Path(__file__).resolve().parent
+HERE = _Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / folder) for folder in ("", "CIFAR-LT", "ImageNet-LT", "EGTEA") if str(HERE / folder) not in sys.path]
 
 dependencies = ["torch", "numpy", "filelock"]
-# By imbalance and recipe. Without a recipe, an imbalance's last one is taken.
+# By imbalance and recipe. Without a recipe, the last entry for that imbalance is used.
 CIFAR_WEIGHTS = {(100, "strong"): "cifar100_imbalance100_CDB-BS_smoothed_0.5_strong_seed0.pth",
                  (100, "fast"): "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0.pth",
                  (200, "paper"): "cifar100_imbalance200_CDB-CE_1.5_seed0.pth"}
@@ -28,7 +28,7 @@ def resnet32_cifar100_lt(imbalance: int = 200, recipe: str | None = None) -> nn.
 
     recipe: "paper", "fast" or "strong"; without it, the one with CDB-CE for that imbalance. ValueError where there is none.
     """
-    from cifar_dataset import NORMALIZATION
+    from cifar_dataset import to_input
     from longtail.checkpoints import load_checkpoint, load_weights
     from resnet32 import ResNet32
 
@@ -40,25 +40,9 @@ def resnet32_cifar100_lt(imbalance: int = 200, recipe: str | None = None) -> nn.
     checkpoint = load_checkpoint(path)
     model = ResNet32(len(checkpoint["class_names"]), checkpoint["head"])
     load_weights(model, checkpoint["state_dict"], path)
-    model.transform = Transform(*NORMALIZATION[checkpoint["normalization"]])
+    model.transform = _partial(to_input, constants=checkpoint["normalization"])
     model.class_names = checkpoint["class_names"]
     return model.eval()
-
-
-class Transform(nn.Module):
-    """Turn a picture into the network's input: a PIL picture, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W); returns (3, H, W)."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-
-    def forward(self, picture: object) -> Tensor:
-        if not isinstance(picture, Tensor):
-            import numpy as np
-
-            picture = torch.from_numpy(np.array(picture.convert("RGB") if hasattr(picture, "convert") else picture)).permute(2, 0, 1)
-        return (picture.float() / 255 - self.mean) / self.std
 
 
 def resnet10(num_classes: int = 1000, weights: str | None = None) -> nn.Module:
@@ -66,15 +50,22 @@ def resnet10(num_classes: int = 1000, weights: str | None = None) -> nn.Module:
     from longtail.checkpoints import load_checkpoint
     from resnet10 import ImageNetModel, load_model
 
-    model = load_model(load_checkpoint(Path(weights)), weights, num_classes) if weights else ImageNetModel(num_classes)
+    model = load_model(load_checkpoint(_Path(weights)), weights, num_classes) if weights else ImageNetModel(num_classes)
     return model.eval()
 
 
 def resnext3d101(num_classes: int = 19, weights: str | None = None) -> nn.Module:
-    """Return the 3D-ResNeXt-101 of EGTEA: untrained, or with all weights but the head's from a checkpoint file, Kinetics' or ours."""
+    """Return the 3D-ResNeXt-101 of EGTEA: untrained, or from a checkpoint file: a run's, or Kinetics', which gives all but the head.
+
+    A run's checkpoint of another number of verbs gives all but the head too.
+    """
+    from longtail.checkpoints import load_checkpoint, load_weights
     from resnext3d import ResNeXt3D, load_pretrained
 
-    model = ResNeXt3D(num_classes)
-    if weights:
-        load_pretrained(model, Path(weights))
+    checkpoint = load_checkpoint(_Path(weights)) if weights else {}
+    model = ResNeXt3D(num_classes, checkpoint.get("head", "linear"))
+    if len(checkpoint.get("class_names") or ()) == num_classes:
+        load_weights(model, checkpoint["state_dict"], weights)
+    elif weights:
+        load_pretrained(model, _Path(weights))
     return model.eval()

@@ -110,9 +110,11 @@ def check_present(dataset: str, data_root: Path, download: bool) -> None:
                                 "--dataset digits needs no download")
     if missing:
         from torchvision.datasets import CIFAR10, CIFAR100
+        from torchvision.datasets.utils import download_and_extract_archive
 
+        source = CIFAR100 if dataset == "cifar100" else CIFAR10
         try:
-            (CIFAR100 if dataset == "cifar100" else CIFAR10)(str(data_root), download=True)
+            download_and_extract_archive(source.url, str(data_root), filename=source.filename, md5=source.tgz_md5)
         except (OSError, RuntimeError) as error:
             raise OSError(f"{dataset} could not be downloaded to {data_root}: {error}") from error
 
@@ -151,7 +153,7 @@ def long_tailed(dataset: str, data_root: Path, imbalance: float, protocol: str =
     else:
         per_class = DIGITS_HELD_OUT if dataset == "digits" else HELD_OUT_PER_CLASS
         if min(images.class_counts(num_classes)) <= per_class:
-            raise ValueError(f"{data_root}: a class of {dataset} has no more than the {per_class} images that validation needs")
+            raise ValueError(f"{data_root}: a class of {dataset} has {per_class} images or fewer, all of which validation takes")
         rest, held = hold_out(images, per_class)
         train, validation = images[rest], images[held] if protocol == "paper" else read_split(dataset, data_root, "test")
     counts = long_tail_counts(min(train.class_counts(num_classes)), num_classes, imbalance)
@@ -162,6 +164,13 @@ def normalize(images: Tensor, constants: str = "train") -> Tensor:
     """Convert (N, 3, H, W) uint8 images to floats with mean 0 and variance 1, channels last in memory."""
     mean, std = (send(torch.tensor(values).view(1, 3, 1, 1), images.device) for values in NORMALIZATION[constants])
     return images.contiguous(memory_format=torch.channels_last).float().sub_(255 * mean).div_(255 * std)
+
+
+def to_input(picture: object, constants: str = "train") -> Tensor:
+    """Return the network's input (3, H, W) for a PIL picture, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W)."""
+    if not isinstance(picture, Tensor):
+        picture = torch.from_numpy(np.array(picture.convert("RGB") if hasattr(picture, "convert") else picture)).permute(2, 0, 1)
+    return normalize(picture[None], constants)[0]
 
 
 def evaluation_batches(images: ImageSet, constants: str, runtime: Runtime) -> Batches:
@@ -193,7 +202,7 @@ def training_batches(train: ImageSet, batch_size: int, flip: bool, seed: int, ru
                      augmentation: type[Augmentation] = Augmentation) -> Batches:
     """Yield this process's part of each batch, augmented and normalised; `train` is on the device.
 
-    `seed` alone decides the order and the draws; epoch_seed makes it of the run's seed and the epoch.
+    `seed` alone decides the order and the draws; epoch_seed derives it from the run's seed and the epoch.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(train), generator=generator)

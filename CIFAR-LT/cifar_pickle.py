@@ -1,7 +1,7 @@
 """Read CIFAR's pickles without letting them run code.
 
-As https://docs.python.org/3/library/pickle.html#restricting-globals shows it: an Unpickler whose find_class admits only names that
-such a file needs. Here they stand for functions that can build nothing but arrays of bytes, and text.
+This follows https://docs.python.org/3/library/pickle.html#restricting-globals: find_class admits only the names that such a file
+needs. Here those names are replaced by functions that can build only arrays of bytes, and text.
 """
 
 import pickle
@@ -43,12 +43,12 @@ class DataUnpickler(pickle.Unpickler):
 
 def read_pickle(path: Path) -> dict[bytes, object]:
     """Return the dictionary in a file of CIFAR's Python version. Raise ValueError if it is damaged or asks for anything but data."""
-    try:
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+        try:
             entry = DataUnpickler(file, encoding="bytes").load()
-    except Exception as error:      # a damaged pickle may raise anything
-        reason = str(error) or "it is cut off"
-        raise ValueError(f"{path} is damaged or not a CIFAR file: {reason}; remove it, and --download fetches it again") from error
+        except Exception as error:      # a damaged pickle may raise anything
+            reason = str(error) or "it is cut off"
+            raise ValueError(f"{path} is damaged or not a CIFAR file: {reason}; remove it, and --download fetches it again") from error
     if not isinstance(entry, dict):
         raise ValueError(f"{path} holds a {type(entry).__name__}, not CIFAR's dictionary")
     return entry

@@ -40,6 +40,7 @@ from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
 from longtail.heads import HEADS
+from longtail.losses import LDAM_SCALE
 from longtail.metrics import SHOT_SIZES, SHOTS, Batches, count_confusion, report
 from longtail.posthoc import STRENGTHS, LogitShift, best_of, exact, extract
 from resnet32 import ResNet32
@@ -57,7 +58,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--dataset", choices=NUM_CLASSES, help="must be the checkpoint's; default: what the checkpoint has")
     parser.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
     parser.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
-    parser.add_argument("--imbalance", type=number_in(1, math.inf), help="of a checkpoint without class counts; default: by its file name")
+    parser.add_argument("--imbalance", type=number_in(1, math.inf), help="for a checkpoint without class counts; default: by its name")
     parser.add_argument("--normalization", choices=NORMALIZATION,
                         help="default: the checkpoint's; for one that does not say, 'train', the constants of the released training")
     parser.add_argument("--logit_adjustment", action="store_true",
@@ -105,7 +106,7 @@ def describe_released(args: Namespace, weights: dict[str, Any]) -> dict[str, Any
         raise ValueError(f"{args.saved_model_path} has no linear.bias: it is not a ResNet-32 of this experiment")
     dataset = args.dataset or {100: "cifar100", 10: "cifar10"}.get(len(bias))
     if dataset is None or NUM_CLASSES[dataset] != len(bias):
-        raise ValueError(f"{args.saved_model_path} has {len(bias)} classes; no data set here has as many, or not the one of --dataset")
+        raise ValueError(f"{args.saved_model_path} has {len(bias)} classes: that fits no data set here, or not --dataset")
     named = re.search(r"imbalance(\d+(?:\.\d+)?)", args.saved_model_path.stem)
     imbalance = args.imbalance or (float(named[1]) if named else None)
     counts = None
@@ -134,18 +135,21 @@ def validation_set(args: Namespace, description: dict[str, Any]) -> ImageSet:
     """Return the held-out images of the model's training. ValueError where there are none, or no class counts to adjust by."""
     if not description["class_counts"]:
         raise ValueError(f"--logit_adjustment needs the class counts, which {args.saved_model_path} does not hold: give --imbalance")
-    if (protocol := description.get("protocol") or "paper") != "paper":
+    if (protocol := description["protocol"] or "paper") != "paper":
         raise ValueError(f"--logit_adjustment needs validation images; with --protocol {protocol} the test set took their place")
     return long_tailed(description["dataset"], args.data_root, imbalance=1)[1]       # the same images at any imbalance
 
 
-def count_adjusted(model: nn.Module, validation: Batches, test: Batches, class_counts: list[int],
+def count_adjusted(model: nn.Module, validation: Batches, test: Batches, class_counts: list[int], head: str,
                    runtime: Runtime) -> tuple[Tensor, float]:
-    """Return the confusion (C, C) on `test` after logit adjustment, and the strength, which `validation` chose."""
-    num_classes = len(class_counts)
+    """Return the confusion (C, C) on `test` after logit adjustment, and the strength, which `validation` chose.
+
+    Logits are meant: what a cosine head puts out, LDAM multiplies by LDAM_SCALE before the softmax.
+    """
+    num_classes, scale = len(class_counts), LDAM_SCALE if head == "cosine" else 1
 
     def adjusted(strength: float) -> nn.Module:
-        return LogitShift(class_counts, strength).to(runtime.device)
+        return LogitShift(class_counts, strength / scale).to(runtime.device)
 
     strength = best_of(STRENGTHS, adjusted, extract(model, validation, runtime), num_classes, runtime)
     return count_confusion(adjusted(strength), extract(model, test, runtime), num_classes, exact(runtime)), strength
@@ -165,7 +169,7 @@ def test(args: Namespace) -> None:
         if args.logit_adjustment:
             validation = validation_set(args, description).to(runtime.device)
             confusion, strength = count_adjusted(parallel_model, evaluation_batches(validation, normalization, runtime), batches,
-                                                 description["class_counts"], runtime)
+                                                 description["class_counts"], description["head"], runtime)
         else:
             confusion = count_confusion(parallel_model, batches, NUM_CLASSES[dataset], runtime)
         if runtime.is_main:

@@ -93,7 +93,7 @@ PAPER = Recipe(epochs=240, batch_size=32, lr=0.1, schedule=step_schedule)
 DIGITS = Recipe(epochs=30, batch_size=32, lr=0.1, schedule=one_cycle_schedule, nesterov=True, flip=False, average=0.98, muon=0.02)
 # At a high learning rate, accuracy fluctuates from epoch to epoch, and CDB's class weights with it. Those of the average do not.
 FAST = Recipe(epochs=30, batch_size=64, lr=0.1, schedule=level_schedule, nesterov=True, average=0.998, muon=0.02)
-# What published results past the paper are trained with, AutoAugment and Cutout, in half of their epochs.
+# The augmentation of later published results, AutoAugment and Cutout, with half of their epochs.
 STRONG = Recipe(epochs=100, batch_size=64, lr=0.1, schedule=level_schedule, nesterov=True, average=0.998, muon=0.02, strong=True)
 RECIPES = {"paper": PAPER, "fast": FAST, "strong": STRONG, "digits": DIGITS}
 
@@ -125,7 +125,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
                           help="peak learning rate, and Muon's in proportion; " + defaults("lr"))
     training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
     training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
-                          help="validation, and with it new CDB weights; the last epoch always; default: 1")
+                          help="validate, and renew CDB's weights, after every so many epochs and after the last; default: 1")
     execution = parser.add_argument_group("execution")
     add_device_arguments(execution)
     execution.add_argument("--compile", action="store_true", help="torch.compile the model: a minute to start, then faster")

@@ -1,12 +1,11 @@
 """Muon takes steps along the orthogonal matrix nearest to the momentum; Jordan et al., "Muon: An optimizer for hidden layers", 2024."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)      # of x, x^3, x^5: they take singular values from 0.01 to 1 to about 1 in 5 steps
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)      # of x, x^3, x^5: 5 steps bring singular values between 0.01 and 1 close to 1
 NEWTON_SCHULZ_STEPS = 5
 
 
@@ -28,15 +27,13 @@ class Muon(torch.optim.SGD):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
-        groups = self.param_groups
-        for group in groups:
+    def step(self) -> None:
+        for group in self.param_groups:
             if group.get("orthogonal"):
                 for parameter in group["params"]:
                     self.orthogonal_step(parameter, group)
-        self.param_groups = [group for group in groups if not group.get("orthogonal")]
-        super().step(closure)
-        self.param_groups = groups
+                    parameter.grad = None       # SGD leaves it alone then
+        super().step()
 
     def orthogonal_step(self, parameter: Tensor, group: dict[str, Any]) -> None:
         """Take a step of Nesterov's kind, with the momentum that SGD would have."""

@@ -31,30 +31,32 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "reproduce", help="where runs live; default: ../runs/reproduce")
     parser.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
+    parser.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
     parser.add_argument("--only", default="", metavar="NAME|KEY=VALUE[,...]",
                         help="a run's name as --list shows it, without its seed for all seeds; or values of the settings "
                         f"{', '.join(FILTERS)}; KEY= for runs without that setting")
     parser.add_argument("--seeds", type=positive_int, help="seeds of each run: 0 to N - 1; default: as the table says")
-    parser.add_argument("--list", action="store_true", help="show the runs and their state, run nothing")
-    parser.add_argument("--table", action="store_true", help="write the tables from what is finished, run nothing")
-    parser.add_argument("--again", action="store_true", help="run what is finished too, and say how it compares; results/ stays as it is; "
-                        "a --runs that holds the run already is only tested again: give it an empty one")
-    parser.add_argument("--publish", action="store_true", help="put the weights of finished runs into ../pretrained_weights")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--list", action="store_true", help="show the runs and their state, run nothing")
+    modes.add_argument("--table", action="store_true", help="write the tables from what is finished, run nothing")
+    modes.add_argument("--again", action="store_true", help="run what is finished too, and say how it compares; results/ stays as it is; "
+                       "if --runs already holds the run, it is only tested again: name an empty folder")
+    modes.add_argument("--publish", action="store_true", help="put the weights of finished runs into ../pretrained_weights")
     args = parser.parse_args(argv)
     if args.table and (args.only or args.seeds):
-        raise ValueError("--table writes every table from all that is finished: leave --only and --seeds away")
+        raise ValueError("--table writes every table from all that is finished: drop --only and --seeds")
     return args
 
 
-def run(open_jobs: list[Job], again: bool, data_root: Path) -> int:
+def run(open_jobs: list[Job], again: bool, data_root: Path, download: bool) -> int:
     """Run the jobs in order. Write the tables after each, or, `again`, say how it compares. Return 0, or the code of a failure."""
     started = time.perf_counter()
     for number, job in enumerate(open_jobs, 1):
         each = (time.perf_counter() - started) / max(number - 1, 1) / 60
         left = f", about {each * (len(open_jobs) - number + 1):.0f} min left" if number > 1 else ""
         print(f"run {number} of {len(open_jobs)}: {job.name}{left}", flush=True)
-        if code := job.execute(data_root):
-            say_error(f"{job.name} ended with exit code {code} in {job.folder}; the same command continues")
+        if code := job.execute(data_root, download):
+            say_error(f"{job.name} ended with exit code {code} in {job.folder}" + "; the same command continues" * (code > 128))
             return code
         if again:
             accuracy = json.loads((job.folder / "test.json").read_text())["accuracy"]
@@ -81,7 +83,7 @@ def reproduce(args: Namespace) -> int:
         print(f"{len(done)} of {len(selected)} are finished, in {jobs.RESULTS}; --again runs them all the same")
     if not open_jobs:
         write_pages()
-    return run(open_jobs, args.again, args.data_root)
+    return run(open_jobs, args.again, args.data_root, args.download)
 
 
 def main(argv: list[str] | None = None) -> int:

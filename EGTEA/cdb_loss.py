@@ -42,7 +42,7 @@ from torch import Tensor, nn
 DYNAMIC_TAU = ("dynamic", "dynamic-released")
 DIFFICULTIES = ("paper", "smoothed")
 REDUCTIONS = ("mean", "weighted_mean", "sum", "none")
-DISCOUNT = 0.9         # smoothed: what a validation pass counts for, one pass later
+DISCOUNT = 0.9         # smoothed: factor on the older counts at each validation pass
 PSEUDO_IMAGES = 100    # smoothed: held-out images of overall accuracy that each class gets besides its own
 
 
@@ -161,7 +161,7 @@ class CDBLoss(nn.Module):
         self._set_weights(smoothed_accuracy(self.correct.cpu().double(), self.total.cpu().double()))
 
     def update_from_accuracy(self, accuracy: Tensor | Sequence[float]) -> None:
-        """Set the weights from accuracies in 0..1, shape (C,), for whoever has only those. "smoothed" needs counts: ValueError."""
+        """Set the weights from accuracies in 0..1, shape (C,), for callers that have no counts. "smoothed" needs counts: ValueError."""
         if self.difficulty == "smoothed":
             raise ValueError("difficulty 'smoothed' needs counts, which an accuracy does not tell: call update(correct, total)")
         accuracy = torch.as_tensor(accuracy).cpu().double()
@@ -176,9 +176,9 @@ class CDBLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the settings that differ from nn.CrossEntropyLoss's, for print(criterion)."""
-        given = {"focal_gamma": self.focal_gamma, "label_smoothing": self.label_smoothing,
-                 "ignore_index": self.ignore_index if self.ignore_index != -100 else 0, "class_counts": self.log_counts is not None}
-        more = "".join(f", {name}={value}" for name, value in given.items() if value)
+        usual = {"focal_gamma": 0.0, "label_smoothing": 0.0, "ignore_index": -100}
+        more = "".join(f", {name}={getattr(self, name)}" for name, default in usual.items() if getattr(self, name) != default)
+        more += ", class_counts=True" if self.log_counts is not None else ""
         return f"{self.num_classes}, tau={self.tau}, reduction={self.reduction}, difficulty={self.difficulty}{more}"
 
     def _checked(self, name: str, counts: Tensor | Sequence[int]) -> Tensor:
@@ -200,7 +200,7 @@ class CDBLoss(nn.Module):
         if self.tau in DYNAMIC_TAU:
             self.exponent.copy_(dynamic_tau(accuracy[present], released=self.tau == "dynamic-released"))
         raw = (1 - accuracy[present]) ** self.exponent.cpu().double()
-        if raw.sum() > 0:                                       # every class solved: the last weights stand
+        if raw.sum() > 0:                                       # if every class is solved, the last weights stay
             weight = self.weight.cpu()
             share = len(weight) - weight[~present].double().sum()
             weight[present] = (raw / raw.sum() * share).to(weight.dtype)

@@ -25,6 +25,12 @@ def test_dynamic_tau(accuracy, paper, released):
     assert dynamic_tau(torch.tensor(accuracy), released=True).item() == pytest.approx(released, abs=5e-4)
 
 
+def test_a_loss_prints_what_differs_from_cross_entropy():
+    assert str(CDBLoss(3)) == "CDBLoss(3, tau=dynamic, reduction=mean, difficulty=paper)"
+    assert str(CDBLoss(3, tau=2, ignore_index=0, class_counts=[3, 2, 1])) == (
+        "CDBLoss(3, tau=2, reduction=mean, difficulty=paper, ignore_index=0, class_counts=True)")
+
+
 def test_weights_follow_difficulty():
     loss = CDBLoss(num_classes=4, tau=1.0)
     loss.update_from_accuracy(torch.tensor([0.9, 0.5, 0.5, 0.1]))        # difficulty 0.1 0.5 0.5 0.9, sum 2

@@ -206,6 +206,15 @@ def test_logit_adjustment_is_chosen_on_validation(finished, tmp_path, capsys):
     assert figures["accuracy"] == pytest.approx((scores.argmax(1) == images.labels.numpy()).mean(), abs=0.003)
 
 
+def test_logit_adjustment_of_cosines_is_that_of_the_logits_they_stand_for():
+    """Priors 0.9 and 0.1, cosines (0.52, 0.5): logits 30 times as large differ by 0.6, and strength 0.3 shifts them by 0.66."""
+    cosines, labels = torch.tensor([[0.52, 0.5]]), torch.tensor([1])
+    for head, chosen in (("cosine", 0.3), ("linear", 0.1)):
+        confusion, strength = cifar_test.count_adjusted(torch.nn.Identity(), [(cosines, labels)], [(cosines, labels)], [90, 10], head,
+                                                        Runtime(torch.device("cpu")))
+        assert strength == chosen and confusion.tolist() == [[0, 0], [0, 1]]
+
+
 def test_logit_adjustment_needs_counts_and_validation(finished, tmp_path, failing):
     state = load_checkpoint(finished / f"best_{NAME}.pth")
     torch.save(state["state_dict"], tmp_path / "bare.pth")
@@ -298,6 +307,7 @@ DIGITS = ("--dataset", "digits")
 
 @pytest.mark.parametrize(("flags", "match"), [
     (("--class_num", 50), "--class_num 50: cifar100 has 100 classes"), ((*DIGITS, "--class_num", 100), "digits has 10 classes"),
+    ((*DIGITS, "--eql_gamma", 1.5), "--eql_gamma: must be a number of at least 0 and at most 1, not '1.5'"),
     (("--dataset", "svhn"), "'svhn'"), ((*DIGITS, "--tau", -1), "--tau: must be a number above 0.*'-1'"),
     ((*DIGITS, "--tau", "nan"), "'nan'"), ((*DIGITS, "--tau", "fast"), "'fast'"),
     ((*DIGITS, "--imbalance", 0), "--imbalance: must be a number of at least 1, not '0'"),

@@ -1,17 +1,21 @@
 """The paper's CIFAR100-LT: counts, hold-out, file format, augmentation."""
 
+import hashlib
 import io
 import pickle
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torchvision.datasets import CIFAR100
 
 from cifar_dataset import (
     Augmentation,
     ImageSet,
+    check_present,
     class_names,
     evaluation_batches,
     first_of_each_class,
@@ -164,6 +168,32 @@ def test_files_that_are_no_cifar(tmp_path, entry):
     write_python2(tmp_path / "cifar-100-python" / "train", entry)
     with pytest.raises(ValueError, match=r"cifar-100-python/train"):
         read_split("cifar100", tmp_path, "train")
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        read_pickle(tmp_path)
+
+
+def test_a_download_brings_back_any_file(tmp_path, monkeypatch):
+    """From an archive that stands in for the network."""
+    written = write_cifar(tmp_path / "there")
+    archive = tmp_path / "there/cifar-100-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(written / "cifar-100-python", "cifar-100-python")
+    monkeypatch.setattr(CIFAR100, "url", archive.as_uri())
+    monkeypatch.setattr(CIFAR100, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    for lost in ("train", "meta"):
+        (written / "cifar-100-python" / lost).unlink()
+        with pytest.raises(FileNotFoundError, match=f"{lost} not found: --download fetches it"):
+            check_present("cifar100", written, download=False)
+        check_present("cifar100", written, download=True)
+        check_present("cifar100", written, download=False)
+    monkeypatch.setattr(CIFAR100, "tgz_md5", "0" * 32)
+    archive.rename(tmp_path / "moved.tar.gz")
+    (written / "cifar-100-python/meta").unlink()
+    with pytest.raises(OSError, match="cifar100 could not be downloaded to"):
+        check_present("cifar100", written, download=True)
 
 
 def test_normalize_matches_the_definition():

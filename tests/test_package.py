@@ -1,5 +1,6 @@
 """What others take from this repository: the wheel, torch.hub's entries, the workflow file."""
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -8,10 +9,12 @@ import pytest
 import torch
 import yaml
 
+import hubconf
 from cifar_dataset import ImageSet, evaluation_batches
 from conftest import ROOT
 from longtail.checkpoints import save_checkpoint
 from longtail.devices import Runtime
+from longtail.heads import build_head
 
 
 def hub(name: str, **settings):
@@ -47,6 +50,31 @@ def test_the_trained_network_of_the_hub():
     torch.testing.assert_close(model.transform(picture), inputs[0])
     torch.testing.assert_close(model.transform(picture.permute(1, 2, 0).numpy()), inputs[0])
     assert model(model.transform(picture)[None]).shape == (1, 100)
+    assert torch.equal(pickle.loads(pickle.dumps(model.transform))(picture), model.transform(picture))        # for a loader's workers
+    assert not [module for module in model.modules() if module is model.transform]                            # it stays on the CPU
+
+
+def test_the_hub_lists_networks_alone():
+    """torch.hub.list shows every callable without an underscore."""
+    assert [name for name in dir(hubconf) if callable(getattr(hubconf, name)) and name[0] != "_"] == [
+        "resnet10", "resnet32_cifar100_lt", "resnext3d101"]
+
+
+def test_the_head_comes_from_a_run_of_as_many_verbs(tmp_path, monkeypatch):
+    """With a small network in the place of the large one, whose weights take 190 MB."""
+    class Small(torch.nn.Module):
+        def __init__(self, num_classes: int, head: str = "linear"):
+            super().__init__()
+            self.conv1, self.fc = torch.nn.Linear(2, 3), build_head(head, 3, num_classes)
+
+    monkeypatch.setattr("resnext3d.ResNeXt3D", Small)
+    for head in ("linear", "cosine"):
+        trained = Small(4, head)
+        save_checkpoint(tmp_path / "run.pth", {"state_dict": trained.state_dict(), "class_names": list("abcd"), "head": head})
+        loaded = hub("resnext3d101", num_classes=4, weights=str(tmp_path / "run.pth"))
+        assert torch.equal(loaded.fc.weight, trained.fc.weight) and torch.equal(loaded.conv1.weight, trained.conv1.weight)
+    loaded = hub("resnext3d101", num_classes=5, weights=str(tmp_path / "run.pth"))
+    assert len(loaded.fc.weight) == 5 and torch.equal(loaded.conv1.weight, trained.conv1.weight)
 
 
 def test_the_hub_names_what_it_has():

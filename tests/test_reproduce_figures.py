@@ -1,7 +1,5 @@
 """The pictures of the tables: a bar or dot for every number, the same file from the same logs."""
 
-from matplotlib import pyplot
-
 from longtail.metrics import SHOTS
 from reproduction import figures
 from reproduction.figures import Line, draw_losses, draw_tau
@@ -17,11 +15,11 @@ TAUS = [line("", "0", None, 30.0), line("", "0.5", None, 32.0), line("", "dynami
 
 
 def drawn(function, lines, tmp_path, monkeypatch):
-    """The figure, kept open."""
-    monkeypatch.setattr(figures, "save", lambda figure, path: None)
-    pyplot.close("all")
+    """The figure that would have been saved."""
+    saved = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: saved.append(figure))
     function(lines, tmp_path / "picture.png")
-    return pyplot.gcf()
+    return saved[0]
 
 
 def points(axes) -> set[tuple[float, float]]:

@@ -20,27 +20,25 @@ class Line:
     group: str
     name: str
     published: float | None
-    accuracy: dict[str, list[float]]
+    accuracy: dict[str, np.ndarray]
 
 
 def save(figure: Any, path: Path) -> None:
     """Write a picture without matplotlib's version in it, so that the same logs give the same file."""
-    from matplotlib import pyplot
-
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
-    pyplot.close(figure)
 
 
 def draw_losses(lines: list[Line], path: Path) -> None:
     """Draw losses as rows, shot groups as columns; dots are seeds, bars their means, diamonds the paper's numbers."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     places, groups, place = [], {}, 0.0
     for line, before in zip(lines, [None, *lines], strict=False):
         place += 1.0 if before is None or before.group == line.group else 2.2
         places.append(place)
         groups.setdefault(line.group, place)
-    figure, panels = pyplot.subplots(1, len(SHOTS), figsize=(12, 1.2 + 0.28 * place), sharey=True, layout="constrained")
+    figure = Figure(figsize=(12, 1.2 + 0.28 * place), layout="constrained")
+    panels = figure.subplots(1, len(SHOTS), sharey=True)
     for axes, shot in zip(panels, SHOTS, strict=True):
         for line, place in zip(lines, places, strict=True):
             values = line.accuracy[shot]
@@ -64,9 +62,10 @@ def draw_losses(lines: list[Line], path: Path) -> None:
 
 def draw_overview(lines: list[Line], path: Path) -> None:
     """Draw two losses side by side for each group of classes: a bar at the mean, a dot for each seed, the paper's number as a mark."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
     for line, color, side in zip(lines, (RIVALS, OURS), (-0.2, 0.2), strict=True):
         for place, shot in enumerate(SHOTS):
             mean = np.mean(line.accuracy[shot])
@@ -84,11 +83,13 @@ def draw_overview(lines: list[Line], path: Path) -> None:
 
 def draw_steadiness(logs: list[tuple[str, np.ndarray, np.ndarray]], path: Path) -> None:
     """Draw the weights of all classes over the epochs, one panel for each run: its title, weights (E, C) and class counts (C,)."""
-    from matplotlib import pyplot
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
 
-    figure, panels = pyplot.subplots(1, len(logs), figsize=(11, 4), sharey=True, layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    panels = figure.subplots(1, len(logs), sharey=True)
     for axes, (title, weights, counts) in zip(panels, logs, strict=True):
-        colors = pyplot.get_cmap("viridis")(np.linspace(0, 0.9, len(counts)))
+        colors = colormaps["viridis"](np.linspace(0, 0.9, len(counts)))
         for c in range(len(counts)):
             axes.plot(range(1, len(weights) + 1), weights[:, c], color=colors[c], linewidth=1.5, label=f"{counts[c]:.0f}")
         axes.axhline(1, color="#777777", linewidth=0.8, linestyle=":")
@@ -100,9 +101,10 @@ def draw_steadiness(logs: list[tuple[str, np.ndarray, np.ndarray]], path: Path) 
 
 def draw_tau(lines: list[Line], path: Path) -> None:
     """Draw accuracy against tau; the first column is cross-entropy, which is tau 0."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
     for shot in SHOTS:
         means = [np.mean(line.accuracy[shot]) for line in lines]
         numbers = [place for place, line in enumerate(lines) if line.name.replace(".", "").isdigit()]

@@ -23,7 +23,7 @@ OPTIONS = ("loss_type", "difficulty", "tau", "recipe", "precision", "protocol", 
 class Entry:
     """One row of a table: its settings, and the accuracy in % that the paper gives (None: it gives none).
 
-    threads: of PyTorch, where the number is part of the setting; another number rounds otherwise.
+    threads: of PyTorch, where the number is part of the setting; another number rounds differently.
     """
 
     dataset: str
@@ -97,7 +97,7 @@ class Job:
 
     @property
     def kept_log(self) -> Path:
-        """The log in results/, compressed: the logs of all tables together would have 3 MB."""
+        """The log in results/, compressed: uncompressed, the logs of all tables together take 3 MB."""
         return self.result / f"{self.log.name}.gz"
 
     @property
@@ -120,9 +120,9 @@ class Job:
         except ValueError:      # damaged, or without a row yet: the training says which
             return "epoch ?"
 
-    def execute(self, data_root: Path) -> int:
+    def execute(self, data_root: Path, download: bool) -> int:
         """Train (or resume) and test in the job's folder. Return 0, or the exit code of the one that failed or was stopped."""
-        data = ["--data_root", str(data_root)]
+        data = ["--data_root", str(data_root), *(["--download"] if download else [])]
         train = [*self.entry.flags, "--seed", str(self.seed), "--save_model", str(self.folder), "--resume", *data]
         test = [f"--saved_model_path={self.best}", *data]
         before = torch.get_num_threads()

@@ -1,6 +1,5 @@
 """Write the published tables and pictures from the logs of finished runs alone."""
 
-import math
 import statistics
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -74,11 +73,9 @@ def write_tables() -> None:
         text = markdown(rows, left=("loss",))
         write_atomically(jobs.RESULTS / f"{table}.md", text.encode())
         write_atomically(jobs.RESULTS / f"{table}.csv", csv_text(list(rows[0]), rows, header=True).encode())
-        for page in PAGES:
-            write_between(page, *marks(table), text)
+        write_between(PAGES[1], *marks(table), text)
         print(f"{table}\n{text}")
-    for page in PAGES:
-        write_between(page, *marks("open"), open_runs())
+    write_between(PAGES[1], *marks("open"), open_runs())
 
 
 def write_short_table() -> None:
@@ -92,13 +89,9 @@ def write_short_table() -> None:
 
 def write_demo_table() -> None:
     """Write what `make demo` claims: the paired difference of its two losses in each precision, with one thread and two."""
-    rows = []
-    for pair in plan.DEMO:
-        ce, cdb = (setting(entry) for entry in pair)
-        if min(len(ce.seeds), len(cdb.seeds)) > 1:
-            apart = compare.rows(cdb, ce, compare.difference(cdb, ce))[0]
-            rows.append({"precision": pair[0].precision, "threads": pair[0].threads, "seeds": str(len(ce.seeds)), "CE": apart[ce.label],
-                         "CDB-CE, smoothed": apart[cdb.label], "difference": apart["difference"], "95 % interval": apart["95 % interval"]})
+    rows = [{"precision": ce.precision, "threads": ce.threads, "seeds": str(len(seeds)),
+             "CE": accuracy(setting(ce, seeds)), "CDB-CE, smoothed": accuracy(setting(cdb, seeds)), **against(cdb, ce)}
+            for ce, cdb in plan.DEMO if len(seeds := common_seeds(ce, cdb)) > 1]
     if rows:
         for page in PAGES:
             write_between(page, *marks("demo"), markdown(rows, left=("precision",)))
@@ -110,13 +103,23 @@ def setting(entry: Entry, seeds: Collection[int] = range(100)) -> compare.Settin
     return compare.Setting(entry.label, tuple(job.seed for job in done), np.array([compare.by_class(job.figures) for job in done]))
 
 
+def accuracy(runs: compare.Setting) -> str:
+    """Return the accuracy over all classes, with its spread over the seeds."""
+    return show(list(runs.accuracy[:, 0] / 100))
+
+
+def common_seeds(a: Entry, b: Entry) -> set[int]:
+    """Return the seeds with which both have finished."""
+    return {job.seed for job in finished(a)} & {job.seed for job in finished(b)}
+
+
 def against(entry: Entry, baseline: Entry) -> dict[str, str]:
     """Return the cells for the difference of two entries in accuracy over all classes, from the seeds that both have.
 
-    One pair says nothing of an interval.
+    One pair gives no interval.
     """
-    both = {job.seed for job in finished(entry)} & {job.seed for job in finished(baseline)}
-    return paired(setting(entry, both), setting(baseline, both))
+    seeds = common_seeds(entry, baseline)
+    return paired(setting(entry, seeds), setting(baseline, seeds))
 
 
 def paired(a: compare.Setting, b: compare.Setting) -> dict[str, str]:
@@ -135,9 +138,7 @@ def accuracy_of(entry: Entry | None) -> str:
 
 def weight_swing(log: Path) -> float:
     """Return the standard deviation of a class's weight over a log's last epochs, the median of the classes."""
-    rows = read_log(log)[1][-LAST_EPOCHS:]
-    weights = np.array([[float(value) for key, value in row.items() if key.startswith("weight_")] for row in rows])
-    return float(np.median(weights.std(axis=0)))
+    return float(np.median(load_log(log).weight[-LAST_EPOCHS:].std(axis=0)))
 
 
 def swing_of(entry: Entry | None) -> str:
@@ -173,7 +174,7 @@ def write_adjustment_table() -> None:
             after = compare.Setting("adjusted", seeds, np.array([compare.by_class(figures) for figures in adjusted]))
             before = setting(entry, seeds)
             rows.append({"imbalance": str(entry.imbalance), "recipe": entry.recipe, "seeds": ", ".join(map(str, seeds)),
-                         "CE": show(list(before.accuracy[:, 0] / 100)), "adjusted": show(list(after.accuracy[:, 0] / 100)),
+                         "CE": accuracy(before), "adjusted": accuracy(after),
                          "strength": ", ".join(f"{figures['logit_adjustment']:g}" for figures in adjusted), **paired(after, before),
                          **{name: show([figures["shots"][name] for figures in adjusted]) for name in SHOTS[1:]}})
     if rows:
@@ -183,8 +184,7 @@ def write_adjustment_table() -> None:
 def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
     """Return what has finished, for a picture; nan for a group without classes."""
     return [Line(f"imbalance {entry.imbalance}, {entry.recipe} recipe", name(entry), entry.published,
-                 {shot: [math.nan if share is None else 100 * share for job in done for share in (job.figures["shots"][shot],)]
-                  for shot in SHOTS})
+                 {shot: 100 * np.array([job.figures["shots"][shot] for job in done], dtype=float) for shot in SHOTS})
             for entry in entries if (done := finished(entry))]
 
 

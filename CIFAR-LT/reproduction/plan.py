@@ -1,5 +1,6 @@
 """Which runs the published tables need, and which of them a command selects."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +9,19 @@ from reproduction.jobs import OPTIONS, Entry, Job
 FILTERS = ("dataset", "imbalance", *OPTIONS, "threads")
 
 
-def fast(imbalance: int, loss_type: str, tau: str = "", **more: Any) -> Entry:
-    """Return a row of the fast recipe."""
-    return Entry("cifar100", imbalance, loss_type, tau, "fast", **more)
+def fast(imbalance: int, loss_type: str, tau: str = "", recipe: str = "fast", **more: Any) -> Entry:
+    """Return a row of CIFAR-100 with the fast recipe, or with another."""
+    return Entry("cifar100", imbalance, loss_type, tau, recipe, **more)
+
+
+smoothed = partial(fast, difficulty="smoothed")
+strong = partial(fast, recipe="strong")
 
 
 def digits(imbalance: int, loss_type: str, tau: str = "", difficulty: str = "", precision: str = "fp32", threads: str = "1") -> Entry:
     """Return a row of the demo's data set, with ten seeds: each run takes seconds, and one says little."""
     return Entry("digits", imbalance, loss_type, tau, "digits", difficulty=difficulty, precision=precision, threads=threads, seeds=10)
 
-
-def smoothed(imbalance: int, loss_type: str, tau: str, **more: Any) -> Entry:
-    """Return a row of the fast recipe with smoothed difficulty."""
-    return fast(imbalance, loss_type, tau, difficulty="smoothed", **more)
-
-
-def strong(imbalance: int, loss_type: str, tau: str = "", **more: Any) -> Entry:
-    """Return a row of the strong recipe."""
-    return Entry("cifar100", imbalance, loss_type, tau, "strong", **more)
 
 
 TABLES = {
