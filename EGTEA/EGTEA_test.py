@@ -25,7 +25,7 @@ from longtail.distributed import start_runtime
 from longtail.files import write_atomically
 from longtail.heads import HEADS
 from longtail.metrics import count_confusion, known
-from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision
+from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, warn_of_bf16
 
 HERE = Path(__file__).resolve().parent
 MAJORITY_ABOVE = 600       # training clips; the paper's four largest verbs
@@ -42,7 +42,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--data_root", type=Path, default=HERE / "extracted_frames", help="default: ./extracted_frames")
     parser.add_argument("--test_file", type=Path, default=HERE / "data/test_split.txt", help="default: ./data/test_split.txt")
     parser.add_argument("--train_file", type=Path, default=HERE / "data/train_split.txt",
-                        help="gives the class counts of a checkpoint without; default: ./data/train_split.txt")
+                        help="gives the class counts if the checkpoint has none; default: ./data/train_split.txt")
     parser.add_argument("--frames_per_clip", type=positive_int, help="default: the checkpoint's")
     parser.add_argument("--sample_size", type=positive_int, help="side of the network's input, in pixels; default: the checkpoint's")
     parser.add_argument("--majority_above", type=positive_int, default=MAJORITY_ABOVE, metavar="CLIPS",
@@ -135,14 +135,12 @@ def show(figures: dict[str, Any]) -> None:
 
 def draw(confusion: Tensor, names: list[str], path: Path) -> None:
     """Draw the confusion matrix: colours are shares of a true class's clips, numbers are clips."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
 
     size = min(2.5 + 0.45 * len(names), LARGEST_FIGURE)
-    figure, axes = pyplot.subplots(figsize=(size + 1, size), layout="constrained")
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
     shares = (confusion / confusion.sum(1, keepdim=True).clamp_min(1)).numpy()
     display = ConfusionMatrixDisplay(shares, display_labels=names).plot(
         ax=axes, cmap="Blues", xticks_rotation="vertical", include_values=False, im_kw={"vmin": 0, "vmax": 1})
@@ -152,13 +150,13 @@ def draw(confusion: Tensor, names: list[str], path: Path) -> None:
     axes.set(xlabel="predicted verb", ylabel="true verb")
     display.im_.colorbar.set_label("share of the true verb's clips")
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
 def test(args: Namespace) -> None:
     """Load the model, count, report. The files come last, since writing them may fail."""
     check_places(args)
     with start_runtime(args.n_gpus, clip_precision(args.precision, args.device), args.device) as runtime:
+        warn_of_bf16(runtime)
         checkpoint = load_checkpoint(args.trained_model)
         description = describe(args, checkpoint)
         names, counts = description["class_names"], description["class_counts"]

@@ -1,6 +1,6 @@
 """Train a 3D-ResNeXt-101 on the verbs of EGTEA Gaze+ with the CDB-CE loss or one of its rivals.
 
-two GPUs of one machine; a machine without any uses its CPU:
+two GPUs of one machine; a machine without a GPU uses its CPU:
     python EGTEA_train.py --data_root ~/datasets/EGTEA/extracted_frames --loss_type CDB-CE --tau 1.5 --n_gpus 2
 one process for each GPU:
     torchrun --standalone --nproc-per-node 4 EGTEA_train.py --data_root ~/datasets/EGTEA/extracted_frames --tau 1.5
@@ -39,7 +39,7 @@ from longtail.distributed import start_runtime
 from longtail.loss_flags import CDB_LOSSES, absent_classes_line, add_loss_arguments, build_loss
 from longtail.run import Run
 from longtail.training import Training, begin, fit
-from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, load_pretrained
+from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, load_pretrained, warn_of_bf16
 
 HERE = Path(__file__).resolve().parent
 WEIGHT_DECAY = 5e-4
@@ -80,7 +80,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     training.add_argument("--momentum", type=number_in(0, 1), default=0.0, help="default: 0")
     training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
     training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
-                          help="validation, and with it new CDB weights; the last epoch always; default: 1")
+                          help="validate, and renew CDB's weights, after every so many epochs and after the last; default: 1")
     execution = parser.add_argument_group("execution")
     add_device_arguments(execution, AUTO_PRECISION)
     execution.add_argument("--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4")
@@ -88,8 +88,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     add_run_arguments(execution, "--save_model")
     args = parser.parse_args(argv)
     if args.accumulate > args.batch_size:
-        raise ValueError(f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips has fewer parts")
-    if args.accumulate > 1 and (args.reduction == "weighted_mean" or args.loss_type == "LDAM-DRW"):
+        raise ValueError(f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips cannot be split into so many parts")
+    if args.accumulate > 1 and (args.loss_type == "LDAM-DRW" or args.loss_type in CDB_LOSSES and args.reduction == "weighted_mean"):
         raise ValueError(f"--accumulate {args.accumulate} goes with neither --reduction weighted_mean nor --loss_type LDAM-DRW: both "
                          "divide by the summed weights of the whole batch, which its parts do not know")
     if args.class_names and not args.class_names.is_file():
@@ -156,6 +156,7 @@ def train(args: Namespace) -> None:
     arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}  # no places
     arguments["pretrained_model"] = args.pretrained_model.name
     with start_runtime(args.n_gpus, clip_precision(args.precision, args.device), args.device) as runtime:
+        warn_of_bf16(runtime)
         run = Run(args.save_model, "model", tensorboard=args.tensorboard)
         training, description = prepare(args, runtime.broadcast(args.resume and run.last.exists()), runtime)
         arguments |= {"train_file": split_identity(args.train_file), "val_file": split_identity(args.val_file)}

@@ -42,7 +42,7 @@ def read_clip_lines(path: Path, fields: int) -> list[list[str]]:
         if not is_clip_name(words[0]):
             raise ValueError(f"{path}, line {number}: {words[0][:100]!r} is not named as a clip, {CLIP_FORM}")
         if words[0] in clips:
-            raise ValueError(f"{path}, line {number}: {words[0]} is there twice")
+            raise ValueError(f"{path}, line {number}: {words[0]} is listed twice")
         clips[words[0]] = words
     return list(clips.values())
 

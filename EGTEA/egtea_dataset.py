@@ -39,7 +39,10 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def frame_indices(count: int, segments: int, generator: np.random.Generator | None = None) -> np.ndarray:
-    """Return one of `count` frames from each of `segments` equal parts: the centre, or with a generator any. Few frames repeat."""
+    """Return one of `count` frames from each of `segments` equal parts: the centre, or, with a generator, a random one.
+
+    If there are fewer frames than segments, frames repeat.
+    """
     i = np.arange(segments)
     if generator is None:
         return (2 * i + 1) * count // (2 * segments)
@@ -60,7 +63,10 @@ class View:
         return cls(generator.random(), generator.uniform(-MAX_ANGLE, MAX_ANGLE), bool(generator.random() < 0.5))
 
     def matrix(self, height: int, width: int, size: int) -> np.ndarray:
-        """Return the matrix (2, 3) from a pixel of the size x size output to its place in the frame; upright frames are cut too."""
+        """Return the matrix (2, 3) from a pixel of the size x size output to its place in the frame.
+
+        A frame that is higher than wide is cropped too.
+        """
         side = min(height, width)
         step, turn = side / size, math.radians(self.angle)
         cos, sin = step * math.cos(turn), step * math.sin(turn)
@@ -168,7 +174,7 @@ class ClipSet:
 def frame_names(folder: Path) -> list[str]:
     """Return the names of a clip's frames in order. Equal names are kept once in memory.
 
-    Raise FileNotFoundError if frames that the extraction wrote are gone. Extractions from before it noted their number pass.
+    Raise FileNotFoundError if frames that the extraction wrote are gone. Older extractions, which do not note this number, are accepted.
     """
     try:
         present = os.listdir(folder)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtail.checkpoints import load_checkpoint, load_weights
-from longtail.devices import means_cpu
+from longtail.devices import Runtime, means_cpu
 from longtail.heads import build_head
 
 CARDINALITY, EXPANSION = 32, 2
@@ -78,6 +78,12 @@ class ResNeXt3D(nn.Module):
 def clip_precision(precision: str, device: str | None) -> str:
     """Return what --precision means here: 'auto' is fp32 on a CPU, where 3D convolution in bf16 is wrong (pytorch issue 169688)."""
     return "fp32" if precision == "auto" and means_cpu(device) else precision
+
+
+def warn_of_bf16(runtime: Runtime) -> None:
+    """Say so if clips are computed in bf16 on a CPU."""
+    if runtime.bf16 and runtime.device.type == "cpu":
+        runtime.say("bf16 on a CPU: PyTorch's 3D convolutions give wrong results in it (pytorch issue 169688); --precision fp32 is right")
 
 
 def load_pretrained(model: ResNeXt3D, path: Path) -> int:

@@ -18,7 +18,7 @@ class Losses:
         self.batches, self.images, self.sum, self.last = 0, 0, 0.0, math.nan     # of what has been read
 
     def add(self, loss: Tensor, gradient: Tensor, images: int) -> None:
-        """Take note of a batch: its mean loss and gradient norm, scalars on the device, and its number of images."""
+        """Record a batch: its mean loss and gradient norm, scalars on the device, and its number of images."""
         self.unread.append((loss, gradient, images))
         if len(self.unread) == self.every:
             self.read()

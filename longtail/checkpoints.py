@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from longtail.cli import some
 from longtail.files import write_atomically
 
 LARGEST_EPOCH = 10 ** 6
@@ -78,8 +79,7 @@ def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: P
     wrong = [f"{key} {shape_of(state.get(key))} instead of {shape_of(own.get(key))}"
              for key in sorted(own.keys() | state.keys()) if shape_of(own.get(key)) != shape_of(state.get(key))]
     if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"{path} does not fit this model: {'; '.join(wrong[:5])}{more}")
+        raise ValueError(f"{path} does not fit this model: {some(wrong, '; ')}")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:       # of the right shape, but sparse, quantised or without data

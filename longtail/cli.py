@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from longtail.signals import Stopped, received
@@ -28,6 +28,11 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help explains)\n")
 
 
+def some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:
+    """Return the first names for a message, and how many more there are."""
+    return separator.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def positive_int(text: str) -> int:
     """Convert an argument to a whole number of at least 1 and below 2**32."""
     if not text.isdecimal() or not 1 <= int(text) < 2 ** 32:
@@ -42,16 +47,18 @@ def seed_number(text: str) -> int:
     return int(text)
 
 
-def number_in(low: float, high: float, include_low: bool = True) -> Callable[[str], float]:
-    """Return a converter of arguments to numbers below `high` and from `low` on; without `include_low`, above it."""
+def number_in(low: float, high: float, include_low: bool = True, include_high: bool = False) -> Callable[[str], float]:
+    """Return a converter of arguments to numbers between `low` and `high`, each of which may be included."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = float("nan")
-        if not (low <= value < high and (include_low or value > low)):
-            bound = ("of at least" if include_low else "above") + f" {low:g}" + (f" and below {high:g}" if high < math.inf else "")
+        if not (low <= value <= high and (include_low or value > low) and (include_high or value < high)):
+            bound = ("of at least" if include_low else "above") + f" {low:g}"
+            if high < math.inf:
+                bound += (" and at most" if include_high else " and below") + f" {high:g}"
             raise argparse.ArgumentTypeError(f"must be a number {bound}, not {text!r}")
         return value
 

@@ -2,9 +2,9 @@
 
     python ../longtail/compare.py runs/A_seed* --against runs/B_seed* [--out DIR]
 
-A run is a run's CSV file or the folder that holds it, as for plot.py, and has to be finished. Accuracy is that of the test set where each
-run's folder holds the test.json that the test script of CIFAR-LT (--json RUN/test.json) or ImageNet-LT writes; else that of validation in
-the kept epoch.
+RUN is the CSV file of a finished run, or the folder that holds it, as for plot.py. Accuracy is that of the test set where each run's
+folder holds the test.json that the test script of CIFAR-LT (--json RUN/test.json) or ImageNet-LT writes; else that of validation in the
+kept epoch.
 Runs with the same seeds are compared in pairs. Prints a table and draws OUT/compare.png, where each seed is a dot.
 """
 
@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code
-from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOTS
-from longtail.plot import COLORS, DPI, beside, find_log, load_log
+from longtail.metrics import SHOTS, shot_accuracy
+from longtail.plot import COLORS, DPI, Log, beside, find_log, load_log
 from longtail.tables import markdown
 
 CONFIDENCE = 0.95
@@ -56,13 +57,6 @@ def read_object(path: Path) -> dict:
     return value
 
 
-def by_shot(share: np.ndarray, images: np.ndarray, class_counts: np.ndarray) -> list[float]:
-    """Return accuracy in % over the images of each group of SHOTS, from each class's accuracy and number of images, shape (C,)."""
-    groups = (class_counts >= 0, class_counts > MANY_ABOVE, (class_counts >= FEW_BELOW) & (class_counts <= MANY_ABOVE),
-              class_counts < FEW_BELOW)
-    return [100 * float(np.average(share[group], weights=images[group])) if images[group].sum() else np.nan for group in groups]
-
-
 def is_tested(path: Path) -> bool:
     """Return whether a test script has written the counts of every class there."""
     return path.is_file() and "classes" in read_object(path)
@@ -70,9 +64,9 @@ def is_tested(path: Path) -> bool:
 
 def by_class(figures: dict) -> list[float]:
     """Return the accuracies by group of what a test script wrote. KeyError, TypeError or ValueError if it lacks the classes' counts."""
-    train, correct, images = (np.array([one[key] for one in figures["classes"]], dtype=float)
+    train, correct, images = (torch.tensor([one[key] for one in figures["classes"]], dtype=torch.double)
                               for key in ("training_images", "correct", "images"))
-    return by_shot(correct / np.maximum(images, 1), images, train)
+    return [100 * share for share in shot_accuracy(correct, images, train.tolist()).values()]
 
 
 def tested(path: Path, name: str) -> list[float]:
@@ -86,12 +80,11 @@ def tested(path: Path, name: str) -> list[float]:
         raise ValueError(f"{path} does not hold training_images, correct and images of every class: {error!r}") from error
 
 
-def validated(run: Path) -> list[float]:
+def validated(log: Log) -> list[float]:
     """Return the accuracies by group of the kept epoch. A log holds no numbers of validation images: in a group, classes count alike."""
-    log = load_log(run)
-    share = log.accuracy[log.best]
-    groups = by_shot(np.nan_to_num(share), np.isfinite(share).astype(float), log.class_counts)
-    return [100 * log.measures["accuracy"][log.best], *groups[1:]]
+    share = torch.from_numpy(log.accuracy[log.best])
+    groups = shot_accuracy(share.nan_to_num(), share.isfinite(), log.class_counts.tolist())
+    return [100 * log.measures["accuracy"][log.best], *(100 * groups[name] for name in SHOTS[1:])]
 
 
 def read_setting(runs: list[Path], on_test: bool) -> Setting:
@@ -109,7 +102,7 @@ def read_setting(runs: list[Path], on_test: bool) -> Setting:
         labels.append(log.label)
         if log.label != labels[0]:
             raise ValueError(f"{path} is of {log.label}, the first run of {labels[0]}: give the runs of one setting")
-        accuracy.append(tested(path.parent / "test.json", log.name) if on_test else validated(run))
+        accuracy.append(tested(path.parent / "test.json", log.name) if on_test else validated(log))
     if len(runs) < 2:
         raise ValueError(f"{runs[0]} is one run: a spread needs at least two seeds")
     return Setting(labels[0], tuple(seeds), np.array(accuracy))
@@ -143,9 +136,10 @@ def rows(a: Setting, b: Setting, apart: Difference) -> list[dict[str, str]]:
 
 def draw(a: Setting, b: Setting, title: str, path: Path) -> None:
     """Draw both settings for each group: a dot for each seed, a bar at the mean."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     shown = [g for g in range(len(SHOTS)) if np.isfinite(a.accuracy[:, g]).all()]
     for setting, color, side in ((b, COLORS[0], -0.17), (a, COLORS[2], 0.17)):
         means = setting.accuracy[:, shown].mean(axis=0)
@@ -159,14 +153,10 @@ def draw(a: Setting, b: Setting, title: str, path: Path) -> None:
     axes.set(ylabel="accuracy (%)", title=title, ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(path, dpi=DPI)
-    plt.close(figure)
 
 
 def compare(args: Namespace) -> None:
     """Print the table and draw the picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     runs, against = args.runs, args.against
     on_test = all(is_tested(find_log(run).parent / "test.json") for run in (*runs, *against))
     a, b = read_setting(runs, on_test), read_setting(against, on_test)
@@ -187,7 +177,7 @@ def compare(args: Namespace) -> None:
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="finished runs of the one setting, one for each seed")
-    parser.add_argument("--against", nargs="+", type=Path, metavar="RUN", required=True, help="finished runs of the other")
+    parser.add_argument("--against", nargs="+", type=Path, metavar="RUN", required=True, help="finished runs of the other setting")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the picture; default: the working directory")
     return parser.parse_args(argv)
 

@@ -63,7 +63,7 @@ class Runtime:
         return "bf16" if self.bf16 else "fp32"
 
     def parallelize(self, model: nn.Module, trains: bool = True) -> nn.Module:
-        """Return the view of `model` to call. Batch statistics are per replica; `synchronize` evens out the running ones.
+        """Return the view of `model` to call. Batch statistics are per replica; `synchronize` makes the running ones equal.
 
         With several processes, a model that only evaluates is returned as it is: it has no gradients to exchange.
         """

@@ -48,7 +48,7 @@ def rendezvous_store(store: torch.distributed.Store, rank: int, world_size: int)
     """Return the job's store under a prefix that only this start of the job uses. Every process of the job has to call it.
 
     torchrun keeps its store when it restarts a job (PyTorch 2.14), and with it the addresses of dead processes: a process that
-    reads such an address before its successor has written waits for ever. So the main process gives each start a name, and tells
+    reads such an address before its successor has written waits forever. So the main process gives each start a name, and tells
     it to the processes that answer.
     """
     token = uuid.uuid4().hex

@@ -81,6 +81,6 @@ def read_text(path: Path, most: int) -> str:
     """Return the content of a text file in UTF-8. Raise OSError or ValueError as `check_file` does, or if it is not text."""
     check_file(path, most)
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")       # an editor of Windows may begin it with a byte order mark
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text: {error}") from None
+        raise ValueError(f"{path} is not text in UTF-8, in which it must be saved: {error}") from None

@@ -140,9 +140,8 @@ class EqualizationLoss(ClassLoss):
         self.register_buffer("rare", self.class_counts / self.class_counts.sum() < lambda_, persistent=False)
 
     def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
-        rare = self.rare.view(-1, *[1] * (logits.dim() - 2))
-        left_out = rare & (torch.rand_like(logits) < self.gamma)
-        left_out = left_out & ~one_hot(target.where(target != self.ignore_index, 0), logits)
+        others = ~one_hot(target.where(target != self.ignore_index, 0), logits)
+        left_out = self.rare.view(-1, *[1] * (logits.dim() - 2)) & others & (torch.rand_like(logits) < self.gamma)
         return self.cross_entropy(logits.masked_fill(left_out, torch.finfo(logits.dtype).min), target)
 
 

@@ -1,4 +1,4 @@
-"""What a model is worth, from integer counts: confusion matrix, accuracy of all, many-, medium- and few-shot classes, macro F1."""
+"""Measures of a model, from integer counts: confusion matrix, accuracy of all, many-, medium- and few-shot classes, macro F1."""
 
 import math
 from collections.abc import Iterable

@@ -2,7 +2,7 @@
 
     python ../longtail/plot.py RUN [RUN ...] [--out DIR]
 
-RUN is a run's CSV file or the folder that holds it; the JSON beside it counts the training images of each class.
+RUN is a run's CSV file or the folder that holds it; the JSON beside it says how many training images each class has.
 Draws for each run  X_curves.png   loss, validation accuracy, tau and class weights by epoch
                     X_weights.png  the weight of every class over the epochs, ordered by training images
 and for all of them classes.png    accuracy of the classes against their training images, to compare runs
@@ -108,10 +108,11 @@ def load_log(run: Path) -> Log:
 
 def draw_curves(log: Log, path: Path) -> None:
     """Draw loss and accuracy above, tau and the spread of the class weights below."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     epochs, best = log.measures["epoch"], log.best
-    figure, ((loss, accuracy), (tau, weights)) = plt.subplots(2, 2, figsize=(10, 6.4), sharex=True, layout="constrained")
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    (loss, accuracy), (tau, weights) = figure.subplots(2, 2, sharex=True)
     figure.suptitle(f"{log.name}: {log.label}")
     loss.plot(epochs, log.measures["loss"], color=COLORS[1])
     loss.set(title="training loss", ylim=(0, None))
@@ -120,7 +121,8 @@ def draw_curves(log: Log, path: Path) -> None:
     order = np.argsort(-log.class_counts, kind="stable")
     third = math.ceil(len(order) / 3)
     for name, part, style in (("most frequent third", order[:third], ":"), ("rarest third", order[-third:], "--")):
-        accuracy.plot(epochs[valid], log.accuracy[valid][:, part].mean(1), style, color=COLORS[2], alpha=0.6, linewidth=1, label=name)
+        accuracy.plot(epochs[valid], np.ma.masked_invalid(log.accuracy[valid][:, part]).mean(1), style, color=COLORS[2], alpha=0.6,
+                      linewidth=1, label=name)
     accuracy.plot(epochs[best], log.measures["accuracy"][best], "o", color=COLORS[1],
                   label=f"kept: {log.measures['accuracy'][best]:.3f}, epoch {epochs[best]:.0f}")
     accuracy.set(title="validation accuracy", ylim=(0, 1))
@@ -135,17 +137,17 @@ def draw_curves(log: Log, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=DPI)
-    plt.close(figure)
 
 
 def draw_weights(log: Log, path: Path) -> None:
     """Draw a heat map with a line for each class, the most frequent on top; white is weight 1, red is above, blue below."""
-    import matplotlib.pyplot as plt
     from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.figure import Figure
 
     order = np.argsort(-log.class_counts, kind="stable")
     highest = max(1.01, float(np.nanmax(log.weight)))
-    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
     edges = np.append(log.measures["epoch"], log.measures["epoch"][-1] + 1) - 0.5
     picture = axes.pcolormesh(edges, np.arange(len(order) + 1), log.weight[:, order].T, cmap="RdBu_r",
                               norm=TwoSlopeNorm(1, vmin=0, vmax=highest))
@@ -156,26 +158,29 @@ def draw_weights(log: Log, path: Path) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(picture, label="weight")
     figure.savefig(path, dpi=DPI)
-    plt.close(figure)
 
 
 def tell_apart(logs: list[Log]) -> list[str]:
-    """Return a name for each log: its loss, with its folder if two have the same loss."""
-    labels = [log.label for log in logs]
-    return labels if len(set(labels)) == len(labels) else [f"{log.folder}, {log.label}" for log in logs]
+    """Return a name for each log: its loss, with its folder if two have the same loss, and with its file if the folder is the same too."""
+    for names in ([log.label for log in logs], [f"{log.folder}, {log.label}" for log in logs]):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{log.folder}/{log.name}, {log.label}" for log in logs]
 
 
 def draw_classes(logs: list[Log], path: Path) -> None:
     """Draw the validation accuracy of each class at the kept epoch against its training images, with means of neighbouring classes."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
+    figure = Figure(figsize=(8.5, 5.2), layout="constrained")
+    axes = figure.subplots()
     for number, (log, name) in enumerate(zip(logs, tell_apart(logs), strict=True)):
         accuracy, color = log.accuracy[log.best], COLORS[number % len(COLORS)]
         order = np.argsort(-log.class_counts, kind="stable")
         groups = np.array_split(order, min(GROUPS, len(order)))
+        means = [np.ma.filled(np.ma.masked_invalid(accuracy[group]).mean(), np.nan) for group in groups]      # of classes with samples
         axes.plot(log.class_counts, accuracy, "o", color=color, markersize=3.5, alpha=0.35)
-        axes.plot([log.class_counts[group].mean() for group in groups], [accuracy[group].mean() for group in groups],
+        axes.plot([log.class_counts[group].mean() for group in groups], means,
                   color=color, linewidth=2, label=f"{name}: {log.measures['accuracy'][log.best]:.3f}")
     axes.set(title=f"{' / '.join(dict.fromkeys(log.name for log in logs))}: accuracy of each class, at the kept epoch", xscale="log",
              xlabel="training images of the class", ylabel="validation accuracy", ylim=(-0.03, 1.03))
@@ -184,12 +189,11 @@ def draw_classes(logs: list[Log], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(title="loss: accuracy of all classes")
     figure.savefig(path, dpi=DPI)
-    plt.close(figure)
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's CSV file (gzipped perhaps) or its folder")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's CSV file (may be gzipped) or its folder")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go; default: the first run's folder")
     return parser.parse_args(argv)
 
@@ -197,9 +201,6 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 def plot(args: Namespace) -> None:
     """Read every log, then draw, so that a damaged log leaves no picture."""
     logs = [load_log(run) for run in args.runs]
-    import matplotlib
-
-    matplotlib.use("Agg")
     out = args.out or find_log(args.runs[0]).parent
     out.mkdir(parents=True, exist_ok=True)
     drawn = []

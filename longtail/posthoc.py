@@ -19,7 +19,7 @@ class LogitShift(nn.Module):
     """Scores minus strength times log prior: post-hoc logit adjustment, Menon et al., ICLR 2021, equation 9.
 
     class_counts: training samples of each class, (C,). At strength 1 a network trained with cross-entropy is Bayes-optimal for the
-    balanced error, were its probabilities right.
+    balanced error, if its probabilities are right.
     """
 
     def __init__(self, class_counts: Sequence[int], strength: float):
@@ -55,8 +55,7 @@ def best_of(values: Sequence[float], build: Callable[[float], nn.Module], output
     On a balanced set that is the one with the most images right.
     """
     def accuracy(value: float) -> float:
-        confusion = count_confusion(build(value).to(runtime.device), outputs, num_classes, exact(runtime)).cpu()
+        confusion = count_confusion(build(value).to(runtime.device), outputs, num_classes, exact(runtime))
         return round(balanced_accuracy(confusion), 9)      # equal up to rounding is equal
 
-    scores = [accuracy(value) for value in values]
-    return values[scores.index(max(scores))]
+    return max(values, key=accuracy)

@@ -30,17 +30,18 @@ LARGEST_LOG = 1 << 26            # bytes; 2,000 epochs of 1,000 classes have 30 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")     # as format_value writes it: not nan, not inf, only ASCII digits
 LARGEST_VALUE = 1e30             # of a measure in a log; matplotlib fails on larger ones
 FOR_RESUME = ("optimizer", "trained")     # parts of a state that only --resume needs; `trained`: the weights, if their average is kept
-MAY_CHANGE_ON_RESUME = ("resume", "overwrite", "download", "n_gpus", "device", "workers", "compile", "tensorboard")     # settings
+MAY_CHANGE_ON_RESUME = ("resume", "overwrite", "download", "n_gpus", "device", "workers", "compile", "tensorboard",     # settings;
+                        "precision")     # training.begin compares what `auto` means
 
 
 class Run:
     """The files of one run: call `open` first, then `finish_epoch` after each epoch."""
 
-    def __init__(self, folder: Path, name: str, best: str | None = None, tensorboard: bool = False):
+    def __init__(self, folder: Path, name: str, best: str | None = None, tensorboard: bool = False, results: Iterable[str] = ()):
         self.folder, self.name = folder, name
+        self.results = [folder / result for result in results]      # what tests of its best checkpoint write, besides test.json
         self.best = folder / (best or f"best_{name}.pth")
         self.last, self.log, self.settings = folder / f"last_{name}.pth", folder / f"{name}.csv", folder / f"{name}.json"
-        self._held: object = None       # the lock
         self._events = folder / "tensorboard" / name
         self._board = Board(self._events) if tensorboard else None
 
@@ -51,7 +52,7 @@ class Run:
     def open(self, arguments: dict[str, Any], description: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
         """Lock the run and put its files in order. Return the state to continue from, or None for a fresh start.
 
-        Raise FileExistsError if a run is here and neither flag is given, ValueError if the run to resume is another experiment or
+        Raise FileExistsError if a run is here and neither flag is given, ValueError if the run to resume has other settings or
         its files are damaged, OSError if the folder cannot be written or another process trains this run.
         """
         try:
@@ -60,7 +61,7 @@ class Run:
             raise OSError(f"{self.folder} cannot hold the run: {error.strerror}; choose another --save_model") from error
         present = [path for path in self.files if path.exists()]
         if present and not (resume or overwrite):
-            raise FileExistsError(f"{present[0]} is a run's already: continue it with --resume, replace it with --overwrite, "
+            raise FileExistsError(f"{present[0]} already belongs to a run: continue it with --resume, replace it with --overwrite, "
                                   "or choose another --save_model")
         self._lock()
         for path in self.files:
@@ -68,13 +69,13 @@ class Run:
         if resume and self.last.exists():
             state = load_checkpoint(self.last)
             self._check_same(state, arguments)
-            self._cut_log(state["epoch"])
+            kept = self._cut_log(state["epoch"])
             if self._board:
-                self._board.start(read_log(self.log)[1])
+                self._board.start(kept)
             return state
         if resume:
             self._check_nothing_lost()
-        for path in self.files:
+        for path in (*self.files, *self.results):
             path.unlink(missing_ok=True)
         shutil.rmtree(self._events, ignore_errors=True)
         settings = {"arguments": arguments, **description}
@@ -85,7 +86,7 @@ class Run:
 
     def _lock(self) -> None:
         """Hold the lock as long as this object lives. Raise OSError if another process holds it."""
-        self._held = None
+        self._held: object = None       # lets go of a lock that this object holds
         try:
             self._held = hold_lock(self.folder / f"{self.name}.lock")
         except BlockingIOError:
@@ -98,7 +99,7 @@ class Run:
             raise ValueError(f"{self.last} does not hold a run's state; --overwrite starts again")
         for key, value in arguments.items():
             if key not in MAY_CHANGE_ON_RESUME and key in before and before[key] != value:
-                raise ValueError(f"{self.last} was trained with --{key} {before[key]}, not {value}: resume with the same settings, "
+                raise ValueError(f"{self.last} was trained with {key} {before[key]}, not {value}: resume with the same settings, "
                                  "or choose another --save_model")
 
     def _check_nothing_lost(self) -> None:
@@ -113,17 +114,21 @@ class Run:
             raise ValueError(f"{self.last} is missing, though {self.best} is there, of another run or a renamed folder: choose another "
                              "--save_model; --overwrite starts again")
 
-    def _cut_log(self, epoch: int) -> None:
-        """Drop the rows, perhaps half a row, that were written after the state of `epoch`. Raise ValueError if earlier rows are missing."""
+    def _cut_log(self, epoch: int) -> list[dict[str, str]]:
+        """Drop the rows, perhaps half a row, that were written after the state of `epoch`, and return the others.
+
+        Raise ValueError if earlier rows are missing.
+        """
         columns, rows = read_log(self.log, whole_lines=True)
         kept = [row for row in rows if int(row["epoch"]) <= epoch]
         if [int(row["epoch"]) for row in kept] != list(range(1, epoch + 1)):
             raise ValueError(f"{self.log} does not hold epochs 1 to {epoch} in order; --overwrite starts again")
         write_atomically(self.log, csv_text(columns, kept, header=True).encode())
+        return kept
 
     def finish_epoch(self, row: dict[str, Any], state: dict[str, Any], is_best: bool) -> None:
         """Append a row to the log, then write the best and the last state. The epoch counts once the last state is in place."""
-        row = {key: format_value(value) for key, value in row.items()}
+        row = {key: format_value(value, 6 if key == "accuracy" else 4) for key, value in row.items()}      # it tells which epoch is kept
         text = csv_text(list(row), [row], header=not self.log.exists())
         try:
             with open(self.log, "a", encoding="utf-8") as file:
@@ -131,14 +136,16 @@ class Run:
         except OSError as error:
             raise OSError(f"{self.log} could not be written: {error.strerror}") from error
         if is_best:
-            self._forget_test()
+            self._forget_tests()
             save_checkpoint(self.best, {key: value for key, value in state.items() if key not in FOR_RESUME})
         save_checkpoint(self.last, state)
         if self._board:
             self._board.add(row)
 
-    def _forget_test(self) -> None:
-        """Remove the run's test.json, which a test script wrote of the weights before these; leave one that names another checkpoint."""
+    def _forget_tests(self) -> None:
+        """Remove what test scripts wrote of the weights before these. Leave a test.json that names another checkpoint."""
+        for path in self.results:
+            path.unlink(missing_ok=True)
         path = self.folder / "test.json"
         with contextlib.suppress(OSError, ValueError, AttributeError):        # none, or not a test's
             if json.loads(path.read_text(encoding="utf-8")).get("checkpoint", self.best.name) == self.best.name:
@@ -155,10 +162,10 @@ def csv_text(columns: list[str], rows: Iterable[dict[str, Any]], header: bool) -
     return text.getvalue()
 
 
-def format_value(value: object) -> object:
-    """Return a number with four significant digits, and nothing for nan."""
+def format_value(value: object, digits: int = 4) -> object:
+    """Return a number with so many significant digits, and nothing for nan."""
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.4g}"
+        return "" if math.isnan(value) else f"{value:.{digits}g}"
     return value
 
 

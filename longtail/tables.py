@@ -18,7 +18,7 @@ def markdown(rows: list[dict[str, str]], left: Collection[str]) -> str:
 
 
 def cdb_settings_label(arguments: dict[str, Any]) -> str:
-    """Return what sets apart a run that measures difficulty: its tau, and difficulty and reduction where they are not the usual ones."""
+    """Return the settings of a run that measures difficulty: its tau, and its difficulty and reduction if they are not the defaults."""
     label = f", tau {arguments['tau']}"
     for key, unusual in (("difficulty", "smoothed"), ("reduction", "weighted_mean")):
         if arguments.get(key) == unusual:
@@ -31,16 +31,14 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}"
 
 
-def read_result(path: Path, origin: str, check: Callable[[Result], object]) -> Result:
-    """Return the figures in a JSON file. Raise ValueError if `check`, which uses what the table needs, fails; `origin` wrote the file."""
+def read_result(path: Path, origin: str, use: Callable[[Result], Any]) -> Any:
+    """Return use(figures) of a JSON file. Raise ValueError if the file lacks what that needs; `origin` wrote it."""
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-        check(figures)
+        return use(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise OSError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a result of {origin}: {error!r}") from None
-    return figures
 
 
 def write_table(manual: str | None, argv: list[str] | None, origin: str, row: Callable[[Result], dict[str, str]],
@@ -55,9 +53,8 @@ def write_table(manual: str | None, argv: list[str] | None, origin: str, row: Ca
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there too")
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between its marks in that page, such as README.md")
     args = parser.parse_args(argv)
-    results = [read_result(path, origin, lambda figures: (row(figures), note(figures))) for path in args.results]
-    notes = sorted({note(figures) for figures in results})
-    text = markdown([row(figures) for figures in results], left) + "\n" + "".join(f"{line}\n" for line in notes)
+    rows, notes = zip(*(read_result(path, origin, lambda figures: (row(figures), note(figures))) for path in args.results), strict=True)
+    text = markdown(list(rows), left) + "\n" + "".join(f"{line}\n" for line in sorted(set(notes)))
     if args.out:
         write_atomically(args.out, text.encode())
     if args.page and not write_between(args.page, *marks, text):

@@ -194,9 +194,10 @@ def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
 
 def progress_line(training: Training, measures: dict[str, Any], score: float, seconds_left: float) -> str:
     """Return the one line that an epoch prints. `score` decides whether it is kept."""
-    weight, tau = training.criterion.weight, "-" if math.isnan(measures["tau"]) else f"{measures['tau']:.3f}"
-    by_class = f" (mean of classes {score:.4f})" if training.keep_by_class else ""
-    return (f"epoch {measures['epoch']}/{training.epochs}  loss {measures['loss']:.4f}  val accuracy {measures['accuracy']:.4f}{by_class}  "
+    weight, digits = training.criterion.weight, {"tau": 3, "accuracy": 4}
+    tau, accuracy = ("-" if math.isnan(measures[name]) else f"{measures[name]:.{count}f}" for name, count in digits.items())
+    by_class = f" (mean of classes {score:.4f})" if training.keep_by_class and accuracy != "-" else ""
+    return (f"epoch {measures['epoch']}/{training.epochs}  loss {measures['loss']:.4f}  val accuracy {accuracy}{by_class}  "
             f"tau {tau}  weights {weight.min():.3f}..{weight.max():.3f}  {measures['images_per_second']:.3g} images/s  "
             f"{seconds_left / 60:.1f} min left")
 
@@ -216,6 +217,8 @@ def train_epoch(training: Training, epoch: int, runtime: Runtime) -> float:
         losses.add(loss, nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]), len(labels))
         training.step()
     losses.read()
+    if not losses.images:
+        raise ValueError(f"{training.images_per_epoch} training images are too few for {runtime.world_size} processes")
     return runtime.mean(losses.sum / losses.images)
 
 

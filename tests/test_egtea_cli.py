@@ -242,6 +242,10 @@ def test_rival_losses_and_accumulation(data, tmp_path, loss_type, accumulate):
     assert EGTEA_test.main(flags_for_test(data, tmp_path / "best_model.pth")) == 0
 
 
+def test_a_rival_does_not_read_reduction():
+    EGTEA_train.parse_arguments(["--loss_type", "CE", "--accumulate", "2", "--reduction", "weighted_mean"])
+
+
 @pytest.mark.parametrize(("flags", "match"), [
     (("--tau", -1), "--tau: must be a number above 0.*'-1'"), (("--lr", 0), "--lr: must be.*'0'"), (("--lr", "nan"), "'nan'"),
     (("--momentum", 1), "--momentum.*'1'"), (("--n_gpus", 0), "--n_gpus must be at least 1, not 0"), (("--max_epochs", 0), "'0'"),

@@ -22,7 +22,7 @@ def test_identity_is_the_name_and_gits_id_without_the_place(tmp_path):
 
 @pytest.mark.parametrize(("text", "match"), [
     ("a-b-c-d 1 2 3\na-b-c-e 1 zero 3\n", "line 2: 'a-b-c-e 1 zero 3' is not"), ("a-b-c-d 1 0 3", "line 1.*from 1 to 1000"),
-    ("a-b-c-d 1", "line 1"), ("../../x 1 1 1", "line 1"), ("a-b-c-d 1 2 3\na-b-c-d 1 2 3\n", "line 2: a-b-c-d is there twice"),
+    ("a-b-c-d 1", "line 1"), ("../../x 1 1 1", "line 1"), ("a-b-c-d 1 2 3\na-b-c-d 1 2 3\n", "line 2: a-b-c-d is listed twice"),
     ("\n", "holds no clip"), ("\x00\x01\xff", "is not text"), (".. 1 1 1", "line 1: '..' is not named as a clip"),
     ("a-b-c-/etc 1 1 1", "line 1: .*is not named as a clip"), ("a-b-c-d 1 1001 3", "line 1.*from 1 to 1000"),
     (f"a-b-c-d 1 {'9' * 5000} 3", "line 1"), ("a-b-c-d 1 \xb2 3", "is not text")])

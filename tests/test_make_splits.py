@@ -48,7 +48,7 @@ def test_other_split_files_are_left_alone(annotations, tmp_path, failing):
 
 @pytest.mark.parametrize(("line", "match"), [
     ("P01-R01-Tea-1 1 2", "line 9: 'P01-R01-Tea-1 1 2' is not"), ("P01-R01-Tea-99 1 x 3", "line 9"), ("P01-R01-Tea-99 1 0 3", "line 9"),
-    (TRAIN[0], "line 9: P01-R01-Tea-1 is there twice"),
+    (TRAIN[0], "line 9: P01-R01-Tea-1 is listed twice"),
     ("P01-R01-Tea-99 1 999999999 3", "line 9"), ("P01-R01-Tea-99 1 \u0661 3", "line 9"), ("../a-b-c-d 1 1 1", "is not named as a clip"),
     ("P01 1 1 1", "is not named as a clip")])
 def test_damaged_annotations(annotations, tmp_path, failing, line, match):

@@ -3,12 +3,14 @@
 import gzip
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from longtail.plot import load_log, main, tell_apart
+from longtail.plot import draw_classes, draw_curves, load_log, main, tell_apart
 from longtail.run import Run, csv_text, format_value, log_row
 
 
@@ -49,6 +51,22 @@ def test_runs_of_one_loss_are_told_apart_by_their_folders(run_folder):
     ce, one, two = (load_log(run_folder(name, loss)) for name, loss in (("a", "CE"), ("b", "CDB-CE"), ("c", "CDB-CE")))
     assert tell_apart([ce, one]) == ["CE", "CDB-CE, tau 1.5"]
     assert tell_apart([ce, one, two]) == ["a, CE", "b, CDB-CE, tau 1.5", "c, CDB-CE, tau 1.5"]
+    assert tell_apart([one, replace(one, name="toy_imbalance5")]) == [
+        "b/toy_imbalance10, CDB-CE, tau 1.5", "b/toy_imbalance5, CDB-CE, tau 1.5"]
+
+
+def test_a_class_without_validation_samples_leaves_the_means_of_the_others(run_folder, tmp_path, monkeypatch):
+    """The classes of 500, 50 and 5 images are each a third, and with a fourth of 3 images, which has none, the rarest third are two."""
+    log = load_log(run_folder("a"))
+    accuracy = np.column_stack([log.accuracy, np.full(4, math.nan)])
+    log = replace(log, accuracy=accuracy, weight=np.ones((4, 4)), class_counts=np.array([50, 500, 5, 3]))
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: saved.append(figure))
+    draw_curves(log, tmp_path / "x.png")
+    rarest = next(line for line in saved[0].axes[1].lines if line.get_label() == "rarest third")
+    assert rarest.get_ydata().tolist() == [0.2, 0.8, 0.5]
+    draw_classes([replace(log, class_counts=np.array([50, 500, 5, 5]))], tmp_path / "y.png")
+    assert saved[1].axes[0].lines[1].get_ydata()[:3].tolist() == [0.8, 0.8, 0.8]
 
 
 def test_gzipped_log(run_folder, capsys):

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtail.checkpoints import shape_of
-from resnext3d import ResNeXt3D, clip_precision, load_pretrained
+from longtail.devices import Runtime
+from resnext3d import ResNeXt3D, clip_precision, load_pretrained, warn_of_bf16
 
 
 def random_state(num_classes: int = 400) -> dict[str, torch.Tensor]:
@@ -115,6 +116,12 @@ def test_bf16_on_a_cpu_only_when_asked_for(monkeypatch):
     assert [clip_precision(choice, None) for choice in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert [clip_precision("auto", device) for device in (None, "cuda", "cpu", "cpu:0")] == ["auto", "auto", "fp32", "fp32"]
+
+
+def test_bf16_on_a_cpu_is_warned_of(capsys):
+    for bf16, device in ((False, "cpu"), (True, "cuda"), (True, "cpu")):
+        warn_of_bf16(Runtime(torch.device(device), bf16=bf16))
+    assert capsys.readouterr().out.count("--precision fp32 is right") == 1
 
 
 @pytest.mark.parametrize("left_out", ["nothing", "num_batches_tracked", "fc.", "state_dict"])

@@ -14,7 +14,7 @@ from longtail.run import Run, log_row, read_log
 ARGUMENTS = {"seed": 0, "lr": 0.1, "resume": False}
 
 
-MAY_CHANGE = {"resume", "overwrite", "download", "n_gpus", "device", "workers", "compile", "tensorboard"}
+MAY_CHANGE = {"resume", "overwrite", "download", "n_gpus", "device", "workers", "compile", "tensorboard", "precision"}
 
 
 SETTINGS = {key for key, value in vars(cifar_train.parse_arguments([])).items() if not isinstance(value, Path)} | {"workers"}
@@ -105,7 +105,7 @@ def test_resume_refuses_another_experiment(tmp_path):
     run = Run(tmp_path, "x")
     run.open(ARGUMENTS, {}, resume=False, overwrite=False)
     finish(run, 1)
-    with pytest.raises(ValueError, match=r"--lr 0\.1, not 0\.2"):
+    with pytest.raises(ValueError, match=r"with lr 0\.1, not 0\.2"):
         run.open({**ARGUMENTS, "lr": 0.2}, {}, resume=True, overwrite=False)
 
 
@@ -117,7 +117,7 @@ def test_resume_keeps_every_setting_but_those_of_execution(tmp_path, key):
     if key in MAY_CHANGE:
         assert run.open({**arguments, key: 1}, {}, resume=True, overwrite=False)["epoch"] == 1
     else:
-        with pytest.raises(ValueError, match=f"--{key} 0, not 1"):
+        with pytest.raises(ValueError, match=f"with {key} 0, not 1"):
             run.open({**arguments, key: 1}, {}, resume=True, overwrite=False)
 
 
@@ -198,8 +198,9 @@ def test_a_log_of_short_rows_is_refused_at_the_first(tmp_path):
                                                 ('{"checkpoint": "best_y.pth"}', True), ("[]", True), ("no JSON", True)])
 def test_new_best_weights_end_the_test_of_older_ones(content, stays, tmp_path):
     """A test.json of this run goes with the weights that it tells of; another run's, or what is no test, stays."""
-    run = Run(tmp_path, "x")
+    run = Run(tmp_path, "x", results=["confusion.png"])
     run.open({}, {}, False, False)
+    (tmp_path / "confusion.png").write_bytes(b"of those weights")
     (tmp_path / "test.json").write_text(content)
     run.finish_epoch({"epoch": 1, "accuracy": 0.5}, {"epoch": 1}, is_best=False)
     assert (tmp_path / "test.json").exists()

@@ -1,6 +1,7 @@
 """The loop: schedule, weights of the next epoch, averaging, resuming, losses that are not finite."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -151,6 +152,19 @@ def test_validation_after_every_second_epoch_and_the_last(tmp_path):
     assert [bool(row["accuracy"]) for row in read_log(run.log)[1]] == [False, True, False, True, True]
 
 
+def test_an_epoch_without_validation_shows_no_accuracy(tmp_path, capsys):
+    fit(training(epochs=2, validate_after_every=2), open_run(tmp_path), {}, CPU)
+    first, second = (re.search("val accuracy ([^ ]+) ", line)[1] for line in capsys.readouterr().out.splitlines()[:2])
+    assert first == "-" and 0 <= float(second) <= 1
+
+
+def test_fewer_images_than_processes_are_refused(tmp_path):
+    each = training()
+    each.train_batches = lambda epoch: iter(())
+    with pytest.raises(ValueError, match="40 training images are too few for 1 processes"):
+        fit(each, open_run(tmp_path), {}, CPU)
+
+
 def test_resume_is_exact(tmp_path):
     whole = training(epochs=4, loss_type="EQL")
     fit(whole, open_run(tmp_path / "whole"), {}, CPU)
@@ -175,13 +189,13 @@ def test_resume_is_exact(tmp_path):
 
 
 def test_resume_in_another_precision_is_refused(tmp_path):
-    """`auto` may be bf16 on the first machine and fp32 on the second; the state of an earlier version does not say."""
+    """`auto` may be bf16 on the first machine and fp32 on the second, where the flag helps; an earlier version's state does not say."""
     run = open_run(tmp_path)
-    fit(training(epochs=1), run, {"arguments": {}}, CPU)
+    fit(training(epochs=1), run, {"arguments": {"precision": "auto"}}, CPU)
     in_bf16 = Runtime(CPU.device, bf16=True)
     with pytest.raises(ValueError, match="trained in fp32, and this run would go on in bf16: resume with precision fp32"):
         begin(training(), run, {}, {}, True, False, in_bf16)
-    assert not begin(training(), run, {}, {}, True, False, CPU)
+    assert not begin(training(), run, {"precision": "fp32"}, {}, True, False, CPU)
     state = load_checkpoint(run.last)
     del state["precision"]
     torch.save(state, run.last)

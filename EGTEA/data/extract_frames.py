@@ -95,7 +95,7 @@ def prepare_out(out: Path, every: int) -> None:
 
 
 def start_worker() -> None:
-    """Make a worker end with its parent, leave Ctrl-C to it, use one core, and silence FFmpeg."""
+    """Make a worker end with its parent, leave Ctrl-C to the parent, use one core, and silence FFmpeg."""
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)

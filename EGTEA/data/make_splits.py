@@ -50,7 +50,7 @@ def run(args: Namespace) -> None:
     splits = make_splits(*([" ".join(words) for words in read_clip_lines(path, fields=4)] for path in annotations))
     for name, lines in splits.items():
         if not lines:
-            raise ValueError(f"{name} would be empty: are {args.annotations}'s files EGTEA's?")
+            raise ValueError(f"{name} would be empty: are the files in {args.annotations} those of EGTEA?")
     named = next((path for name in NAME_FILES if (path := args.annotations / name).is_file()), None)
     names = {"verbs.txt": [f"{number} {name}" for number, name in read_names(named).items()]} if named else {}
     contents = {args.out / name: "".join(f"{line}\n" for line in lines).encode() for name, lines in {**splits, **names}.items()}

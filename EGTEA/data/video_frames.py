@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import cv2
 
 JPEG_QUALITY = 90          # frames are used at about half their size
-FEW_MISSING = 2            # frames, or 1 %: a container that estimates their number from the duration may promise so many too much
-LONGEST_STILL = 60_000     # milliseconds that a frame may stand; a longer gap is a jump of the clock
+FEW_MISSING = 2            # frames, or 1 %: a container that estimates their number from the duration may promise up to so many too many
+LONGEST_STILL = 60_000     # milliseconds that a frame may be shown; a longer gap is a jump of the clock
 
 
 def places_in_time(times: np.ndarray) -> np.ndarray | None:
