@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from longtail.checkpoints import load_checkpoint, load_weights
-from longtail.devices import means_cpu
+from longtail.devices import Runtime, means_cpu
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
 BACKBONES = ("resnet10", *TORCHVISION)
@@ -40,18 +41,22 @@ def training_precision(precision: str, image_size: int, device: str | None) -> s
     return "fp32"
 
 
-def check_batches(images: int, batch_size: int, image_size: int, processes: int) -> None:
-    """Raise ValueError if a process would train on one image that layer4 sees as one pixel: BatchNorm needs two values of a channel."""
-    rest = images % batch_size
-    if image_size <= 2 * STRIDE_BEFORE_LAYER4 and 1 in (batch_size // processes, rest // processes):
-        raise ValueError(f"batch_size {batch_size} of {images} images in {processes} processes leaves one with a single image, and "
-                         f"BatchNorm cannot learn from one image of {image_size} pixels: choose another batch_size")
+def check_batches(images: int, batch_size: int, image_size: int, runtime: Runtime) -> None:
+    """Raise ValueError if one model would train on one image that layer4 sees as one pixel: BatchNorm needs two values of a channel.
+
+    DataParallel cuts a process's part of a batch as Tensor.chunk does.
+    """
+    processes, gpus = runtime.world_size, max(runtime.gpus, 1)
+    shares = [len(part) for size in (batch_size, images % batch_size) for part in torch.arange(size // processes).chunk(gpus)]
+    if image_size <= 2 * STRIDE_BEFORE_LAYER4 and 1 in shares:
+        raise ValueError(f"batch_size {batch_size} of {images} images in {processes} processes of {gpus} GPUs each leaves a single image "
+                         f"to one, and BatchNorm cannot learn from one image of {image_size} pixels: choose another batch_size")
 
 
 def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """Return a backbone's weights by name, without a head, from a file of torchvision, of this project or of the released code.
 
-    Weights may stand under a name, and carry DataParallel's `module.`.
+    The weights may be nested under a key, and their names may start with DataParallel's `module.`.
     """
     for layer in LAYERS:
         if isinstance(checkpoint.get(layer), dict):

@@ -1,4 +1,4 @@
-"""Draw what the hardest classes are taken for."""
+"""Draw which classes the hardest classes are mistaken for."""
 
 import warnings
 from pathlib import Path
@@ -38,10 +38,7 @@ def answers(confusion: Tensor, classes: list[int], most: int) -> tuple[list[int]
 
 def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
     """Draw the hardest classes, a row for each: colours are shares of its images, numbers are images."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     classes = hardest(confusion, WORST)
     columns, counts = answers(confusion, classes, ANSWERS)
@@ -49,7 +46,8 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
     if not counts[:, -1].any():                            # every wrong answer has a column of its own
         titles, counts = titles[:-1], counts[:, :-1]
     shares = (counts / counts.sum(1, keepdim=True)).numpy()
-    figure, axes = pyplot.subplots(figsize=(4.5 + 0.3 * counts.shape[1], 3 + 0.3 * len(counts)), layout="constrained")
+    figure = Figure(figsize=(4.5 + 0.3 * counts.shape[1], 3 + 0.3 * len(counts)), layout="constrained")
+    axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in counts.nonzero().tolist():
         axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=7,
@@ -62,7 +60,6 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")         # of names in scripts that the font lacks; it draws boxes
         figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def shortened(name: str) -> str:

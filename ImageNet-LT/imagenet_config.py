@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import os
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import Any
 import yaml
 
 from backbones import BACKBONES
-from cdb_loss import DIFFICULTIES, DYNAMIC_TAU
-from longtail.cli import PRECISIONS
+from cdb_loss import DIFFICULTIES, DYNAMIC_TAU, read_tau
+from longtail.cli import PRECISIONS, number_in
 from longtail.files import check_file
 from longtail.loss_flags import CDB_LOSSES, LOSS_TYPES, MEANS
 
@@ -58,18 +59,10 @@ def choice(choices: tuple[str, ...], default: str) -> Any:
     return setting(", ".join(choices[:-1]) + f" or {choices[-1]}", lambda value: require(value in choices, value), default)
 
 
-def number_between(low: float, high: float, include_low: bool) -> Callable[[Any], float]:
-    """Return a converter of numbers, also of those that YAML 1.1 reads as text: 2e-4 without a point."""
-    def convert(value: Any) -> float:
-        require(not isinstance(value, bool), value)
-        number = float(value)
-        return require(low <= number < high and (include_low or number > low), number)
-    return convert
-
-
-def number(allowed: str, low: float, high: float = math.inf, include_low: bool = True, default: Any = MISSING) -> Any:
-    """Return a setting that is a number below `high` and from `low` on; without `include_low`, above it."""
-    return setting(allowed, number_between(low, high, include_low), default)
+def number(allowed: str, low: float, high: float = math.inf, include_low: bool = True, include_high: bool = False,
+           default: Any = MISSING) -> Any:
+    """Return a setting that is a number between `low` and `high`, also one that YAML 1.1 reads as text: 2e-4 without a point."""
+    return setting(allowed, lambda value: number_in(low, high, include_low, include_high)(str(value)), default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +83,13 @@ class Config:
     stage: str = choice(STAGES, "features")
     first_stage: str | None = text("the model_dir of a finished first stage", None)
     loss_type: str = choice(tuple(name for name in LOSS_TYPES if name != "LDAM-DRW"), "CE")
-    tau: float | str = setting(f"a number above 0, {' or '.join(DYNAMIC_TAU)}",
-                               lambda value: value if value in DYNAMIC_TAU else number_between(0, math.inf, False)(value), "dynamic")
+    tau: float | str = setting(f"a number above 0, {' or '.join(DYNAMIC_TAU)}", lambda value: read_tau(str(value)), "dynamic")
     difficulty: str = choice(DIFFICULTIES, "paper")
     reduction: str = choice(MEANS, "mean")
     gamma: float = number("a number of at least 0", 0, default=1.0)
     beta: float = number("a number above 0 and below 1", 0, 1, include_low=False, default=0.9999)
-    eql_gamma: float = number("a number from 0 to 1", 0, 1.000001, default=0.9)
-    eql_lambda: float = number("a number from 0 to 1", 0, 1.000001, default=0.005)
+    eql_gamma: float = number("a number from 0 to 1", 0, 1, include_high=True, default=0.9)
+    eql_lambda: float = number("a number from 0 to 1", 0, 1, include_high=True, default=0.005)
     sampling: str = choice(SAMPLINGS, "uniform")
     num_epochs: int = whole(1)
     batch_size: int = whole(1)
@@ -122,8 +114,8 @@ class Config:
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in PATHS}
 
     def dump(self) -> str:
-        """Return the text of a file that gives this configuration on any machine: without the device."""
-        settings = {key: value for key, value in dataclasses.asdict(self).items() if key != "device"}
+        """Return the text of a file that gives this configuration on any machine: without the device and the number of GPUs."""
+        settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("device", "n_gpus")}
         return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=1000)
 
 
@@ -180,7 +172,7 @@ def convert(file: Path, field: dataclasses.Field, value: Any) -> Any:
         return None
     try:
         return field.metadata["convert"](value)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, ArgumentTypeError):
         raise ValueError(f"{file}: {field.name} must be {field.metadata['allowed']}, not {value!r}") from None
 
 
@@ -204,6 +196,5 @@ def check_combination(file: Path, config: Config) -> None:
     for key, works in (("tau", difficult), ("difficulty", difficult), ("reduction", config.loss_type in CDB_LOSSES),
                        ("gamma", config.loss_type in WITH_GAMMA), ("beta", config.loss_type in ("CB_Softmax", "CB_Focal")),
                        ("eql_gamma", config.loss_type == "EQL"), ("eql_lambda", config.loss_type == "EQL")):
-        default = next(field.default for field in fields(Config) if field.name == key)
-        if getattr(config, key) != default and not works:
+        if getattr(config, key) != getattr(Config, key) and not works:      # the class holds the defaults
             raise ValueError(f"{file}: {key} {getattr(config, key)} does nothing with loss_type {config.loss_type}; remove the line")

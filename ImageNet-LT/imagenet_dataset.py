@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from longtail.files import blob_id, check_file
+from longtail.cli import some
+from longtail.files import blob_id, check_file, read_text
 from path_table import PathTable
 
 SHOWN = 5      # missing images that an error names
@@ -98,7 +99,7 @@ def parse_line(line: str, num_classes: int) -> tuple[str, int]:
     """Return path and label. Raise ValueError that says what is wrong."""
     match = LINE.fullmatch(line.strip())
     if not match or "\0" in line:
-        raise ValueError(f"{line[:80]!r} is not `path label` with a whole number for a label (a heading may stand behind a #)")
+        raise ValueError(f"{line[:80]!r} is not `path label` with a whole number for a label (a heading must start with #)")
     path, label = match[1], int(match[2])
     if label >= num_classes:
         raise ValueError(f"label {label} must lie between 0 and {num_classes - 1} (num_classes {num_classes})")
@@ -114,7 +115,7 @@ def format_line(path: str, label: int) -> str:
     line = f"./{path} {label}" if path.startswith(("#", "~", " ")) else f"{path} {label}"
     if len(line.splitlines()) > 1 or parse_line(line, label + 1) != (path, label):
         raise ValueError("a list cannot hold its name: a line break, or a space or comma at its end")
-    line.encode()                # UnicodeEncodeError, a ValueError, for bytes that are no text
+    line.encode()                # UnicodeEncodeError, a ValueError, for bytes that are not text
     return line
 
 
@@ -122,11 +123,7 @@ def read_class_names(file: Path, num_classes: int) -> list[str]:
     """Return the lines of a file that names a class in each, in the order of the labels."""
     if not file.is_file():
         raise FileNotFoundError(f"class_list {file} not found: each of its lines names a class; without class_list, folders name them")
-    check_file(file, LARGEST_LIST)
-    try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not text in UTF-8, in which it must be saved: {error}") from None
+    names = [line.strip() for line in read_text(file, LARGEST_LIST).splitlines()]
     if len(names) != num_classes:
         raise ValueError(f"{file} names {len(names)} classes, but num_classes is {num_classes}")
     return names
@@ -134,10 +131,9 @@ def read_class_names(file: Path, num_classes: int) -> list[str]:
 
 def check_classes(images: ImageList, num_classes: int) -> None:
     """Raise ValueError if a class has no image."""
-    absent = [c for c, count in enumerate(images.class_counts(num_classes)) if not count]
+    absent = [str(c) for c, count in enumerate(images.class_counts(num_classes)) if not count]
     if absent:
-        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
-        raise ValueError(f"{images.file} has no image of class {', '.join(map(str, absent[:SHOWN]))}{more}; "
+        raise ValueError(f"{images.file} has no image of class {some(absent)}; "
                          f"labels must run from 0 to num_classes - 1 = {num_classes - 1}")
 
 
@@ -150,7 +146,7 @@ def locate(*lists: ImageList) -> tuple[ImageList, ...]:
     if not root.is_dir():
         raise FileNotFoundError(f"data_root {root} not found: name the folder that holds {lists[0].paths[0].split('/')[0]}/ "
                                 "with --data_root or in the YAML")
-    found = find_present(root, {path for images in lists for path in images.paths})
+    found = {path: path for path in find_present(root, {path for images in lists for path in images.paths})}
     missing = {path: images for images in lists for path in images.paths if path not in found}
     if missing:
         flat = find_present(root, {flattened(path) for path in missing})
@@ -180,19 +176,18 @@ def flattened(path: str) -> str:
     return "/".join([*parts[:-2], parts[-1]])
 
 
-def find_present(root: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Return {path: path} of those that exist. Each folder is listed once, since a network drive is slow at asking for each file."""
-    names_in: dict[str, list[str]] = defaultdict(list)
+def find_present(root: Path, paths: Iterable[str]) -> set[str]:
+    """Return the paths that exist. Each folder is listed once, since a network drive is slow at asking for each file."""
+    paths_in: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        folder, _, name = path.rpartition("/")
-        names_in[folder].append(name)
-    found = {}
-    for folder, names in names_in.items():
+        paths_in[posixpath.dirname(path)].append(path)
+    found = set()
+    for folder, inside in paths_in.items():
         try:
             present = set(os.listdir(root / folder))
         except (FileNotFoundError, NotADirectoryError):
             continue
-        found |= {path: path for name in names if name in present for path in [f"{folder}/{name}" if folder else name]}
+        found.update(path for path in inside if posixpath.basename(path) in present)
     return found
 
 

@@ -92,7 +92,7 @@ def open_image(content: bytes) -> "Image.Image":
 def check_pixels(height: int, width: int) -> None:
     """Raise ValueError for an image without pixels, or with more than MOST_PIXELS."""
     if not 0 < height * width <= MOST_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are none or too many")
+        raise ValueError(f"it has {width} x {height} pixels; 1 to {MOST_PIXELS:,} are allowed")
 
 
 def to_rgb(image: "Image.Image") -> "Image.Image":
@@ -142,7 +142,7 @@ def to_tensor(image: "Image.Image") -> Tensor:
 class EncodedImage:
     """An image file's content with its upright height and width. A JPEG is decoded when it is asked for, others at once.
 
-    Creation raises ValueError for what is no image, or too large a one, before a decoder makes room for it.
+    Creation raises ValueError for a file that is not an image or has too many pixels, before memory is allocated for it.
     """
 
     def __init__(self, content: bytes):
@@ -171,11 +171,6 @@ class EncodedImage:
             return to_tensor(turned(image.convert("RGB"), self.header.orientation))
 
 
-def decode(content: bytes, reduction: int = 1) -> Tensor:
-    """Decode an image file to upright RGB (3, H, W) uint8; see EncodedImage."""
-    return EncodedImage(content).decode(reduction)
-
-
 def use_image(path: Path, use: Callable[[bytes], Result]) -> Result:
     """Return use(content) for an image file. Raise ValueError that names the file and what is wrong with it, in one line."""
     try:
@@ -192,7 +187,7 @@ def use_image(path: Path, use: Callable[[bytes], Result]) -> Result:
 
 
 def decode_other(content: bytes) -> Tensor:
-    """Decode an image file that is no JPEG (one .JPEG of ImageNet is a PNG) to upright RGB (3, H, W) uint8."""
+    """Decode an image file that is not a JPEG (one .JPEG of ImageNet is a PNG) to upright RGB (3, H, W) uint8."""
     with open_image(content) as image:
         check_pixels(image.height, image.width)
         return to_tensor(turned(to_rgb(image), orientation_in(image.getexif)))
@@ -200,7 +195,7 @@ def decode_other(content: bytes) -> Tensor:
 
 def has_more_frames(content: bytes) -> bool:
     """Return whether an image file is an animation or has several pages, of which only the first one is used."""
-    if content.startswith(JPEG_START):       # phones append a second picture, which is no frame
+    if content.startswith(JPEG_START):       # phones append a second picture, which is not a frame
         return False
     with open_image(content) as image:
         try:

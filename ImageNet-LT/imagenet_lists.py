@@ -1,4 +1,4 @@
-"""One's own images: found in folders, written as lists with the configuration that trains on them; the picture of their tail."""
+"""Find a user's images in folders, write lists and the configuration that trains on them, and draw their tail."""
 
 import json
 import math
@@ -13,6 +13,7 @@ from imagenet_dataset import format_line
 from imagenet_decoding import SUFFIXES, EncodedImage, use_image
 from longtail.files import write_atomically
 from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOT_SIZES
+from longtail.signals import raise_if_stopped
 
 HERE = Path(__file__).resolve().parent
 SAMPLE = 200                       # images whose size decides that of the views
@@ -29,7 +30,7 @@ COMMENTS = {
     "backbone": "or resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d",
     "loss_type": "CE is the usual cross-entropy", "difficulty": "steady on few validation images, and fit for classes without any",
     "tau": "how strongly difficulty weighs: from the spread of the class accuracies; a number fixes it",
-    "num_epochs": "the learning rate falls to 0 over them along a cosine", "batch_size": "choose a smaller one if memory does not suffice",
+    "num_epochs": "the learning rate falls to 0 over them along a cosine", "batch_size": "choose a smaller one if memory runs out",
     "lr": "peak learning rate of SGD"}
 COLUMN = 32                        # where comments start
 
@@ -44,10 +45,14 @@ def is_image(name: str) -> bool:
 def walk_images(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the images in a folder, at any depth and behind links, as paths below it; and the endings of its other files.
 
-    Hidden files and folders are passed over: macOS writes some beside each image.
+    Hidden files and folders are passed over: macOS writes some beside each image. Raise OSError for a folder that cannot be read.
     """
+    def fail(error: OSError) -> None:
+        raise OSError(f"{error.filename} cannot be read: {error.strerror}")
+
     images, others, seen = [], Counter(), set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        raise_if_stopped()
         real = os.path.realpath(place)
         if real in seen:             # a link has led in a circle
             folders.clear()
@@ -86,7 +91,7 @@ def recipe(root: Path, train: Tree) -> dict[str, object]:
     else:
         epochs = math.ceil(STEPS * 64 / len(paths))
         schedule = {"num_epochs": min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs)), "batch_size": 64, "lr": 0.1}
-    if image_size <= STEP and len(paths) % schedule["batch_size"] == 1:
+    while image_size <= STEP and len(paths) % schedule["batch_size"] == 1:
         schedule["batch_size"] -= 1                  # else the last batch is a single image, and layer4 sees it as a single pixel
     return {"num_classes": len(train), "image_size": image_size, "test_resize": test_resize, "backbone": "resnet10", "loss_type": "CDB-CE",
             "difficulty": "smoothed", "tau": "dynamic", **schedule}
@@ -129,15 +134,13 @@ def tail(counts: dict[str, int]) -> str:
 
 def draw_tail(counts: dict[str, int], path: Path) -> None:
     """Draw the number of training images of each class, the largest first."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     sizes = sorted(counts.values(), reverse=True)
     many, few = sum(size > MANY_ABOVE for size in sizes), sum(size < FEW_BELOW for size in sizes)
     edges = [0, many, len(sizes) - few, len(sizes)]
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
     axes.stairs(sizes, fill=True, baseline=0.5, color="tab:blue")
     for name, first, last, color in zip(("many", "medium", "few"), edges, edges[1:], ("0.95", "0.88", "0.95"), strict=False):
         if last > first:
@@ -146,7 +149,6 @@ def draw_tail(counts: dict[str, int], path: Path) -> None:
     axes.set(yscale="log", xlim=(0, len(sizes)), ylim=(0.5, 1.5 * sizes[0]), xlabel="classes, the largest first", ylabel="training images")
     axes.yaxis.set_major_formatter("{x:,g}")
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
 def next_command(out: Path) -> str:

@@ -126,8 +126,7 @@ class ImageLoader:
 
     def evaluation_batches(self) -> Batches:
         """Yield this process's images in the list's order. Each image belongs to one process."""
-        shares = self.evaluation_shares()
-        for share, (images, _) in zip(shares, self.load([(share, None) for share in shares]), strict=True):
+        for share, (images, _) in zip(self.evaluation_shares(), self.checked_batches(), strict=True):
             yield images, self.runtime.move(self.labels[share])
 
     def checked_batches(self) -> Iterator[tuple[Tensor, dict[int, str]]]:

@@ -1,4 +1,4 @@
-"""Apply a trained model to images of one's own: a row for each, with its most probable classes."""
+"""Apply a trained model to a user's images: one row for each, with its most probable classes."""
 
 import contextlib
 import csv
@@ -17,6 +17,7 @@ from imagenet_dataset import LINE, ImageList, meaningful_lines
 from imagenet_lists import walk_images
 from imagenet_loader import ImageLoader
 from imagenet_test import load_best
+from longtail.cli import some
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import check_file, write_atomically
@@ -27,13 +28,12 @@ from resnet10 import ImageNetModel
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")
 LARGEST_LIST = 1 << 30     # bytes
 TOP = 5                    # classes of an image
-SHOWN = 5                  # unreadable images that a message names
 
 
 def find_inputs(place: Path, root: Path | None) -> tuple[Path, list[str]]:
     """Return the images that `place`, an image, a folder or a list, stands for, and the folder at which their paths start.
 
-    The paths of a list start at `root`, or at the list's own folder; what stands behind a path may be its label.
+    The paths of a list start at `root`, or at the list's own folder; a label may follow a path.
     """
     if place.is_dir():
         paths = walk_images(place)[0]
@@ -53,7 +53,7 @@ def find_inputs(place: Path, root: Path | None) -> tuple[Path, list[str]]:
 
 
 def path_in(line: str, root: Path) -> str:
-    """Return the path in a line, behind which a label may stand."""
+    """Return the path in a line, which a label may follow."""
     match = LINE.fullmatch(line)
     return match[1] if match and not os.path.exists(root / line) else line
 
@@ -101,8 +101,7 @@ def predict(config: Config, place: Path, root: Path, paths: list[str], top: int,
             wrong += [shown] if row[-1] else []
             bar.update()
     if wrong:
-        some = ", ".join(wrong[:SHOWN]) + (", ..." if len(wrong) > SHOWN else "")
-        print(f"{len(wrong)} of {len(paths)} images cannot be used, see the column error: {some}", file=sys.stderr)
+        print(f"{len(wrong)} of {len(paths)} images cannot be used, see the column error: {some(wrong)}", file=sys.stderr)
     return text.getvalue(), not wrong
 
 

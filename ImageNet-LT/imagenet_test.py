@@ -138,14 +138,14 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime, dra
         write_atomically(model_dir / RESULTS[method], (json.dumps(figures, indent=1) + "\n").encode())
         if draw:
             draw_confusion(confusion, [entry["name"] for entry in figures["classes"]], model_dir / PICTURES[method])
-            print(f"what the hardest classes are taken for is drawn in {model_dir / PICTURES[method]}")
+            print(f"{model_dir / PICTURES[method]} shows which classes the hardest ones are mistaken for")
         show(figures, [figures["classes"][c] for c in hardest(confusion, HARDEST)])
 
 
 def show(figures: dict[str, Any], hard: list[dict[str, Any]]) -> None:
     """Print the hardest classes, and the report as a table."""
     width = max(len(entry["name"]) for entry in hard)
-    print("hardest classes, with their training images and the class that they are most often taken for:")
+    print("hardest classes, with their training images and the class that they are most often mistaken for:")
     for entry in hard:
         print(f"  {entry['name']:<{width}}  {entry['correct']:4d} of {entry['images']} right {entry['training_images']:7,d}  "
               f"{entry['taken_for'] or '-'}")

@@ -93,7 +93,7 @@ def resolve(args: Namespace) -> Config:
     file = args.cfg or args.model_dir / CONFIG
     if not args.cfg and not file.is_file():
         raise FileNotFoundError(f"{file} not found: --model_dir must be the folder of a run; for a checkpoint without, name its --cfg too")
-    places = {key: str(expanded(path).resolve()) for key in ("model_dir", "data_root") if (path := getattr(args, key))}
+    places = {key: str(path.resolve()) for key in ("model_dir", "data_root") if (path := getattr(args, key))}
     if args.n_gpus is not None:
         check_gpus(args.n_gpus, found=0)
     return read_config(file, **places, batch_size=args.batch_size, seed=args.seed, n_gpus=args.n_gpus, device=args.device,
@@ -138,7 +138,7 @@ def first_stage_model(config: Config) -> ImageNetModel:
     checkpoint = load_checkpoint(path)
     model = load_model(checkpoint, path, config.num_classes, config.backbone)
     if not last.is_file() and "arguments" in checkpoint:             # a released checkpoint has no arguments, and no other file
-        raise ValueError(f"{last} is missing: without it {path} may be of a run that is not finished; a folder must keep its run's name")
+        raise ValueError(f"{last} is missing, so {path} may belong to a run that is not finished; do not rename a run's folder")
     state = load_checkpoint(last) if last.is_file() else {}
     done, epochs = state.get("epoch"), state.get("arguments", {}).get("num_epochs")
     if done != epochs:
@@ -164,7 +164,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
 
 
 def build_criterion(config: Config, class_counts: list[int]) -> nn.Module:
-    """Return the loss that loss_type names, with its settings; for difficulty-driven sampling, the CDBLoss that the sampler asks."""
+    """Return the loss that loss_type names, with its settings; for difficulty-driven sampling, the CDBLoss with the sampler's weights."""
     if config.sampling == "difficulty":
         return CDBLoss(config.num_classes, config.tau, difficulty=config.difficulty)
     return build_loss(config, class_counts, CDBLoss)
@@ -187,7 +187,7 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
     if train_set.note:
         runtime.say(train_set.note)
     if config.stage == "features":
-        check_batches(len(train_set), config.batch_size, config.image_size, runtime.world_size)
+        check_batches(len(train_set), config.batch_size, config.image_size, runtime)
     counts = train_set.class_counts(config.num_classes)
     model = build_model(config, resuming, runtime)
     criterion = build_criterion(config, counts).to(runtime.device)
@@ -220,11 +220,11 @@ def train(args: Namespace, config: Config) -> None:
         folder = config.path("model_dir")
         if f"{folder.name}.json" in RESULTS.values():
             raise ValueError(f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir")
-        run = Run(folder, folder.name, BEST, args.tensorboard)
+        run = Run(folder, folder.name, BEST, args.tensorboard, results=(*RESULTS.values(), *PICTURES.values()))
+        if args.cfg and (folder / CONFIG).exists() and args.cfg.samefile(folder / CONFIG) and not run.settings.exists():
+            raise ValueError(f"{args.cfg} would be replaced by the settings of this run: choose another --model_dir")
         training, arguments, description = prepare(config, runtime.broadcast(args.resume and run.last.exists()), runtime)
         if begin(training, run, arguments, description, args.resume, args.overwrite, runtime) and runtime.is_main:
-            for name in (*RESULTS.values(), *PICTURES.values()):           # of the run before it
-                (folder / name).unlink(missing_ok=True)
             write_atomically(folder / CONFIG, config.dump().encode())
         unfinished = training.first_epoch <= training.epochs
         fit(training, run, {"arguments": arguments, **description}, runtime)
@@ -234,6 +234,9 @@ def train(args: Namespace, config: Config) -> None:
 
 def run(args: Namespace) -> int | None:
     """Train, test a trained model, or predict with it. Return an exit code, or None for 0."""
+    for key in ("model_dir", "data_root"):
+        if path := getattr(args, key):
+            setattr(args, key, expanded(path))           # a shell leaves the ~ of --model_dir=~/run as it is
     config = resolve(args)
     if args.predict:
         return write_predictions(config, args.predict, args.data_root, args.out, args.top or TOP)
@@ -246,7 +249,7 @@ def run(args: Namespace) -> int | None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return exit_code(lambda: run(args), hint="; no prediction was written" if args.predict else RESUME_HINT)
+    return exit_code(lambda: run(args), hint="; no prediction was written" if args.predict else "" if args.test else RESUME_HINT)
 
 
 if __name__ == "__main__":

@@ -127,6 +127,8 @@ def load_model(checkpoint: dict[str, Any], path: object, num_classes: int, backb
     model = ImageNetModel(num_classes, "lws" if "classifier.scales" in state else "features", backbone)
     model.requires_grad_(True)
     load_weights(model, state, path)
+    if "state_dict_best" in checkpoint and isinstance(model.classifier, ScaledClassifier):
+        model.classifier.fc.bias.data.mul_(model.classifier.scales.data)      # the released LWS scales the bias too
     return model
 
 

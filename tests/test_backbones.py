@@ -11,6 +11,7 @@ from backbones import BACKBONES, TORCHVISION, check_batches, load_pretrained, to
 from imagenet_table import name_of
 from imagenet_test import BEST
 from longtail.checkpoints import load_checkpoint
+from longtail.devices import Runtime
 from longtail.training import train_epoch
 from main import main
 from resnet10 import ImageNetModel, ResNet10, split_state
@@ -166,13 +167,17 @@ def test_wrong_settings(key, value, message, data, tmp_path, failing):
     assert message in failing(main, "--cfg", write_config(tmp_path, data, "x", **{key: value}))
 
 
-@pytest.mark.parametrize(("images", "batch_size", "side", "processes", "fits"), [
-    (65, 64, 32, 1, False), (65, 64, 64, 1, True), (66, 64, 32, 1, True), (64, 64, 32, 1, True), (67, 64, 32, 2, False),
-    (65, 64, 32, 2, True), (640, 4, 32, 4, False)])
-def test_a_single_image_of_a_single_pixel_is_refused(images, batch_size, side, processes, fits):
-    """BatchNorm needs two values of a channel; 32 pixels reach layer4 as one. 67 in two processes: a rest of 3, one for each."""
+@pytest.mark.parametrize(("images", "batch_size", "side", "processes", "gpus", "fits"), [
+    (65, 64, 32, 1, 0, False), (65, 64, 64, 1, 0, True), (66, 64, 32, 1, 1, True), (64, 64, 32, 1, 0, True), (67, 64, 32, 2, 1, False),
+    (65, 64, 32, 2, 1, True), (640, 4, 32, 4, 1, False), (67, 64, 32, 1, 2, False), (68, 64, 32, 1, 2, True), (69, 64, 32, 1, 4, False)])
+def test_a_single_image_of_a_single_pixel_is_refused(images, batch_size, side, processes, gpus, fits):
+    """BatchNorm needs two values of a channel; 32 pixels reach layer4 as one. 67 in two processes: a rest of 3, one for each.
+
+    DataParallel gives a rest of 3 to two GPUs as 2 and 1, one of 5 to four as 2, 2 and 1.
+    """
+    runtime = Runtime(torch.device("cpu"), gpus=gpus, world_size=processes)
     with contextlib.nullcontext() if fits else pytest.raises(ValueError, match=f"batch_size {batch_size} of {images} images"):
-        check_batches(images, batch_size, side, processes)
+        check_batches(images, batch_size, side, runtime)
 
 
 def test_such_a_batch_ends_before_the_first_epoch(data, tmp_path, failing):

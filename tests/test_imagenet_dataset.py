@@ -69,7 +69,7 @@ def test_blob_id_is_gits():
     ("train/a.JPEG 3", r"label 3 must lie between 0 and 2 \(num_classes 3\)"), ("/etc/a.JPEG 0", "leaves data_root"),
     ("train/../../a.JPEG 0", "leaves data_root"), ("~/a.JPEG 0", "leaves data_root"), ("train/a.JPEG ²", "is not `path label`"),
     ("train/\0/a.JPEG 0", "is not `path label`"), ("train/a.JPEG0", "is not `path label`"), (",1", "is not `path label`"),
-    ("path,label", r"a heading may stand behind a #"),
+    ("path,label", r"a heading must start with #"),
     ("train\\cat\\1.jpg 0", r"train\\cat\\1.jpg holds a backslash: write / between folders, in all lines")])
 def test_bad_lines(line, match):
     with pytest.raises(ValueError, match=match):

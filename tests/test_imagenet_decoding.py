@@ -9,7 +9,7 @@ import pytest
 import torchvision.io
 from PIL import Image, ImageOps
 
-from imagenet_decoding import EncodedImage, decode, has_more_frames, jpeg_header
+from imagenet_decoding import EncodedImage, has_more_frames, jpeg_header
 from imagenet_transforms import evaluation_view, training_view
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -24,7 +24,7 @@ def saved(image: Image.Image, kind: str, **settings) -> bytes:
 
 def pixels(content: bytes) -> np.ndarray:
     """(H, W, 3)"""
-    return decode(content).permute(1, 2, 0).numpy()
+    return EncodedImage(content).decode().permute(1, 2, 0).numpy()
 
 
 def quarters(width: int = 48, height: int = 32) -> Image.Image:
@@ -70,7 +70,7 @@ def test_floats_are_multiplied_by_255():
 def test_an_unknown_scale_is_refused(values, match):
     kind = np.float32 if isinstance(values[0], float) else np.int32
     with pytest.raises(ValueError, match=match):
-        decode(saved(Image.fromarray(np.array([values], dtype=kind)), "TIFF"))
+        EncodedImage(saved(Image.fromarray(np.array([values], dtype=kind)), "TIFF"))
 
 
 def test_integers_of_32_bits_that_are_bytes_stay_what_they_are():
@@ -90,7 +90,7 @@ def test_every_orientation_is_pillows(kind, orientation):
 @pytest.mark.parametrize("reduction", [1, 2, 4])
 def test_a_phone_held_upright(reduction):
     """Orientation 6: what is stored must be turned by 90 degrees clockwise. The red corner comes from the left to the right."""
-    image = decode(with_orientation(6), reduction).permute(1, 2, 0).numpy().astype(int)
+    image = EncodedImage(with_orientation(6)).decode(reduction).permute(1, 2, 0).numpy().astype(int)
     assert image.shape == (48 // reduction, 32 // reduction, 3)
     for place, color in (((0, -1), RED), ((0, 0), BLUE), ((-1, -1), (0, 255, 0)), ((-1, 0), (255, 255, 255))):
         assert np.abs(image[place] - color).max() < 12

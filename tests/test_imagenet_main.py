@@ -1,6 +1,7 @@
 """Runs from their YAML files: the two commands to the letter, second stages, resume, processes, errors."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from longtail.devices import Runtime
 from longtail.metrics import count_confusion, macro_f1, report
 from longtail.posthoc import extract
 from longtail.run import read_log
-from longtail.signals import Stopped
+from longtail.signals import Stopped, raise_if_stopped
 from longtail.training import backward
 from main import main, prepare, sampling_of_epochs
 from resnet10 import PARTS, ImageNetModel, split_state
@@ -162,15 +163,40 @@ def test_a_run_is_not_resumed_with_another_list(split, cdb, data, tmp_path, fail
     shorter = tmp_path / f"Small_{split}.txt"
     shorter.write_text("".join((data / shorter.name).read_text().splitlines(keepends=True)[1:]))
     file = write_config(tmp_path, data, "cdb", loss_type="CDB-CE", tau=1.5, num_epochs=4, **{f"{split}_list": shorter})
-    assert f"{copy}/last_cdb.pth was trained with --{split}_list {shorter.name} " in failing(main, "--cfg", file, "--resume")
+    assert f"{copy}/last_cdb.pth was trained with {split}_list {shorter.name} " in failing(main, "--cfg", file, "--resume")
 
 
 def test_a_run_is_not_touched_unasked(cdb, failing):
     before = {path: path.read_bytes() for path in cdb.iterdir()}
     error = failing(main, "--cfg", cdb / "config.yaml")
     assert all(flag in error for flag in ("--resume", "--overwrite", "--save_model")) and str(cdb) in error
-    assert "was trained with --seed 0, not 1" in failing(main, "--cfg", cdb / "config.yaml", "--resume", "--seed", "1")
+    assert "was trained with seed 0, not 1" in failing(main, "--cfg", cdb / "config.yaml", "--resume", "--seed", "1")
     assert {path: path.read_bytes() for path in cdb.iterdir()} == before
+
+
+def test_a_users_configuration_is_not_replaced(data, tmp_path, failing):
+    (tmp_path / "mine").mkdir()
+    file = write_config(tmp_path, data, "x").rename(tmp_path / "mine/config.yaml")
+    before = file.read_text()
+    error = failing(main, "--cfg", file, "--model_dir", tmp_path / "mine")
+    assert f"{file} would be replaced by the settings of this run: choose another --model_dir" in error
+    assert file.read_text() == before
+
+
+def test_the_home_directory_behind_an_equals_sign(tmp_path, monkeypatch, failing):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"{tmp_path}/none/config.yaml not found" in failing(main, "--test", "--model_dir=~/none")
+
+
+def test_a_stopped_test_promises_no_resume(first_stage, monkeypatch, capsys):
+    def stopped(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise_if_stopped()
+
+    monkeypatch.setattr("longtail.signals._received", 0)          # which is put back after the test
+    monkeypatch.setattr("main.evaluate", stopped)
+    assert main(["--test", "--model_dir", str(first_stage)]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.strip().endswith("stopped by SIGTERM")
 
 
 def test_overwrite_and_resume_of_nothing(data, tmp_path, capsys):
@@ -327,7 +353,7 @@ def test_a_second_stage_needs_a_finished_first_one_and_later_none(first_stage, d
     shutil.copytree(first_stage, copy)
     second = run(tmp_path, data, "crt", stage="crt", first_stage=copy, num_epochs=1)
     other = write_config(tmp_path, data, "crt", stage="crt", first_stage=first_stage.parent / "other", num_epochs=1)
-    assert "was trained with --first_stage ce, not other" in failing(main, "--cfg", other, "--resume")
+    assert "was trained with first_stage ce, not other" in failing(main, "--cfg", other, "--resume")
     state = last(copy)
     state["epoch"] = 1
     save_checkpoint(copy / "last_ce.pth", state)

@@ -1,7 +1,9 @@
 """From a folder of images to lists: how many go where, what is left out, and what is said of it. Counts are worked out by hand."""
 
 import dataclasses
+import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -157,19 +159,51 @@ def test_odd_names(tmp_path, capsys):
     assert (tmp_path / "out/classes.txt").read_text() == "#c\na\nb\nlinked\n~d\n"
     train = read_list(tmp_path / "out/train.txt", root, 5)
     assert all((root / path).is_file() for path in train.paths) and train.class_counts(5) == [1, 5, 1, 1, 1]
-    assert "left out, by their names not images: 1 (.txt)" in capsys.readouterr().out
+    assert "left out, because their names do not end as those of images do: 1 (.txt)" in capsys.readouterr().out
 
 
 def test_wrong_folders(tmp_path, failing):
     out = tmp_path / "out"
-    assert "none is no folder; it must hold one folder of images for" in failing(make_lists.main, tmp_path / "none", "--out", out)
+    assert "none is not a folder; it must hold one folder of images for" in failing(make_lists.main, tmp_path / "none", "--out", out)
     root = make_images(tmp_path / "images", {"a": 2, "b": 2})
     assert "no image is left for val: at least one class must have 3 images" in failing(make_lists.main, root, "--out", out)
     assert "1 class folders hold images" in failing(make_lists.main, make_images(tmp_path / "one", {"a": 5}), "--out", out)
     split = make_images(tmp_path / "split", {"train/a": 5, "train/b": 5, "val/c": 1})
     assert "val holds images of class c, of which train/ has none" in failing(make_lists.main, split, "--out", out)
+    flat = make_images(tmp_path / "flat", {"train/a": 5, "train/b": 5, "val": 3})
+    assert "the folder val/ holds no class folder with images" in failing(make_lists.main, flat, "--out", out)
+    assert "images/b holds images, as a class does" in failing(make_lists.main, root, "--out", root / "b")
     assert "must be a whole number of at least 1" in failing(make_lists.main, root, "--out", out, "--val", 0)
     assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, failing, monkeypatch):
+    root = make_images(tmp_path / "images", {"a": 5, "b/deep": 5})
+    real = os.scandir
+
+    def locked(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert "b/deep cannot be read: Permission denied" in failing(make_lists.main, root, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stop_signal_writes_no_list(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("longtail.signals._received", 0)          # which is put back after the test
+    root = make_images(tmp_path / "images", {"a": 5, "b": 5})
+    real = make_lists.split_classes
+
+    def stopped(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(make_lists, "split_classes", stopped)
+    assert make_lists.main([str(root), "--out", str(tmp_path / "out")]) == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; no list was written" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_lists_are_not_replaced_unasked(tmp_path, failing, capsys):
@@ -200,9 +234,9 @@ def test_what_is_written_is_no_image_of_the_next_call(tmp_path, failing):
     assert "is among the images" in failing(make_lists.main, split, "--out", split / "val")
 
 
-@pytest.mark.parametrize(("images", "side", "batch_size"), [(65, 40, 63), (66, 40, 64), (65, 90, 64)])
+@pytest.mark.parametrize(("images", "side", "batch_size"), [(65, 40, 63), (66, 40, 64), (65, 90, 64), (4033, 40, 62)])
 def test_small_images_are_not_left_alone_in_a_batch(images, side, batch_size, tmp_path):
-    """40 pixels are trained in 32, of which layer4 sees one; 65 in batches of 64 would leave one image, 63 leaves two."""
+    """40 pixels are trained in 32, of which layer4 sees one; 65 in batches of 64 would leave one image, 63 leaves two; 4033 one in both."""
     make_images(tmp_path / "a", {"x": images}, jpeg(size=(side, side)))
     settings = imagenet_lists.recipe(tmp_path, {"a": [f"a/x/{number:03d}.jpg" for number in range(images)]})
     assert settings["batch_size"] == batch_size and settings["image_size"] == (32 if side == 40 else 64)

@@ -95,6 +95,15 @@ def test_released_layout_is_read():
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
 
 
+def test_a_released_lws_scales_the_bias_too():
+    """There the logits are f_c * (w_c . x + b_c), as in models/TauNormClassifier.py of classifier-balancing."""
+    model, features = ImageNetModel(5, "lws"), torch.randn(4, 512)
+    model.classifier.scales.data.uniform_(0.5, 2)
+    expected = model.classifier.scales * model.classifier.fc(features)
+    assert torch.allclose(load_model(released(model), "x.pth", 5).classifier(features), expected, atol=1e-5)
+    assert torch.equal(load_model(split_state(model.state_dict()), "x.pth", 5).classifier(features), model.classifier(features))
+
+
 @pytest.mark.parametrize("stage", ["features", "lws"])
 def test_our_layout_is_read(stage):
     model = ImageNetModel(5, stage)

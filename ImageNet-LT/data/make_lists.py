@@ -24,18 +24,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # and the experim
 
 from imagenet_dataset import format_line
 from imagenet_decoding import SUFFIXES, EncodedImage, use_image
-from imagenet_lists import draw_tail, is_image, next_command, recipe, tail, walk_images, write_lists
+from imagenet_lists import TEST_RESIZE, Tree, draw_tail, is_image, next_command, recipe, tail, walk_images, write_lists
 from imagenet_loader import count_workers
 from imagenet_transforms import resized_sides
-from longtail.cli import ArgumentParser, exit_code, positive_int, seed_number
+from longtail.cli import ArgumentParser, exit_code, positive_int, seed_number, some
 from longtail.signals import raise_if_stopped, stop_signals
 
 SPLITS = ("train", "val", "test")
 FEWEST = 3               # images of a class of which validation and test get one each
-SHOWN = 5                # classes, files or endings that a message names
-TEST_RESIZE = 256        # pixels; what `--check` resizes a strip to
-
-Tree = dict[str, list[str]]     # paths of each class, below the folder
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -52,7 +48,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 @dataclass
 class Found:
-    """The images of each split and class, what was left out, and the endings of the files that are no images."""
+    """The images of each split and class, what was left out, and the endings of the files that are not images."""
 
     trees: dict[str, Tree] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
@@ -73,7 +69,7 @@ def has_splits(root: Path) -> bool:
 def find_images(root: Path, out: Path) -> Found:
     """Find the images of each split and class, but not in `out`. Raise ValueError or OSError for a folder that holds none."""
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder; it must hold one folder of images for each class")
+        raise FileNotFoundError(f"{root} is not a folder; it must hold one folder of images for each class")
     found = Found()
     for split in [split for split in SPLITS if (root / split).is_dir()] if has_splits(root) else [""]:
         base = root / split
@@ -90,11 +86,13 @@ def find_images(root: Path, out: Path) -> Found:
 
 
 def check_place(root: Path, out: Path) -> None:
-    """Raise ValueError if a later call would take what is written to `out` for images of a class."""
+    """Raise ValueError if `out` lies among the images: a later call would take its pictures for images of a class."""
     inner = root in out.parents and (out.parent != root or (out.name in SPLITS and has_splits(root)))
     if out == root or inner:
         raise ValueError(f"--out {out} is among the images, and pictures that are written there would be taken for some: choose a folder "
                          f"beside {root}, or a new one directly in it")
+    if out.parent == root and out.is_dir() and not (out / "config.yaml").exists() and walk_images(out)[0]:
+        raise ValueError(f"--out {out} holds images, as a class does: choose another folder")
 
 
 def check_lines(found: Found) -> None:
@@ -122,7 +120,7 @@ def check_images(root: Path, found: Found) -> None:
             return str(error).removeprefix(f"{root / path} ")
 
     paths = [path for path in all_paths(found) if path not in found.unusable]
-    with ThreadPoolExecutor(max(1, count_workers(None))) as pool:       # decoders run outside Python's lock
+    with ThreadPoolExecutor(count_workers(None)) as pool:       # decoders run outside Python's lock
         try:
             troubles = tqdm(pool.map(problem, paths), "checking", len(paths), unit="image", disable=None)
             for path, trouble in zip(paths, troubles, strict=True):
@@ -163,14 +161,11 @@ def split_classes(found: Found, sizes: dict[str, int], seed: int) -> dict[str, T
     result = {split: {name: trees[split].get(name, []) if split in found.trees and split != "train" else parts[name][split]
                       for name in parts} for split in SPLITS}
     empty = [split for split, tree in result.items() if not any(tree.values())]
+    if empty and empty[0] in found.trees:
+        raise ValueError(f"the folder {empty[0]}/ holds no class folder with images that can be used: add them, or move it away")
     if empty:
         raise ValueError(f"no image is left for {empty[0]}: at least one class must have {FEWEST} images")
     return result
-
-
-def some(names: list[str]) -> str:
-    """Return the first names, and how many more there are."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def report(found: Found, lists: dict[str, Tree], out: Path) -> None:
@@ -184,8 +179,8 @@ def report(found: Found, lists: dict[str, Tree], out: Path) -> None:
     if empty := [name for name in found.trees["train"] if name not in names]:
         print(f"left out, classes without an image that can be used: {some(empty)}")
     if found.ignored:
-        endings = some([ending for ending, _ in found.ignored.most_common()])
-        print(f"left out, by their names not images: {found.ignored.total():,} ({endings})")
+        endings = some([repr(ending)[1:-1] for ending, _ in found.ignored.most_common()])
+        print(f"left out, because their names do not end as those of images do: {found.ignored.total():,} ({endings})")
     if found.unusable:
         print(f"left out, because they cannot be used: {len(found.unusable):,}, listed with the reasons in {out / 'unusable.txt'}: "
               f"{some([repr(path) for path in found.unusable])}")
@@ -202,6 +197,7 @@ def run(args: Namespace) -> None:
     if args.check:
         check_images(root, found)
     lists = split_classes(found, {"val": args.val, "test": args.test}, args.seed)
+    raise_if_stopped()
     write_lists(out, root, lists, found.unusable, recipe(root, lists["train"]))
     draw_tail({name: len(images) for name, images in lists["train"].items()}, out / "tail.png")
     report(found, lists, out)
