@@ -35,7 +35,7 @@ from cifar_dataset import (
     read_split,
 )
 from longtail.checkpoints import load_checkpoint, load_weights
-from longtail.cli import ArgumentParser, add_device_arguments, exit_code, number_in, positive_int
+from longtail.cli import ArgumentParser, add_device_arguments, exit_code, file_path, number_in, positive_int
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
@@ -53,10 +53,10 @@ IMAGES_PER_CLASS = {"cifar100": 500, "cifar10": 5000}
 def parse_arguments(argv: list[str] | None) -> Namespace:
     """Return the flags of the released script, and those that a checkpoint of the released code needs."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--saved_model_path", type=Path, required=True, help="best_X.pth of a run, or a released checkpoint")
+    parser.add_argument("--saved_model_path", type=file_path, required=True, help="best_X.pth of a run, or a released checkpoint")
     parser.add_argument("--class_num", type=positive_int, help="must be the checkpoint's; default: what the checkpoint has")
     parser.add_argument("--dataset", choices=NUM_CLASSES, help="must be the checkpoint's; default: what the checkpoint has")
-    parser.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
+    parser.add_argument("--data_root", type=file_path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
     parser.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
     parser.add_argument("--imbalance", type=number_in(1, math.inf), help="for a checkpoint without class counts; default: by its name")
     parser.add_argument("--normalization", choices=NORMALIZATION,
@@ -64,7 +64,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--logit_adjustment", action="store_true",
                         help="subtract strength x log prior from the scores (Menon et al., ICLR 2021); validation chooses the strength")
     add_device_arguments(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--json", type=file_path, metavar="FILE", help="write all figures there")
     return parser.parse_args(argv)
 
 

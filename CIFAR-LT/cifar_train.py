@@ -35,7 +35,7 @@ from cifar_dataset import (
     long_tailed,
     training_batches,
 )
-from longtail.cli import ArgumentParser, add_device_arguments, add_run_arguments, exit_code, number_in, positive_int, seed_number
+from longtail.cli import ArgumentParser, add_device_arguments, add_run_arguments, exit_code, file_path, number_in, positive_int, seed_number
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.loss_flags import add_loss_arguments, build_loss
@@ -110,7 +110,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     data.add_argument("--class_num", type=positive_int, help="100: CIFAR-100 (default), 10: CIFAR-10")
     data.add_argument("--dataset", choices=NUM_CLASSES, help="instead of --class_num")
     data.add_argument("--imbalance", type=number_in(1, math.inf), help="largest class size / smallest; default: 200; digits 20")
-    data.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
+    data.add_argument("--data_root", type=file_path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
     data.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="paper (default): hold out 25 images of each class for "
                       "validation, cut the rest; common: cut all images and validate on the test set, as many papers do; paper-on-test: "
                       "cut as paper, validate on the test set")
@@ -129,7 +129,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     execution = parser.add_argument_group("execution")
     add_device_arguments(execution)
     execution.add_argument("--compile", action="store_true", help="torch.compile the model: a minute to start, then faster")
-    execution.add_argument("--save_model", type=Path, default=HERE / "saved_model", help="the run's folder; default: ./saved_model")
+    execution.add_argument("--save_model", type=file_path, default=HERE / "saved_model", help="the run's folder; default: ./saved_model")
     add_run_arguments(execution, "--save_model")
     return complete(parser.parse_args(argv))
 

@@ -7,8 +7,8 @@
     python reproduce.py --publish --only recipe=paper,tau=1.5       put the trained weights into ../pretrained_weights
 
 Runs live in --runs DIR. Each finished one leaves its log, its settings and its test figures in results/NAME/, from which the tables
-are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in ../README.md and README.md, with a list of
-the runs still open; and the pictures losses, tau, steadiness and overview (.png) in results/.
+are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in README.md, with a list of the runs still open;
+the short tables in ../README.md; and the pictures losses, tau, steadiness and overview (.png) in results/.
 """
 
 import json
@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
 
-from longtail.cli import ArgumentParser, exit_code, positive_int, say_error
+from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, say_error
 from reproduction import jobs
 from reproduction.jobs import HERE, Job
 from reproduction.pages import write_pages
@@ -29,8 +29,8 @@ from reproduction.weights import publish
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "reproduce", help="where runs live; default: ../runs/reproduce")
-    parser.add_argument("--data_root", type=Path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
+    parser.add_argument("--runs", type=file_path, default=HERE.parent / "runs/reproduce", help="runs' folder; default: ../runs/reproduce")
+    parser.add_argument("--data_root", type=file_path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
     parser.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
     parser.add_argument("--only", default="", metavar="NAME|KEY=VALUE[,...]",
                         help="a run's name as --list shows it, without its seed for all seeds; or values of the settings "

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stand
 from egtea_clips import MOST_VERBS, check_labels, count_labels, read_class_names, read_clips
 from egtea_dataset import ClipSet, evaluation_batches, memory_format
 from longtail.checkpoints import is_count, load_checkpoint, load_weights
-from longtail.cli import ArgumentParser, add_device_arguments, exit_code, positive_int, seed_number
+from longtail.cli import ArgumentParser, add_device_arguments, exit_code, file_path, positive_int, seed_number
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
 from longtail.heads import HEADS
@@ -38,10 +38,10 @@ FIGURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".
 def parse_arguments(argv: list[str] | None) -> Namespace:
     """Return the flags of the released script, and those that a checkpoint of the released code needs."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--trained_model", type=Path, default=HERE / "models/best_model.pth", help="default: ./models/best_model.pth")
-    parser.add_argument("--data_root", type=Path, default=HERE / "extracted_frames", help="default: ./extracted_frames")
-    parser.add_argument("--test_file", type=Path, default=HERE / "data/test_split.txt", help="default: ./data/test_split.txt")
-    parser.add_argument("--train_file", type=Path, default=HERE / "data/train_split.txt",
+    parser.add_argument("--trained_model", type=file_path, default=HERE / "models/best_model.pth", help="default: ./models/best_model.pth")
+    parser.add_argument("--data_root", type=file_path, default=HERE / "extracted_frames", help="default: ./extracted_frames")
+    parser.add_argument("--test_file", type=file_path, default=HERE / "data/test_split.txt", help="default: ./data/test_split.txt")
+    parser.add_argument("--train_file", type=file_path, default=HERE / "data/train_split.txt",
                         help="gives the class counts if the checkpoint has none; default: ./data/train_split.txt")
     parser.add_argument("--frames_per_clip", type=positive_int, help="default: the checkpoint's")
     parser.add_argument("--sample_size", type=positive_int, help="side of the network's input, in pixels; default: the checkpoint's")
@@ -50,8 +50,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--batch_size", type=positive_int, default=8, help="clips at a time; default: 8")
     add_device_arguments(parser, AUTO_PRECISION)
     parser.add_argument("--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4")
-    parser.add_argument("--figure", type=Path, metavar="PNG", help="the confusion matrix; default: confusion_matrix.png by the checkpoint")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--figure", type=file_path, metavar="PNG", help="the confusion matrix; default: beside the checkpoint")
+    parser.add_argument("--json", type=file_path, metavar="FILE", help="write all figures there")
     args = parser.parse_args(argv)
     args.figure = args.figure or args.trained_model.parent / "confusion_matrix.png"
     return args

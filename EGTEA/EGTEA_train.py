@@ -25,15 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stand
 from cdb_loss import DIFFICULTIES, CDBLoss, read_tau
 from egtea_clips import check_labels, count_labels, read_class_names, read_clips, split_identity
 from egtea_dataset import ClipSet, evaluation_batches, memory_format, training_batches
-from longtail.cli import (
-    ArgumentParser,
-    add_device_arguments,
-    add_run_arguments,
-    exit_code,
-    number_in,
-    positive_int,
-    seed_number,
-)
+from longtail.cli import ArgumentParser, add_device_arguments, add_run_arguments, exit_code, file_path, number_in, positive_int, seed_number
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.loss_flags import CDB_LOSSES, absent_classes_line, add_loss_arguments, build_loss
@@ -62,15 +54,15 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     """Return the flags: those of the released script, and more. The defaults are the paper's recipe."""
     parser = ArgumentParser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--data_root", type=Path, default=HERE / "extracted_frames", help="default: ./extracted_frames")
-    data.add_argument("--train_file", type=Path, default=HERE / "data/train_split.txt", help="default: ./data/train_split.txt")
-    data.add_argument("--val_file", type=Path, default=HERE / "data/val_split.txt", help="default: ./data/val_split.txt")
-    data.add_argument("--class_names", type=Path, metavar="FILE", help="lines `1 take`; default: verbs.txt beside --train_file, if there")
+    data.add_argument("--data_root", type=file_path, default=HERE / "extracted_frames", help="default: ./extracted_frames")
+    data.add_argument("--train_file", type=file_path, default=HERE / "data/train_split.txt", help="default: ./data/train_split.txt")
+    data.add_argument("--val_file", type=file_path, default=HERE / "data/val_split.txt", help="default: ./data/val_split.txt")
+    data.add_argument("--class_names", type=file_path, metavar="FILE", help="lines `1 take`; default: verbs.txt beside --train_file")
     data.add_argument("--frames_per_clip", type=positive_int, default=10, help="default: 10")
     data.add_argument("--sample_size", type=positive_int, default=224, help="side of the network's input, in pixels; default: 224")
     add_loss_arguments(parser, read_tau, DIFFICULTIES)
     training = parser.add_argument_group("training")
-    training.add_argument("--pretrained_model", type=Path, default=default_pretrained(),
+    training.add_argument("--pretrained_model", type=file_path, default=default_pretrained(),
                           help=f"checkpoint whose weights, all but the head, training starts from, or 'none'; default: {KINETICS} in "
                                "./pretrained_weights if there is such a folder, else in ../pretrained_weights")
     training.add_argument("--max_epochs", type=positive_int, default=100, help="default: 100")
@@ -84,7 +76,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     execution = parser.add_argument_group("execution")
     add_device_arguments(execution, AUTO_PRECISION)
     execution.add_argument("--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4")
-    execution.add_argument("--save_model", type=Path, default=HERE / "models", help="the run's folder; default: ./models")
+    execution.add_argument("--save_model", type=file_path, default=HERE / "models", help="the run's folder; default: ./models")
     add_run_arguments(execution, "--save_model")
     args = parser.parse_args(argv)
     if args.accumulate > args.batch_size:
@@ -157,7 +149,7 @@ def train(args: Namespace) -> None:
     arguments["pretrained_model"] = args.pretrained_model.name
     with start_runtime(args.n_gpus, clip_precision(args.precision, args.device), args.device) as runtime:
         warn_of_bf16(runtime)
-        run = Run(args.save_model, "model", tensorboard=args.tensorboard)
+        run = Run(args.save_model, "model", tensorboard=args.tensorboard, results=["confusion_matrix.png"])
         training, description = prepare(args, runtime.broadcast(args.resume and run.last.exists()), runtime)
         arguments |= {"train_file": split_identity(args.train_file), "val_file": split_identity(args.val_file)}
         begin(training, run, arguments, description, args.resume, args.overwrite, runtime)

@@ -49,8 +49,8 @@ def check_batches(images: int, batch_size: int, image_size: int, runtime: Runtim
     processes, gpus = runtime.world_size, max(runtime.gpus, 1)
     shares = [len(part) for size in (batch_size, images % batch_size) for part in torch.arange(size // processes).chunk(gpus)]
     if image_size <= 2 * STRIDE_BEFORE_LAYER4 and 1 in shares:
-        raise ValueError(f"batch_size {batch_size} of {images} images in {processes} processes of {gpus} GPUs each leaves a single image "
-                         f"to one, and BatchNorm cannot learn from one image of {image_size} pixels: choose another batch_size")
+        raise ValueError(f"batch_size {batch_size} of {images} images, on {processes * gpus} GPUs or processes, leaves one a single image, "
+                         f"and BatchNorm cannot learn from one image of {image_size} pixels: choose another batch_size")
 
 
 def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

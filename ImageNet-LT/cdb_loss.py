@@ -12,23 +12,26 @@ more in the next epoch. With A_c the accuracy of class c on held-out data:
 As published, a class that is solved in one epoch has weight 0 in the next and may be forgotten. `difficulty="smoothed"` is safe on
 easy and on small data; `difficulty="paper"`, the default, is what the paper's numbers were made with.
 
-CDBLoss takes what nn.CrossEntropyLoss takes. In your own training loop (`train_batches` and `val_batches` yield images and labels):
+CDBLoss takes what nn.CrossEntropyLoss takes. In your own training loop (`train_batches` and `val_batches` yield images and labels
+on the device):
 
     criterion = CDBLoss(num_classes=10, difficulty="smoothed")   # .to(device) as any module
     for epoch in range(epochs):
+        model.train()
         for images, labels in train_batches:
             optimizer.zero_grad()
             criterion(model(images), labels).backward()
             optimizer.step()
-        correct, total = torch.zeros(2, 10, dtype=torch.long)
-        for images, labels in val_batches:
-            hits = labels[model(images).argmax(1) == labels]
-            correct += hits.bincount(minlength=10)
-            total += labels.bincount(minlength=10)
-        criterion.update(correct, total)                         # the weights of the next epoch
+        model.eval()
+        counts = torch.zeros(2, 10, dtype=torch.long, device=device)
+        with torch.no_grad():
+            for images, labels in val_batches:
+                hits = labels[model(images).argmax(1) == labels]
+                counts += torch.stack([hits.bincount(minlength=10), labels.bincount(minlength=10)])
+        criterion.update(*counts)                                # recognised, in all; the weights of the next epoch
 
 Save `criterion.state_dict()` with your checkpoint: a resumed run then continues with the same weights. In a
-torch.distributed job, sum `correct` and `total` over the processes before `update`.
+torch.distributed job, sum `counts` over the processes before `update`.
 """
 
 import math

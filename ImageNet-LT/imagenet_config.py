@@ -19,7 +19,7 @@ import yaml
 from backbones import BACKBONES
 from cdb_loss import DIFFICULTIES, DYNAMIC_TAU, read_tau
 from longtail.cli import PRECISIONS, number_in
-from longtail.files import check_file
+from longtail.files import check_file, expanded
 from longtail.loss_flags import CDB_LOSSES, LOSS_TYPES, MEANS
 
 HERE = Path(__file__).resolve().parent
@@ -117,14 +117,6 @@ class Config:
         """Return the text of a file that gives this configuration on any machine: without the device and the number of GPUs."""
         settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("device", "n_gpus")}
         return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=1000)
-
-
-def expanded(path: str | Path) -> Path:
-    """Return the path with `~` as the home directory. Raise ValueError if a user has none."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{path}: there is no such home directory") from None
 
 
 def read_config(file: Path, **overrides: Any) -> Config:

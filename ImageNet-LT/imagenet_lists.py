@@ -42,13 +42,18 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is passed over: a hidden one (macOS writes some beside each image), or a file system's own."""
+    return name.startswith(".") or name in ("lost+found", "System Volume Information")
+
+
 def walk_images(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the images in a folder, at any depth and behind links, as paths below it; and the endings of its other files.
 
-    Hidden files and folders are passed over: macOS writes some beside each image. Raise OSError for a folder that cannot be read.
+    Hidden files and folders are passed over. Raise OSError for another folder that cannot be read.
     """
     def fail(error: OSError) -> None:
-        raise OSError(f"{error.filename} cannot be read: {error.strerror}")
+        raise OSError(f"{error.filename} cannot be read: {error.strerror}; allow that, or move the folder away")
 
     images, others, seen = [], Counter(), set()
     for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
@@ -58,8 +63,8 @@ def walk_images(folder: Path) -> tuple[list[str], Counter[str]]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files = [name for name in files if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        files = [name for name in files if not is_hidden(name)]
         images += [(Path(place) / name).relative_to(folder).as_posix() for name in files if is_image(name)]
         others.update(Path(name).suffix or name for name in files if not is_image(name))
     return sorted(images), others

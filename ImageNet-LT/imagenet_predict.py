@@ -21,7 +21,7 @@ from longtail.cli import some
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import check_file, write_atomically
-from longtail.signals import raise_if_stopped
+from longtail.signals import raise_if_stopped, stop_signals
 from path_table import PathTable
 from resnet10 import ImageNetModel
 
@@ -111,7 +111,8 @@ def write_predictions(config: Config, place: Path, root: Path | None, out: Path 
         raise IsADirectoryError(f"--out {out} is a folder: give a file, such as {out / 'predictions.csv'}")
     if out and not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}")
-    root, paths = find_inputs(place, root)
+    with stop_signals():
+        root, paths = find_inputs(place, root)
     messages = sys.stdout if out else sys.stderr           # a printed table stands alone
     with contextlib.redirect_stdout(messages), start_runtime(config.n_gpus, config.precision, config.device) as runtime:
         table, complete = predict(config, place, root, paths, top, runtime)

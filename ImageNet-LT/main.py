@@ -34,14 +34,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stand
 
 from backbones import check_batches, load_pretrained, training_precision
 from cdb_loss import CDBLoss
-from imagenet_config import Config, expanded, read_config
+from imagenet_config import Config, read_config
 from imagenet_dataset import ImageList, check_classes, check_leaks, class_probabilities, locate, read_class_names
 from imagenet_loader import ImageLoader
 from imagenet_predict import TOP, write_predictions
 from imagenet_test import BEST, PICTURES, RESULTS, evaluate, read_configured_list
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
-from longtail.cli import DEVICE_HELP, RESUME_HINT, ArgumentParser, add_run_arguments, exit_code, positive_int, seed_number
+from longtail.cli import DEVICE_HELP, RESUME_HINT, ArgumentParser, add_run_arguments, exit_code, file_path, positive_int, seed_number
 from longtail.devices import Runtime, check_gpus
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
@@ -56,13 +56,13 @@ CONFIG = "config.yaml"
 def parse_arguments(argv: list[str] | None) -> Namespace:
     """Return the flags. A flag overrides the YAML's value."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--cfg", type=Path, metavar="FILE", help="the run's settings; config/ has examples")
+    parser.add_argument("--cfg", type=file_path, metavar="FILE", help="the run's settings; config/ has examples")
     parser.add_argument("--test", action="store_true", help="test the model in --model_dir; its own config.yaml is there, else --cfg")
-    parser.add_argument("--predict", type=Path, metavar="PATH", help="predict the classes of an image, a folder or a list of images")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="with --predict: write the table there (CSV); default: print it")
+    parser.add_argument("--predict", type=file_path, metavar="PATH", help="predict the classes of an image, a folder or a list of images")
+    parser.add_argument("--out", type=file_path, metavar="FILE", help="with --predict: write the table there (CSV); default: print it")
     parser.add_argument("--top", type=positive_int, metavar="K", help="with --predict: the K most probable classes; default: 5")
-    parser.add_argument("--model_dir", "--save_model", type=Path, metavar="DIR", help="the run's folder; default: the YAML's model_dir")
-    parser.add_argument("--data_root", type=Path, metavar="DIR", help="the folder that holds the images; default: the YAML's")
+    parser.add_argument("--model_dir", "--save_model", type=file_path, metavar="DIR", help="the run's folder; default: the YAML's")
+    parser.add_argument("--data_root", type=file_path, metavar="DIR", help="the folder that holds the images; default: the YAML's")
     parser.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; default: the YAML's")
     parser.add_argument("--seed", type=seed_number, help="default: the YAML's, else 0")
     parser.add_argument("--n_gpus", type=int, help="GPUs for DataParallel; default: the YAML's, else 1")
@@ -221,8 +221,8 @@ def train(args: Namespace, config: Config) -> None:
         if f"{folder.name}.json" in RESULTS.values():
             raise ValueError(f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir")
         run = Run(folder, folder.name, BEST, args.tensorboard, results=(*RESULTS.values(), *PICTURES.values()))
-        if args.cfg and (folder / CONFIG).exists() and args.cfg.samefile(folder / CONFIG) and not run.settings.exists():
-            raise ValueError(f"{args.cfg} would be replaced by the settings of this run: choose another --model_dir")
+        if runtime.is_main and (folder / CONFIG).exists() and not any(path.exists() for path in run.files):
+            raise ValueError(f"{folder / CONFIG} would be replaced by this run's settings: choose another --model_dir, or move it away")
         training, arguments, description = prepare(config, runtime.broadcast(args.resume and run.last.exists()), runtime)
         if begin(training, run, arguments, description, args.resume, args.overwrite, runtime) and runtime.is_main:
             write_atomically(folder / CONFIG, config.dump().encode())
@@ -234,9 +234,6 @@ def train(args: Namespace, config: Config) -> None:
 
 def run(args: Namespace) -> int | None:
     """Train, test a trained model, or predict with it. Return an exit code, or None for 0."""
-    for key in ("model_dir", "data_root"):
-        if path := getattr(args, key):
-            setattr(args, key, expanded(path))           # a shell leaves the ~ of --model_dir=~/run as it is
     config = resolve(args)
     if args.predict:
         return write_predictions(config, args.predict, args.data_root, args.out, args.top or TOP)

@@ -133,10 +133,10 @@ def load_model(checkpoint: dict[str, Any], path: object, num_classes: int, backb
 
 
 def start_second_stage(model: ImageNetModel, first: ImageNetModel) -> None:
-    """Copy the first stage's backbone, and for LWS its classifier; cRT learns a new one."""
+    """Copy the first stage's backbone, and for LWS its classifier, with its scales if it has some; cRT learns a new one."""
     model.feat_model.load_state_dict(first.feat_model.state_dict())
     if isinstance(model.classifier, ScaledClassifier):
-        model.classifier.fc.load_state_dict(first.classifier.fc.state_dict())
+        model.classifier.load_state_dict(first.classifier.state_dict(), strict=False)
 
 
 def tau_normalized(weight: Tensor, exponent: float) -> Tensor:

@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
+from longtail.files import expanded
 from longtail.signals import Stopped, received
 
 # gloo and NCCL raise a RuntimeError with one of these words when another process of the job is gone.
@@ -31,6 +33,14 @@ class ArgumentParser(argparse.ArgumentParser):
 def some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:
     """Return the first names for a message, and how many more there are."""
     return separator.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def file_path(text: str) -> Path:
+    """Convert an argument to a path. A shell leaves the ~ of --data_root=~/data as it is."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive_int(text: str) -> int:

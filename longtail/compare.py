@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longtail` is found
 
-from longtail.cli import ArgumentParser, exit_code
+from longtail.cli import ArgumentParser, exit_code, file_path
 from longtail.metrics import SHOTS, shot_accuracy
 from longtail.plot import COLORS, DPI, Log, beside, find_log, load_log
 from longtail.tables import markdown
@@ -176,9 +176,9 @@ def compare(args: Namespace) -> None:
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="finished runs of the one setting, one for each seed")
-    parser.add_argument("--against", nargs="+", type=Path, metavar="RUN", required=True, help="finished runs of the other setting")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder of the picture; default: the working directory")
+    parser.add_argument("runs", nargs="+", type=file_path, metavar="RUN", help="finished runs of the one setting, one for each seed")
+    parser.add_argument("--against", nargs="+", type=file_path, metavar="RUN", required=True, help="finished runs of the other setting")
+    parser.add_argument("--out", type=file_path, default=Path(), help="folder of the picture; default: the working directory")
     return parser.parse_args(argv)
 
 

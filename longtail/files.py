@@ -77,6 +77,14 @@ def hold_lock(path: Path, wait: bool = False) -> FileLock:
     return lock
 
 
+def expanded(path: str | Path) -> Path:
+    """Return the path with `~` as the home directory. Raise ValueError if a user has none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such home directory") from None
+
+
 def read_text(path: Path, most: int) -> str:
     """Return the content of a text file in UTF-8. Raise OSError or ValueError as `check_file` does, or if it is not text."""
     check_file(path, most)

@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longtail` is found
 
-from longtail.cli import ArgumentParser, exit_code
+from longtail.cli import ArgumentParser, exit_code, file_path
 from longtail.files import read_text
 from longtail.run import read_log
 from longtail.tables import cdb_settings_label
@@ -193,8 +193,8 @@ def draw_classes(logs: list[Log], path: Path) -> None:
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's CSV file (may be gzipped) or its folder")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go; default: the first run's folder")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=file_path, help="a run's CSV file (may be gzipped) or its folder")
+    parser.add_argument("--out", type=file_path, metavar="DIR", help="where the pictures go; default: the first run's folder")
     return parser.parse_args(argv)
 
 

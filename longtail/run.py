@@ -30,8 +30,8 @@ LARGEST_LOG = 1 << 26            # bytes; 2,000 epochs of 1,000 classes have 30 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")     # as format_value writes it: not nan, not inf, only ASCII digits
 LARGEST_VALUE = 1e30             # of a measure in a log; matplotlib fails on larger ones
 FOR_RESUME = ("optimizer", "trained")     # parts of a state that only --resume needs; `trained`: the weights, if their average is kept
-MAY_CHANGE_ON_RESUME = ("resume", "overwrite", "download", "n_gpus", "device", "workers", "compile", "tensorboard",     # settings;
-                        "precision")     # training.begin compares what `auto` means
+# Settings. Of the precision, training.begin compares what `auto` means.
+MAY_CHANGE_ON_RESUME = ("resume", "overwrite", "download", "n_gpus", "device", "workers", "compile", "tensorboard", "precision")
 
 
 class Run:
@@ -39,7 +39,7 @@ class Run:
 
     def __init__(self, folder: Path, name: str, best: str | None = None, tensorboard: bool = False, results: Iterable[str] = ()):
         self.folder, self.name = folder, name
-        self.results = [folder / result for result in results]      # what tests of its best checkpoint write, besides test.json
+        self.results = [folder / result for result in results]      # what tests of its best checkpoint write; test.json always
         self.best = folder / (best or f"best_{name}.pth")
         self.last, self.log, self.settings = folder / f"last_{name}.pth", folder / f"{name}.csv", folder / f"{name}.json"
         self._events = folder / "tensorboard" / name
@@ -144,9 +144,10 @@ class Run:
 
     def _forget_tests(self) -> None:
         """Remove what test scripts wrote of the weights before these. Leave a test.json that names another checkpoint."""
-        for path in self.results:
-            path.unlink(missing_ok=True)
         path = self.folder / "test.json"
+        for result in self.results:
+            if result != path:
+                result.unlink(missing_ok=True)
         with contextlib.suppress(OSError, ValueError, AttributeError):        # none, or not a test's
             if json.loads(path.read_text(encoding="utf-8")).get("checkpoint", self.best.name) == self.best.name:
                 path.unlink()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from longtail.cli import ArgumentParser
+from longtail.cli import ArgumentParser, file_path
 from longtail.files import write_atomically, write_between
 
 Result = dict[str, Any]
@@ -49,9 +49,9 @@ def write_table(manual: str | None, argv: list[str] | None, origin: str, row: Ca
     that `origin` did not write, or a page without `marks`.
     """
     parser = ArgumentParser(manual)
-    parser.add_argument("results", type=Path, nargs="+", metavar="JSON")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there too")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between its marks in that page, such as README.md")
+    parser.add_argument("results", type=file_path, nargs="+", metavar="JSON")
+    parser.add_argument("--out", type=file_path, metavar="FILE", help="write the table there too")
+    parser.add_argument("--page", type=file_path, metavar="FILE", help="put the table between its marks in that page, such as README.md")
     args = parser.parse_args(argv)
     rows, notes = zip(*(read_result(path, origin, lambda figures: (row(figures), note(figures))) for path in args.results), strict=True)
     text = markdown(list(rows), left) + "\n" + "".join(f"{line}\n" for line in sorted(set(notes)))

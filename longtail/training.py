@@ -143,9 +143,10 @@ def begin(training: Training, run: Run, arguments: dict[str, Any], description: 
         details["keep_by_class"] = True
     state = runtime.broadcast(run.open(arguments, details, resume, overwrite) if runtime.is_main else None)
     if state:
-        if state.get("precision", runtime.precision) != runtime.precision:
-            raise ValueError(f"{run.last} was trained in {state['precision']}, and this run would go on in {runtime.precision}: resume "
-                             f"with precision {state['precision']}, or choose another --save_model")
+        before = state.get("precision") or state["arguments"].get("precision")        # older versions kept the argument alone
+        if before not in (None, "auto", runtime.precision):
+            raise ValueError(f"{run.last} was trained in {before}, and this run would go on in {runtime.precision}: resume with precision "
+                             f"{before}, or choose another --save_model")
         training.restore(state, run)
     elif resume:
         runtime.say(f"nothing to resume in {run.folder}: starting from epoch 1")

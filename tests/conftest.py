@@ -25,6 +25,12 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(autouse=True)
+def no_stop_signal(monkeypatch):
+    """Forget, after each test, a stop signal that arrived in it."""
+    monkeypatch.setattr("longtail.signals._received", 0)
+
+
 @pytest.fixture
 def failing(capsys):
     """Call main(argv) and get its one line on stderr; the exit code must be 2."""

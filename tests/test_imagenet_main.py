@@ -176,16 +176,19 @@ def test_a_run_is_not_touched_unasked(cdb, failing):
 
 def test_a_users_configuration_is_not_replaced(data, tmp_path, failing):
     (tmp_path / "mine").mkdir()
-    file = write_config(tmp_path, data, "x").rename(tmp_path / "mine/config.yaml")
-    before = file.read_text()
-    error = failing(main, "--cfg", file, "--model_dir", tmp_path / "mine")
-    assert f"{file} would be replaced by the settings of this run: choose another --model_dir" in error
-    assert file.read_text() == before
+    other = write_config(tmp_path, data, "x")
+    file = Path(shutil.copy(other, tmp_path / "mine/config.yaml"))
+    for cfg in (file, other):
+        error = failing(main, "--cfg", cfg, "--model_dir", tmp_path / "mine")
+        assert f"{file} would be replaced by this run's settings: choose another --model_dir" in error
+    assert file.read_text() == other.read_text()
 
 
 def test_the_home_directory_behind_an_equals_sign(tmp_path, monkeypatch, failing):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert f"{tmp_path}/none/config.yaml not found" in failing(main, "--test", "--model_dir=~/none")
+    assert f"{tmp_path}/x.yaml cannot be read" in failing(main, "--cfg=~/x.yaml")
+    assert "~nosuchuser/x: there is no such home directory" in failing(main, "--cfg=~nosuchuser/x")
 
 
 def test_a_stopped_test_promises_no_resume(first_stage, monkeypatch, capsys):
@@ -193,7 +196,6 @@ def test_a_stopped_test_promises_no_resume(first_stage, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGTERM)
         raise_if_stopped()
 
-    monkeypatch.setattr("longtail.signals._received", 0)          # which is put back after the test
     monkeypatch.setattr("main.evaluate", stopped)
     assert main(["--test", "--model_dir", str(first_stage)]) == 128 + signal.SIGTERM
     assert capsys.readouterr().err.strip().endswith("stopped by SIGTERM")

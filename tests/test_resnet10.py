@@ -102,6 +102,9 @@ def test_a_released_lws_scales_the_bias_too():
     expected = model.classifier.scales * model.classifier.fc(features)
     assert torch.allclose(load_model(released(model), "x.pth", 5).classifier(features), expected, atol=1e-5)
     assert torch.equal(load_model(split_state(model.state_dict()), "x.pth", 5).classifier(features), model.classifier(features))
+    second = ImageNetModel(5, "lws")
+    start_second_stage(second, load_model(released(model), "x.pth", 5))
+    assert torch.allclose(second.classifier(features), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("stage", ["features", "lws"])

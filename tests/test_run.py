@@ -203,6 +203,6 @@ def test_new_best_weights_end_the_test_of_older_ones(content, stays, tmp_path):
     (tmp_path / "confusion.png").write_bytes(b"of those weights")
     (tmp_path / "test.json").write_text(content)
     run.finish_epoch({"epoch": 1, "accuracy": 0.5}, {"epoch": 1}, is_best=False)
-    assert (tmp_path / "test.json").exists()
+    assert (tmp_path / "test.json").exists() and (tmp_path / "confusion.png").exists()
     run.finish_epoch({"epoch": 2, "accuracy": 0.6}, {"epoch": 2}, is_best=True)
-    assert (tmp_path / "test.json").exists() == stays
+    assert (tmp_path / "test.json").exists() == stays and not (tmp_path / "confusion.png").exists()

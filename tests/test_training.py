@@ -200,6 +200,9 @@ def test_resume_in_another_precision_is_refused(tmp_path):
     del state["precision"]
     torch.save(state, run.last)
     assert not begin(training(), run, {}, {}, True, False, in_bf16)
+    torch.save({**state, "arguments": {"precision": "fp32"}}, run.last)
+    with pytest.raises(ValueError, match="trained in fp32, and this run would go on in bf16"):
+        begin(training(), run, {"precision": "auto"}, {}, True, False, in_bf16)
 
 
 def test_restore_refuses_what_does_not_fit(tmp_path):

@@ -65,7 +65,7 @@ def open_runs() -> str:
 
 
 def write_tables() -> None:
-    """Write each table with a finished run to results/TABLE.md and .csv and between its marks in the pages; and what is open."""
+    """Write each table with a finished run to results/TABLE.md and .csv and between its marks in README.md; and what is open."""
     for table, entries in plan.TABLES.items():
         rows = [table_row(entry, done) for entry in entries if (done := finished(entry))]
         if not rows:

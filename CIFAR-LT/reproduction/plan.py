@@ -23,7 +23,6 @@ def digits(imbalance: int, loss_type: str, tau: str = "", difficulty: str = "", 
     return Entry("digits", imbalance, loss_type, tau, "digits", difficulty=difficulty, precision=precision, threads=threads, seeds=10)
 
 
-
 TABLES = {
     "cifar100": (
         Entry("cifar100", 200, "CE"),

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # egtea_clips.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))   # longtail/ stands beside EGTEA/
 
 from egtea_clips import CLIP_FORM, is_clip_name, video_of
-from longtail.cli import ArgumentParser, exit_code, positive_int, say_error
+from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, say_error
 from longtail.files import hold_lock, read_text, write_atomically
 from video_frames import write_frames
 
@@ -37,9 +37,9 @@ LARGEST_NOTE = 1 << 16     # bytes
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--videos", type=Path, default=HERE / "cropped_clips",
+    parser.add_argument("--videos", type=file_path, default=HERE / "cropped_clips",
                         help="folder that holds the clips, at any depth; default: EGTEA/cropped_clips")
-    parser.add_argument("--out", type=Path, default=HERE / "extracted_frames", help="default: EGTEA/extracted_frames")
+    parser.add_argument("--out", type=file_path, default=HERE / "extracted_frames", help="default: EGTEA/extracted_frames")
     parser.add_argument("--every", type=positive_int, default=1, metavar="N", help="keep every N-th frame; default: 1")
     parser.add_argument("--allow_short", action="store_true", help="accept a video with fewer frames than its container promises; cutting "
                         "without encoding again makes such files")

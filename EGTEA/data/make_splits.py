@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # egtea_clips.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))   # longtail/ stands beside EGTEA/
 
 from egtea_clips import read_clip_lines, read_names
-from longtail.cli import ArgumentParser, exit_code
+from longtail.cli import ArgumentParser, exit_code, file_path
 from longtail.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
@@ -26,9 +26,9 @@ NAME_FILES = ("verb_idx.txt", "verbs.txt")
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--annotations", type=Path, default=HERE.parent / "action_annotation",
+    parser.add_argument("--annotations", type=file_path, default=HERE.parent / "action_annotation",
                         help="folder that holds train_split1.txt and test_split1.txt; default: EGTEA/action_annotation")
-    parser.add_argument("--out", type=Path, default=HERE, help="default: EGTEA/data")
+    parser.add_argument("--out", type=file_path, default=HERE, help="default: EGTEA/data")
     parser.add_argument("--overwrite", action="store_true", help="replace split files that are there and differ")
     return parser.parse_args(argv)
 

@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # and the experim
 
 from imagenet_dataset import format_line
 from imagenet_decoding import SUFFIXES, EncodedImage, use_image
-from imagenet_lists import TEST_RESIZE, Tree, draw_tail, is_image, next_command, recipe, tail, walk_images, write_lists
+from imagenet_lists import TEST_RESIZE, Tree, draw_tail, is_hidden, is_image, next_command, recipe, tail, walk_images, write_lists
 from imagenet_loader import count_workers
 from imagenet_transforms import resized_sides
-from longtail.cli import ArgumentParser, exit_code, positive_int, seed_number, some
+from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, seed_number, some
 from longtail.signals import raise_if_stopped, stop_signals
 
 SPLITS = ("train", "val", "test")
@@ -36,8 +36,8 @@ FEWEST = 3               # images of a class of which validation and test get on
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder with the class folders")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the lists go")
+    parser.add_argument("folder", type=file_path, metavar="FOLDER", help="the folder with the class folders")
+    parser.add_argument("--out", type=file_path, required=True, metavar="DIR", help="where the lists go")
     parser.add_argument("--val", type=positive_int, default=20, metavar="N", help="validation images of each class; default: 20")
     parser.add_argument("--test", type=positive_int, default=20, metavar="N", help="test images of each class; default: 20")
     parser.add_argument("--seed", type=seed_number, default=0, help="decides which images are drawn; default: 0")
@@ -57,7 +57,7 @@ class Found:
 
 def subfolders(folder: Path) -> list[str]:
     """Return the names of the folders in a folder, in order, without hidden ones."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
 
 
 def has_splits(root: Path) -> bool:
@@ -187,7 +187,7 @@ def report(found: Found, lists: dict[str, Tree], out: Path) -> None:
 
 
 def run(args: Namespace) -> None:
-    root, out = args.folder.expanduser().resolve(), args.out.expanduser().resolve()
+    root, out = args.folder.resolve(), args.out.resolve()
     check_place(root, out)
     present = [out / name for name in ("config.yaml", *(f"{split}.txt" for split in SPLITS)) if (out / name).exists()]
     if present and not args.overwrite:

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2  # noqa: F401  (before the children fork, so that each starts at once)
 import flags
+import matplotlib.figure  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import mutations
 import numpy as np

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))   # longtail/ stands beside ImageNet-LT/
 
-from longtail.cli import ArgumentParser, exit_code
+from longtail.cli import ArgumentParser, exit_code, file_path
 from longtail.files import blob_id, write_atomically
 
 SOURCE = "https://raw.githubusercontent.com/facebookresearch/classifier-balancing/main/data/ImageNet_LT/"
@@ -45,7 +45,7 @@ def download(url: str) -> bytes:
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--check", action="store_true", help="only verify the files that are there")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parent, help="default: this script's")
+    parser.add_argument("--folder", type=file_path, default=Path(__file__).resolve().parent, help="default: this script's")
     parser.add_argument("--source", default=SOURCE, metavar="URL", help="default: %(default)s")
     return parser.parse_args(argv)
 
