@@ -38,7 +38,7 @@ from longtail.checkpoints import load_checkpoint, load_weights
 from longtail.cli import ArgumentParser, add_device_arguments, exit_code, file_path, number_in, positive_int
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.files import write_atomically
+from longtail.files import check_place, write_atomically
 from longtail.heads import HEADS
 from longtail.losses import LDAM_SCALE
 from longtail.metrics import SHOT_SIZES, SHOTS, Batches, count_confusion, report
@@ -157,6 +157,7 @@ def count_adjusted(model: nn.Module, validation: Batches, test: Batches, class_c
 
 def test(args: Namespace) -> None:
     """Load the model, count on the test set, report."""
+    check_place("--json", args.json)
     with start_runtime(args.n_gpus, args.precision, args.device) as runtime:
         description = describe(args, load_checkpoint(args.saved_model_path))
         dataset, normalization = description["dataset"], description["normalization"]
@@ -185,7 +186,7 @@ def test(args: Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: test(parse_arguments(argv)), hint="")
+    return exit_code(lambda: test(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

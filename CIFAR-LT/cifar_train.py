@@ -35,7 +35,17 @@ from cifar_dataset import (
     long_tailed,
     training_batches,
 )
-from longtail.cli import ArgumentParser, add_device_arguments, add_run_arguments, exit_code, file_path, number_in, positive_int, seed_number
+from longtail.cli import (
+    RESUME_HINT,
+    ArgumentParser,
+    add_device_arguments,
+    add_run_arguments,
+    exit_code,
+    file_path,
+    number_in,
+    positive_int,
+    seed_number,
+)
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.loss_flags import add_loss_arguments, build_loss
@@ -208,7 +218,7 @@ def train(args: Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: train(parse_arguments(argv)))
+    return exit_code(lambda: train(parse_arguments(argv)), hint=RESUME_HINT)
 
 
 if __name__ == "__main__":

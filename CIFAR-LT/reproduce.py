@@ -87,7 +87,7 @@ def reproduce(args: Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: reproduce(parse_arguments(argv)))
+    return exit_code(lambda: reproduce(parse_arguments(argv)), hint="; the same command continues")
 
 
 if __name__ == "__main__":

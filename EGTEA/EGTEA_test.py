@@ -22,7 +22,7 @@ from egtea_dataset import ClipSet, evaluation_batches, memory_format
 from longtail.checkpoints import is_count, load_checkpoint, load_weights
 from longtail.cli import ArgumentParser, add_device_arguments, exit_code, file_path, positive_int, seed_number
 from longtail.distributed import start_runtime
-from longtail.files import write_atomically
+from longtail.files import check_place, save_figure, write_atomically
 from longtail.heads import HEADS
 from longtail.metrics import count_confusion, known
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, warn_of_bf16
@@ -63,11 +63,8 @@ def check_places(args: Namespace) -> None:
         raise FileNotFoundError(f"no checkpoint at {args.trained_model}: train one with EGTEA_train.py first, or pass --trained_model")
     if args.figure.suffix.lower() not in FIGURE_SUFFIXES:
         raise ValueError(f"--figure {args.figure}: a picture's name ends in {', '.join(FIGURE_SUFFIXES)}")
-    for flag, path in (("--figure", args.figure), ("--json", args.json)):
-        if path and path.is_dir():
-            raise IsADirectoryError(f"{flag} {path} is a folder; name a file")
-        if path and not path.parent.is_dir():
-            raise FileNotFoundError(f"{flag} {path}: there is no folder {path.parent}")
+    check_place("--figure", args.figure)
+    check_place("--json", args.json)
 
 
 def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +146,7 @@ def draw(confusion: Tensor, names: list[str], path: Path) -> None:
                   color="white" if shares[true, predicted] > 0.5 else "black")
     axes.set(xlabel="predicted verb", ylabel="true verb")
     display.im_.colorbar.set_label("share of the true verb's clips")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def test(args: Namespace) -> None:
@@ -179,7 +176,7 @@ def test(args: Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: test(parse_arguments(argv)), hint="")
+    return exit_code(lambda: test(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stand
 from cdb_loss import DIFFICULTIES, CDBLoss, read_tau
 from egtea_clips import check_labels, count_labels, read_class_names, read_clips, split_identity
 from egtea_dataset import ClipSet, evaluation_batches, memory_format, training_batches
-from longtail.cli import ArgumentParser, add_device_arguments, add_run_arguments, exit_code, file_path, number_in, positive_int, seed_number
+from longtail.cli import (
+    RESUME_HINT,
+    ArgumentParser,
+    add_device_arguments,
+    add_run_arguments,
+    exit_code,
+    file_path,
+    number_in,
+    positive_int,
+    seed_number,
+)
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.loss_flags import CDB_LOSSES, absent_classes_line, add_loss_arguments, build_loss
@@ -157,7 +167,7 @@ def train(args: Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: train(parse_arguments(argv)))
+    return exit_code(lambda: train(parse_arguments(argv)), hint=RESUME_HINT)
 
 
 if __name__ == "__main__":

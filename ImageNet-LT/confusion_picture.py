@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from longtail.files import save_figure
+
 WORST, ANSWERS = 30, 30  # classes that are drawn, and classes that they are taken for
 LONGEST_NAME = 28        # letters
 RIGHT, OTHERS = "(right)", "(others)"
@@ -59,7 +61,7 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
     figure.colorbar(image, fraction=0.03, label="share of its images")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")         # of names in scripts that the font lacks; it draws boxes
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path, dpi=120)
 
 
 def shortened(name: str) -> str:

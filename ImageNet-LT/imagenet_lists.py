@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imagenet_dataset import format_line
 from imagenet_decoding import SUFFIXES, EncodedImage, use_image
-from longtail.files import write_atomically
+from longtail.files import save_figure, write_atomically
 from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOT_SIZES
 from longtail.signals import raise_if_stopped
 
@@ -153,7 +153,7 @@ def draw_tail(counts: dict[str, int], path: Path) -> None:
             axes.text((first + last) / 2, 1.02, f"{name} ({last - first})", transform=axes.get_xaxis_transform(), ha="center")
     axes.set(yscale="log", xlim=(0, len(sizes)), ylim=(0.5, 1.5 * sizes[0]), xlabel="classes, the largest first", ylabel="training images")
     axes.yaxis.set_major_formatter("{x:,g}")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def next_command(out: Path) -> str:

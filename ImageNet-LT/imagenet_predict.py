@@ -20,7 +20,7 @@ from imagenet_test import load_best
 from longtail.cli import some
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.files import check_file, write_atomically
+from longtail.files import check_file, check_place, write_atomically
 from longtail.signals import raise_if_stopped, stop_signals
 from path_table import PathTable
 from resnet10 import ImageNetModel
@@ -107,10 +107,7 @@ def predict(config: Config, place: Path, root: Path, paths: list[str], top: int,
 
 def write_predictions(config: Config, place: Path, root: Path | None, out: Path | None, top: int) -> int:
     """Write the table of predictions to `out`, or print it. Return an exit code: 1 if some images cannot be used."""
-    if out and out.is_dir():
-        raise IsADirectoryError(f"--out {out} is a folder: give a file, such as {out / 'predictions.csv'}")
-    if out and not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}")
+    check_place("--out", out)
     with stop_signals():
         root, paths = find_inputs(place, root)
     messages = sys.stdout if out else sys.stderr           # a printed table stands alone

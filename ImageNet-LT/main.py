@@ -220,7 +220,7 @@ def train(args: Namespace, config: Config) -> None:
         folder = config.path("model_dir")
         if f"{folder.name}.json" in RESULTS.values():
             raise ValueError(f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir")
-        run = Run(folder, folder.name, BEST, args.tensorboard, results=(*RESULTS.values(), *PICTURES.values()))
+        run = Run(folder, folder.name, BEST, args.tensorboard, results=[*list(RESULTS.values())[1:], *PICTURES.values()])
         if runtime.is_main and (folder / CONFIG).exists() and not any(path.exists() for path in run.files):
             raise ValueError(f"{folder / CONFIG} would be replaced by this run's settings: choose another --model_dir, or move it away")
         training, arguments, description = prepare(config, runtime.broadcast(args.resume and run.last.exists()), runtime)

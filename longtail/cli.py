@@ -75,7 +75,7 @@ def number_in(low: float, high: float, include_low: bool = True, include_high: b
     return parse
 
 
-def add_device_arguments(parser: argparse.ArgumentParser, auto: str = "bf16 where the hardware accelerates it") -> None:
+def add_device_arguments(parser: argparse.ArgumentParser, auto: str = "bf16 where the hardware is faster in it") -> None:
     """Add --n_gpus, --device and --precision to a parser, or a group of one; `auto` says what the precision 'auto' means."""
     parser.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
     parser.add_argument("--device", help=f"{DEVICE_HELP}; default: the GPU if there is one")
@@ -115,6 +115,9 @@ def outcome(action: Callable[[], int | None], hint: str) -> int:
         return 2
     except Stopped:
         return stopped_code(hint)
+    except KeyboardInterrupt:     # outside of stop_signals
+        say_error(f"stopped by SIGINT{hint}")
+        return 128 + signal.SIGINT
     except RuntimeError as error:
         if received():            # the other processes were stopped too, and their end is not an error
             return stopped_code(hint)
@@ -127,7 +130,7 @@ def outcome(action: Callable[[], int | None], hint: str) -> int:
         raise
 
 
-def exit_code(action: Callable[[], int | None], hint: str = RESUME_HINT) -> int:
+def exit_code(action: Callable[[], int | None], hint: str = "") -> int:
     """Run `action`. Return 0 or its own code on success, 1 if another process was lost, 2 for user or file errors, 128 + n for signal n.
 
     Each error is one line on stderr; `hint` ends the lines of lost processes and signals.

@@ -20,6 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code, file_path
+from longtail.files import save_figure
 from longtail.metrics import SHOTS, shot_accuracy
 from longtail.plot import COLORS, DPI, Log, beside, find_log, load_log
 from longtail.tables import markdown
@@ -152,7 +153,7 @@ def draw(a: Setting, b: Setting, title: str, path: Path) -> None:
     axes.set_xticks(range(len(shown)), [SHOTS[g] if g == 0 else f"{SHOTS[g]} shot" for g in shown])
     axes.set(ylabel="accuracy (%)", title=title, ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    figure.savefig(path, dpi=DPI)
+    save_figure(figure, path, dpi=DPI)
 
 
 def compare(args: Namespace) -> None:
@@ -183,7 +184,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: compare(parse_arguments(argv)), hint="")
+    return exit_code(lambda: compare(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ optimizer and the checkpoint; and `parallel_model = runtime.parallelize(model)`,
 import contextlib
 import ctypes
 import inspect
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -187,12 +189,28 @@ def check_gpus(n_gpus: int, found: int, local_rank: int = 0) -> None:
                          f"--nproc-per-node must be at most {found}")
 
 
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or the processor's as Linux gives it, else what kind of device or architecture it is."""
+    if device.type != "cpu":
+        name = getattr(torch.get_device_module(device), "get_device_name", None)       # MPS has none
+        return name(device) if name else device.type
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def wants_bf16(precision: str, device: torch.device) -> bool:
-    """Return whether to compute in bf16. 'auto' does where the hardware is fast at it: AMX or AVX512-BF16, an Ampere or newer GPU."""
+    """Return whether to compute in bf16. 'auto' does where that is faster: AMX, AMD's AVX512-BF16, an Ampere or newer GPU.
+
+    On an Intel processor that offers AVX512-BF16 without AMX, as some virtual machines do, bf16 is slower than fp32
+    (tests/benchmarks/README.md).
+    """
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and "Intel" not in device_name(device))
     supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)      # MPS has no such question
     return supported is not None and supported(including_emulation=False)
 

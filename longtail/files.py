@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -25,6 +27,21 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise OSError(f"{path} could not be written: {error.strerror or error}; what was there before is untouched") from error
+
+
+def save_figure(figure: Any, path: Path, **settings: Any) -> None:
+    """Write a matplotlib figure as write_atomically does, in the format that the path's ending names."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:].lower(), **settings)
+    write_atomically(path, buffer.getbuffer())
+
+
+def check_place(flag: str, path: Path | None) -> None:
+    """Raise OSError if the file that a flag names could not be written there, before hours go into its content."""
+    if path and path.is_dir():
+        raise IsADirectoryError(f"{flag} {path} is a folder; name a file")
+    if path and not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{flag} {path}: there is no folder {path.parent}")
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code, file_path
-from longtail.files import read_text
+from longtail.files import read_text, save_figure
 from longtail.run import read_log
 from longtail.tables import cdb_settings_label
 
@@ -136,7 +136,7 @@ def draw_curves(log: Log, path: Path) -> None:
     for axes in figure.axes:
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(path, dpi=DPI)
+    save_figure(figure, path, dpi=DPI)
 
 
 def draw_weights(log: Log, path: Path) -> None:
@@ -157,7 +157,7 @@ def draw_weights(log: Log, path: Path) -> None:
     axes.invert_yaxis()
     axes.xaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(picture, label="weight")
-    figure.savefig(path, dpi=DPI)
+    save_figure(figure, path, dpi=DPI)
 
 
 def tell_apart(logs: list[Log]) -> list[str]:
@@ -188,7 +188,7 @@ def draw_classes(logs: list[Log], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
     axes.legend(title="loss: accuracy of all classes")
-    figure.savefig(path, dpi=DPI)
+    save_figure(figure, path, dpi=DPI)
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:

@@ -1,8 +1,8 @@
 """What a run leaves behind: its best and last checkpoint, its log with one row for each epoch, its settings.
 
 A run called X owns four files in one folder: its best checkpoint, `last_X.pth` (from which --resume continues), `X.csv` (the log) and
-`X.json` (arguments and versions); `X.lock` keeps a second process out. Only the main process touches them. On demand the log is
-written for TensorBoard too, into `tensorboard/X/`.
+`X.json` (arguments and versions, also those of each resumption); `X.lock` keeps a second process out. Only the main process touches them.
+On demand the log is written for TensorBoard too, into `tensorboard/X/`.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import math
+import os
 import platform
 import re
 import shutil
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from longtail.checkpoints import LARGEST_EPOCH, load_checkpoint, save_checkpoint
+from longtail.devices import device_name
 from longtail.files import check_file, hold_lock, write_atomically
 from longtail.tensorboard import Board
 
@@ -42,6 +44,7 @@ class Run:
         self.results = [folder / result for result in results]      # what tests of its best checkpoint write; test.json always
         self.best = folder / (best or f"best_{name}.pth")
         self.last, self.log, self.settings = folder / f"last_{name}.pth", folder / f"{name}.csv", folder / f"{name}.json"
+        self._resumed: dict[str, Any] | None = None      # what the settings will say of this process
         self._events = folder / "tensorboard" / name
         self._board = Board(self._events) if tensorboard else None
 
@@ -70,16 +73,17 @@ class Run:
             state = load_checkpoint(self.last)
             self._check_same(state, arguments)
             kept = self._cut_log(state["epoch"])
+            self._resumed = {"epoch": state["epoch"] + 1, **{key: description.get(key) for key in ("precision", "versions")}}
             if self._board:
                 self._board.start(kept)
             return state
         if resume:
             self._check_nothing_lost()
-        for path in (*self.files, *self.results):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(self._events, ignore_errors=True)
-        settings = {"arguments": arguments, **description}
-        write_atomically(self.settings, (json.dumps(settings, indent=1, default=str) + "\n").encode())
+        if present:
+            for path in (*self.files, *self.results):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self._events, ignore_errors=True)
+        self._write_settings({"arguments": arguments, **description})
         if self._board:
             self._board.start([])
         return None
@@ -130,10 +134,14 @@ class Run:
         """Append a row to the log, then write the best and the last state. The epoch counts once the last state is in place."""
         row = {key: format_value(value, 6 if key == "accuracy" else 4) for key, value in row.items()}      # it tells which epoch is kept
         text = csv_text(list(row), [row], header=not self.log.exists())
+        self._note_resumed()
+        size = self.log.stat().st_size if self.log.exists() else 0
         try:
             with open(self.log, "a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.log, size)                  # without half a row
             raise OSError(f"{self.log} could not be written: {error.strerror}") from error
         if is_best:
             self._forget_tests()
@@ -142,14 +150,26 @@ class Run:
         if self._board:
             self._board.add(row)
 
+    def _note_resumed(self) -> None:
+        """Add to the settings with what a resumed run goes on, and from which epoch. Settings that are damaged or gone stay so."""
+        if self._resumed:
+            with contextlib.suppress(ValueError, AttributeError, FileNotFoundError):
+                settings = json.loads(self.settings.read_text(encoding="utf-8"))
+                settings.setdefault("resumed", []).append(self._resumed)
+                self._write_settings(settings)
+            self._resumed = None
+
+    def _write_settings(self, settings: dict[str, Any]) -> None:
+        write_atomically(self.settings, (json.dumps(settings, indent=1, default=str) + "\n").encode())
+
     def _forget_tests(self) -> None:
         """Remove what test scripts wrote of the weights before these. Leave a test.json that names another checkpoint."""
+        for path in self.results:
+            path.unlink(missing_ok=True)
         path = self.folder / "test.json"
-        for result in self.results:
-            if result != path:
-                result.unlink(missing_ok=True)
         with contextlib.suppress(OSError, ValueError, AttributeError):        # none, or not a test's
-            if json.loads(path.read_text(encoding="utf-8")).get("checkpoint", self.best.name) == self.best.name:
+            figures = json.loads(path.read_text(encoding="utf-8"))
+            if figures.get("checkpoint") == self.best.name or figures.get("run") == self.name:
                 path.unlink()
 
 
@@ -227,15 +247,3 @@ def versions(device: torch.device) -> dict[str, str]:
     """Return what the numbers of a run on `device` were computed with."""
     return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__,
             "system": platform.platform(), "device": device_name(device), "threads": str(torch.get_num_threads())}
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or the processor's as Linux gives it, else what kind of device or architecture it is."""
-    if device.type != "cpu":
-        name = getattr(torch.get_device_module(device), "get_device_name", None)       # MPS has none
-        return name(device) if name else device.type
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

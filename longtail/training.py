@@ -100,6 +100,7 @@ class Training:
         trained = {"trained": self.model.state_dict()} if self.ema else {}
         kept = {"keep_by_class": True} if self.keep_by_class else {}
         return {"state_dict": self.selected.state_dict(), **trained, "criterion": self.criterion.state_dict(),
+                "class_weights": self.criterion.weight.tolist(),
                 "optimizer": self.optimizer.state_dict(), "best_accuracy": self.best_accuracy, **kept}
 
     def momenta(self, saved: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:

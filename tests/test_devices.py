@@ -104,6 +104,16 @@ def test_shares_are_equal_and_disjoint():
         Runtime(CPU, world_size=3).check_batch_size(32)
 
 
+@pytest.mark.parametrize(("amx", "avx512", "processor", "bf16"), [
+    (True, True, "Intel(R) Xeon(R) Processor", True), (False, True, "Intel(R) Xeon(R) Processor", False),
+    (False, True, "AMD EPYC 9R14", True), (False, False, "AMD EPYC 7571", False)])
+def test_auto_is_bf16_on_processors_that_are_faster_in_it(amx, avx512, processor, bf16, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr("longtail.devices.device_name", lambda device: processor)
+    assert wants_bf16("auto", CPU) == bf16
+
+
 def test_precision():
     assert wants_bf16("bf16", CPU)
     assert not wants_bf16("fp32", CPU)

@@ -317,7 +317,7 @@ def test_existing_run_is_left_alone(failing, data, finished):
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.iterdir()}
     error = failing(EGTEA_train.main, *training(data, finished))
     assert all(flag in error for flag in ("--resume", "--overwrite", "--save_model"))
-    assert "--seed 0, not 7" in failing(EGTEA_train.main, *training(data, finished, "--seed", 7, "--resume"))
+    assert "with seed 0, not 7" in failing(EGTEA_train.main, *training(data, finished, "--seed", 7, "--resume"))
     assert "pretrained weights at" in failing(EGTEA_train.main, *training(data, finished, "--overwrite", "--pretrained_model", "/none.pth"))
     assert before == {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.iterdir()}
 
@@ -327,7 +327,7 @@ def test_another_split_is_another_experiment(failing, data, finished, tmp_path, 
     other = rewritten(data / f"splits/{split}_split.txt", tmp_path, lambda lines: lines[::-1])
     error = failing(EGTEA_train.main, *training(data, finished, "--resume", f"--{split}_file", other))
     blobs = [git_blob(path) for path in (data / f"splits/{split}_split.txt", other)]
-    assert f"with --{split}_file {split}_split.txt {blobs[0]}, not {split}_split.txt {blobs[1]}: resume with the same settings" in error
+    assert f"with {split}_file {split}_split.txt {blobs[0]}, not {split}_split.txt {blobs[1]}: resume with the same settings" in error
 
 
 def git_blob(path: Path) -> str:

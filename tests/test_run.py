@@ -1,8 +1,12 @@
 """What a run leaves behind must survive a crash, and is never deleted unasked."""
 
+import errno
 import gzip
+import json
 import math
+import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -57,6 +61,55 @@ def test_resume_returns_the_last_state_and_cuts_the_log(tmp_path):
     assert state["epoch"] == 2
     assert [row["epoch"] for row in read_log(run.log)[1]] == ["1", "2"]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_resumed_run_says_with_what_it_went_on(tmp_path):
+    run = Run(tmp_path, "x")
+    run.open(ARGUMENTS, {"precision": "bf16", "versions": {"torch": "1"}}, resume=False, overwrite=False)
+    finish(run, 1)
+    before = json.loads(run.settings.read_text())
+    run.open(ARGUMENTS, {"precision": "bf16", "versions": {"torch": "2"}}, resume=True, overwrite=False)
+    assert json.loads(run.settings.read_text()) == before                        # nothing has been trained yet
+    finish(run, 2)
+    finish(run, 3)
+    resumed = [{"epoch": 2, "precision": "bf16", "versions": {"torch": "2"}}]
+    assert json.loads(run.settings.read_text()) == {**before, "resumed": resumed}
+
+
+def test_a_fresh_start_removes_nothing_of_others(tmp_path):
+    (tmp_path / "confusion.png").write_bytes(b"somebody's")
+    run = Run(tmp_path, "x", results=["confusion.png"])
+    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    assert (tmp_path / "confusion.png").exists()
+    run.open(ARGUMENTS, {}, resume=False, overwrite=True)
+    assert not (tmp_path / "confusion.png").exists()
+
+
+def test_a_row_that_found_no_space_is_taken_back(tmp_path, monkeypatch):
+    run = Run(tmp_path, "x")
+    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    finish(run, 1)
+    before = run.log.read_text()
+    real = open
+
+    def full(path, *rest, **options):
+        file = real(path, *rest, **options)
+        if path == run.log:
+            write = file.write
+
+            def half(text):
+                write(text[:5])
+                file.flush()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            return mock.Mock(wraps=file, write=half, __enter__=lambda self: self, __exit__=lambda *_: file.close())
+        return file
+
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(OSError, match="x.csv could not be written: No space left on device"):
+        finish(run, 2)
+    monkeypatch.undo()
+    assert run.log.read_text() == before
 
 
 def test_half_a_row_that_a_kill_left_is_dropped(tmp_path):
@@ -194,7 +247,7 @@ def test_a_log_of_short_rows_is_refused_at_the_first(tmp_path):
         read_log(tmp_path / "x.csv")
 
 
-@pytest.mark.parametrize(("content", "stays"), [('{"checkpoint": "best_x.pth"}', False), ("{}", False),
+@pytest.mark.parametrize(("content", "stays"), [('{"checkpoint": "best_x.pth"}', False), ('{"run": "x"}', False), ("{}", True),
                                                 ('{"checkpoint": "best_y.pth"}', True), ("[]", True), ("no JSON", True)])
 def test_new_best_weights_end_the_test_of_older_ones(content, stays, tmp_path):
     """A test.json of this run goes with the weights that it tells of; another run's, or what is no test, stays."""

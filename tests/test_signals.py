@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from longtail.cli import exit_code
+from longtail.cli import RESUME_HINT, exit_code
 from longtail.distributed import start_runtime
 from longtail.signals import raise_if_stopped
 
@@ -19,9 +19,9 @@ def test_stop_signal_ends_the_batch_loop_with_its_code(number, capsys):
                 if batch == 3:
                     os.kill(os.getpid(), number)
                 assert batch < 5
-    assert exit_code(work) == 128 + number
+    assert exit_code(work, RESUME_HINT) == 128 + number
     assert f"stopped by {number.name}; --resume continues" in capsys.readouterr().err
-    assert exit_code(work, hint="") == 128 + number
+    assert exit_code(work) == 128 + number
     assert capsys.readouterr().err.endswith(f"stopped by {number.name}\n")          # a test has no --resume
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from longtail.files import save_figure
 from longtail.metrics import SHOTS
 
 DPI = 130
@@ -25,7 +26,7 @@ class Line:
 
 def save(figure: Any, path: Path) -> None:
     """Write a picture without matplotlib's version in it, so that the same logs give the same file."""
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    save_figure(figure, path, dpi=DPI, metadata={"Software": None})
 
 
 def draw_losses(lines: list[Line], path: Path) -> None:

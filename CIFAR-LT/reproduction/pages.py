@@ -80,8 +80,9 @@ def write_tables() -> None:
 
 def write_short_table() -> None:
     """Write the README's table: one line for each finished entry of SHORT."""
+    common = show([job.figures["accuracy"] for job in finished(plan.COMMON)] or [None])
     rows = [{"setting": f"imbalance {entry.imbalance}, {entry.label}", "paper": f"{entry.published:.2f}" if entry.published else "-",
-             "here": show([job.figures["accuracy"] for job in done]), "seeds": str(len(done)), "note": note}
+             "here": show([job.figures["accuracy"] for job in done]), "seeds": str(len(done)), "note": note.format(common=common)}
             for entry, note in plan.SHORT if (done := finished(entry))]
     if rows:
         write_between(PAGES[0], *marks("short"), markdown(rows, left=("setting", "note")))

@@ -189,7 +189,8 @@ def report(found: Found, lists: dict[str, Tree], out: Path) -> None:
 def run(args: Namespace) -> None:
     root, out = args.folder.resolve(), args.out.resolve()
     check_place(root, out)
-    present = [out / name for name in ("config.yaml", *(f"{split}.txt" for split in SPLITS)) if (out / name).exists()]
+    written = ("config.yaml", *(f"{split}.txt" for split in SPLITS), "classes.txt", "unusable.txt", "tail.png")
+    present = [out / name for name in written if (out / name).exists()]
     if present and not args.overwrite:
         raise FileExistsError(f"{present[0]} exists: choose another --out, or replace it and the lists with --overwrite")
     found = find_images(root, out)

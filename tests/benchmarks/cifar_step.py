@@ -1,6 +1,6 @@
 """Training images/s at batch 32: this repository against the conventional pipeline, timed alternately in one run.
 
-    python tests/benchmarks/cifar_step.py [--compile] [--rounds 7] [--batches 60]
+    python tests/benchmarks/cifar_step.py [--compile] [--precision bf16] [--rounds 7] [--batches 60]
 
 Conventional: one PIL image after the other through torchvision's transforms in DataLoader workers (the fastest of 0, 2 and 8,
 found first), fp32, NCHW, PyTorch's SGD. Ours: what cifar_train.py runs. Model, batch size and number of images are the same;
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CIFAR-LT"))
 from cdb_loss import CDBLoss
 from cifar_dataset import ImageSet, evaluation_batches, long_tail_counts
 from cifar_train import PAPER, build_optimizer, training_batches
+from longtail.cli import PRECISIONS
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.metrics import count_confusion
@@ -125,12 +126,13 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true", help="torch.compile the model of this repository")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of this repository's training; default: auto")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=60, help="a round")
     args = parser.parse_args()
     torch_alone = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     images, labels = noise(sum(COUNTS)), torch.arange(100).repeat_interleave(torch.tensor(COUNTS))
-    with start_runtime() as runtime:
+    with start_runtime(precision=args.precision) as runtime:
         speed, training = ours(images, labels, args.compile, runtime)
         speed(10)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -131,7 +131,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: benchmark(parse_arguments(argv)))
+    return exit_code(lambda: benchmark(parse_arguments(argv)), hint="; the same command continues")
 
 
 if __name__ == "__main__":
