@@ -1,11 +1,15 @@
 """The root and the three experiment folders on sys.path (the tests import from them), and what several test files share."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from forked import PRELOADED, become
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"      # real data that a developer may have beside the repository
@@ -13,9 +17,20 @@ for folder in (".", "EGTEA", "EGTEA/data", "ImageNet-LT", "ImageNet-LT/data", "C
     sys.path.insert(0, str(ROOT / folder))
 os.environ.setdefault("OMP_NUM_THREADS", "1")      # of every process here: tests may run beside other work
 
-import torch  # noqa: E402  (after the number of threads is set)
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(PRELOADED)
 
-torch.set_num_threads(1)
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose single tests take longest, so that no process waits for one at the end."""
+    items.sort(key=lambda item: item.path.stem not in ("test_faults", "test_machines", "test_processes", "test_published"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +64,7 @@ def failing(capsys):
 
 
 @pytest.fixture
-def shell():
+def started():
     """Run a script in a process of its own, as a user types it; CompletedProcess."""
 
     def run(*command: object, cwd: Path | None = None, timeout: float = 200, **environment: str) -> subprocess.CompletedProcess:
@@ -60,6 +75,25 @@ def shell():
 
 
 @pytest.fixture
-def processes(shell):
+def processes(tmp_path_factory):
     """Run a script in several processes of one job, forked from one; CompletedProcess. test_machines.py has torchrun itself."""
-    return lambda count, *command, **environment: shell(ROOT / "tests/forked.py", count, *command, **environment)
+
+    def run(count: int, *command: object, cwd: Path | None = None, timeout: float = 200, **environment: str) -> subprocess.CompletedProcess:
+        place = tmp_path_factory.mktemp("forked")
+        out, err = place / "out", place / "err"
+        job = SERVER.Process(target=become, args=(count, [*map(str, command)], cwd or Path.cwd(), {**os.environ, **environment}, out, err))
+        job.start()
+        job.join(timeout)
+        if job.exitcode is None:
+            job.kill()
+            job.join()
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, job.exitcode, out.read_text(), err.read_text())
+
+    return run
+
+
+@pytest.fixture
+def shell(processes):
+    """Run a script, or code after "-c", in one process that is forked; CompletedProcess. See `started`."""
+    return partial(processes, 1)

@@ -1,6 +1,6 @@
-"""Run a script in several processes of one job, as torchrun does, but forked from one process: PyTorch is imported once.
+"""Run scripts in processes that are forked from one that has imported PyTorch: starting Python with it takes 3 seconds of a core.
 
-    python tests/forked.py COUNT SCRIPT FLAGS...
+conftest.py's `shell` and `processes` use it. A process for tests that look at the start itself is `started`.
 """
 
 import os
@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch  # noqa: F401  (here and not in every child)
-import torch._dynamo  # noqa: F401  (else each child's optimizer imports it, for a second)
+PRELOADED = ["torch", "torch._dynamo", "sklearn.datasets"]      # the second by each optimizer, for a second; the third for the digits
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def free_port() -> int:
@@ -50,10 +50,29 @@ def fork(count: int, work: Callable[[], object]) -> None:
 
 
 def run_script(script: str, *flags: str) -> None:
-    sys.argv = [script, *flags]
-    sys.path[0] = str(Path(script).resolve().parent)
-    runpy.run_path(script, run_name="__main__")
+    """Run a script, or after "-c" code, as `python script flags` does."""
+    if script == "-c":
+        code, *rest = flags
+        sys.argv = ["-c", *rest]
+        sys.path.insert(0, "")
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = [script, *flags]
+        sys.path.insert(0, str(Path(script).resolve().parent))
+        runpy.run_path(script, run_name="__main__")
 
 
-if __name__ == "__main__":
-    fork(int(sys.argv[1]), lambda: run_script(*sys.argv[2:]))
+def become(count: int, command: list[str], cwd: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+    """Turn this process, of multiprocessing's fork server, into `count` processes of a job that run the command."""
+    for stream, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    packages = [place for place in sys.path if "-packages" in place or not place.startswith(str(ROOT))]       # not pytest's folders
+    sys.path[:] = [*filter(None, environment.get("PYTHONPATH", "").split(":")), *filter(None, packages)]
+    if count > 1:
+        fork(count, lambda: run_script(*command))
+    else:
+        run_script(*command)

@@ -68,8 +68,8 @@ told(lambda argv: tell(argv, line=f"x.csv {(folder / 'canary').write_text('')}\\
 """
 
 
-def test_the_judge_notices(shell, tmp_path):
-    run = shell("-c", JUDGED, tmp_path, FAULTS)
+def test_the_judge_notices(started, tmp_path):
+    run = started("-c", JUDGED, tmp_path, FAULTS)
     assert run.stdout.splitlines() == [
         "True script.py, name: fine", "False script.py, name: exit code 1, not one line that names x.csv",
         "False script.py, name: exit code 0", "False script.py, name: not one line that names x.csv",

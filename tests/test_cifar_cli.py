@@ -148,10 +148,18 @@ def test_a_class_without_test_images_is_not_among_the_hardest(capsys):
     assert hardest == ["lost", "known"]
 
 
-def test_figures_that_cannot_be_written_are_printed_all_the_same(finished, tmp_path, capsys):
-    assert cifar_test.main(["--saved_model_path", str(finished / f"best_{NAME}.pth"), "--json", str(tmp_path / "none/test.json")]) == 2
+def test_figures_that_cannot_be_written_are_printed_all_the_same(finished, tmp_path, capsys, failing, monkeypatch):
+    """But a folder that is not there is named before the test."""
+    flags = ("--saved_model_path", finished / f"best_{NAME}.pth", "--json")
+    assert f"--json {tmp_path}/none/test.json: there is no folder" in failing(cifar_test.main, *flags, tmp_path / "none/test.json")
+
+    def full(path, content):
+        raise OSError(f"{path} could not be written: No space left on device")
+
+    monkeypatch.setattr(cifar_test, "write_atomically", full)
+    assert cifar_test.main([*map(str, flags), str(tmp_path / "test.json")]) == 2
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[-1].startswith("Test Accuracy is 0.") and "none/test.json" in captured.err
+    assert captured.out.splitlines()[-1].startswith("Test Accuracy is 0.") and "test.json could not be written" in captured.err
 
 
 def test_three_processes_count_what_one_counts(finished, tmp_path, processes):
@@ -226,10 +234,11 @@ def test_logit_adjustment_needs_counts_and_validation(finished, tmp_path, failin
 
 @pytest.fixture(scope="module")
 def cifar(tmp_path_factory) -> Path:
-    return write_cifar(tmp_path_factory.mktemp("cifar"), per_class=35)
+    return write_cifar(tmp_path_factory.mktemp("cifar"), per_class=12)
 
 
-def test_cifar100_command_to_the_letter_and_a_released_checkpoint(cifar, tmp_path, capsys):
+def test_cifar100_command_to_the_letter_and_a_released_checkpoint(cifar, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cifar_dataset.HELD_OUT_PER_CLASS", 2)
     start = ["--data_root", str(cifar), "--class_num", "100", "--imbalance", "10", "--n_gpus", "1"]
     assert cifar_train.main([*start, "--loss_type", "CDB-CE", "--tau", "1.5", "--max_epochs", "1", "--save_model", str(tmp_path)]) == 0
     best = tmp_path / "best_cifar100_imbalance10.pth"
@@ -360,7 +369,7 @@ def test_existing_run_is_left_alone(failing, finished):
     error = failing(cifar_train.main, *SHORT, "--save_model", finished)
     assert all(flag in error for flag in ("--resume", "--overwrite", "--save_model"))
     assert "not allowed with" in failing(cifar_train.main, *SHORT, "--resume", "--overwrite", "--save_model", finished)
-    assert "--seed 0, not 7" in failing(cifar_train.main, *SHORT, "--seed", 7, "--resume", "--save_model", finished)
+    assert "with seed 0, not 7" in failing(cifar_train.main, *SHORT, "--seed", 7, "--resume", "--save_model", finished)
     assert before == {path: path.read_bytes() for path in finished.iterdir()}
 
 

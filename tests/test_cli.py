@@ -21,6 +21,7 @@ def test_exit_codes(capsys):
     signals._received = 0
     with pytest.raises(RuntimeError, match="a defect of ours"):
         exit_code(lambda: fail(RuntimeError("a defect of ours")))
+    assert exit_code(lambda: fail(KeyboardInterrupt())) == 130
     with pytest.raises(Stopped):
         signals._received = signal.SIGTERM
         try:
@@ -45,9 +46,9 @@ def test_parser_errors_are_one_line(capsys):
 
 @pytest.mark.parametrize("processes, action, code, left", [
     (1, "print('done', end='')", 0, "done, torn down"), (2, "print('done', end='')", 0, "done"), (2, "int('x')", 2, "")])
-def test_a_process_of_several_ends_without_taking_python_down(processes, action, code, left, shell):
+def test_a_process_of_several_ends_without_taking_python_down(processes, action, code, left, started):
     """Its threads may still need Python: three processes that trained one batch aborted in 2 of 6 jobs."""
-    run = shell("-c", f"import atexit, sys; from longtail.cli import exit_code; "
-                      f"atexit.register(print, ', torn down', end=''); sys.exit(exit_code(lambda: {action}))", cwd=ROOT,
-                WORLD_SIZE=str(processes))
+    run = started("-c", f"import atexit, sys; from longtail.cli import exit_code; "
+                        f"atexit.register(print, ', torn down', end=''); sys.exit(exit_code(lambda: {action}))", cwd=ROOT,
+                  WORLD_SIZE=str(processes))
     assert (run.returncode, run.stdout) == (code, left), run.stderr

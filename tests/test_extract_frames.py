@@ -248,7 +248,7 @@ def test_a_pipe_is_no_video_and_a_note_may_be_anything(failing, tmp_path, capsys
     assert "--a b" in failing(extract_frames.main, "--a\nb")
 
 
-def test_workers_start_without_torch(shell):
+def test_workers_start_without_torch(started):
     """Each of them imports the script again."""
-    run = shell("-c", "import extract_frames, sys; print('torch' in sys.modules)", cwd=SCRIPT.parent)
+    run = started("-c", "import extract_frames, sys; print('torch' in sys.modules)", cwd=SCRIPT.parent)
     assert run.stdout == "False\n", run.stderr

@@ -54,12 +54,12 @@ def test_blob_ids_are_gits():
     assert blob_id(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 
 
-def test_a_lock_is_held_until_it_is_released_or_forgotten(tmp_path, shell):
+def test_a_lock_is_held_until_it_is_released_or_forgotten(tmp_path, started):
     path = tmp_path / "x.lock"
     code = "import sys; from pathlib import Path; from longtail.files import hold_lock; hold_lock(Path(sys.argv[1])); print('held')"
 
     def other_process() -> str:
-        run = shell("-c", code, path, cwd=ROOT)
+        run = started("-c", code, path, cwd=ROOT)
         return run.stdout + run.stderr
 
     lock = hold_lock(path)

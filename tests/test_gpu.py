@@ -132,7 +132,8 @@ def test_ways_on_the_cpu(place, monkeypatch):
         ways.train([sys.executable, "-c", "raise SystemExit('an error: what went wrong\\nand a hint')"])
 
 
-def test_speeds_on_the_cpu(place):
+def test_speeds_on_the_cpu(place, monkeypatch):
+    monkeypatch.setattr(speed, "WORKERS", (0,))
     assert "ratio" in speed.cifar(8, False, place, batches=1, rounds=1).found
     assert "samples/s" in speed.steps(lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), (2, 3, 4, 4), 4, place, batches=1).found
     assert re.search(r"with [0-9]+ workers", speed.images_from_files(place, size=32, batch=4, batches=2, files=2).found)

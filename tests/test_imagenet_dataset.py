@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imagenet_dataset import blob_id, check_classes, check_leaks, class_probabilities, draw_epoch, locate, parse_line, read_list
+from imagenet_dataset import check_classes, check_leaks, class_probabilities, draw_epoch, locate, parse_line, read_list
 from path_table import PathTable
 
 SPLITS = ("train", "val", "test")
@@ -56,11 +56,6 @@ def test_a_list_is_read_in_order(folder):
     assert train.labels.tolist() == [0, 0, 0, 0, 1, 1, 2]
     assert train.class_counts(3) == [4, 2, 1]
     assert train.class_names(3) == ["n00000000", "n00000001", "n00000002"]
-
-
-def test_blob_id_is_gits():
-    assert blob_id(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"          # git hash-object of an empty file
-    assert blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
 @pytest.mark.parametrize(("line", "match"), [

@@ -67,7 +67,7 @@ def test_an_unknown_flag(failing):
     assert "unrecognized arguments: --force" in failing(fetch_lists.main, "--force")
 
 
-def test_a_process_of_its_own(shell, tmp_path):
-    result = shell(SCRIPT, "--check", "--folder", tmp_path)
+def test_a_process_of_its_own(started, tmp_path):
+    result = started(SCRIPT, "--check", "--folder", tmp_path)
     assert fetch_lists.SOURCE.startswith("https://")
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "Traceback" not in result.stderr

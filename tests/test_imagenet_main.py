@@ -110,16 +110,11 @@ def test_what_a_run_leaves(cdb, data, capsys):
     assert [row["lr"] for row in rows(cdb)] == ["0.05", "0.04268", "0.025", "0.007322"]        # cosine, stepped after each epoch
 
 
-def test_its_own_configuration_reproduces_a_run(cdb, tmp_path, capsys):
-    assert main(["--cfg", str(cdb / "config.yaml"), "--model_dir", str(tmp_path / "cdb")]) == 0
+def test_its_own_configuration_reproduces_a_run_with_any_number_of_workers(cdb, tmp_path, capsys):
+    assert main(["--cfg", str(cdb / "config.yaml"), "--model_dir", str(tmp_path / "cdb"), "--workers", "2"]) == 0
     assert_same_state(last(cdb), last(tmp_path / "cdb"))
     assert rows(cdb) == rows(tmp_path / "cdb")
     assert json.loads((cdb / "test.json").read_text()) == json.loads((tmp_path / "cdb/test.json").read_text())
-
-
-def test_workers_do_not_change_a_run(cdb, tmp_path, capsys):
-    assert main(["--cfg", str(cdb / "config.yaml"), "--model_dir", str(tmp_path / "cdb"), "--workers", "2"]) == 0
-    assert_same_state(last(cdb), last(tmp_path / "cdb"))
 
 
 def test_killed_and_resumed_is_uninterrupted(cdb, data, tmp_path, shell, capsys):
@@ -585,7 +580,7 @@ def test_a_row_names_all_that_sets_it_apart(arguments, method, name):
                     "exponent": 0.5 if method == "tau_norm" else None}) == name
 
 
-def test_the_two_commands_to_the_letter(tmp_path, shell):
+def test_the_two_commands_to_the_letter(tmp_path, started):
     """On a copy of the folder, with 1000 classes laid out like ImageNet; five keys of the YAML are set, so that it is short."""
     folder = tmp_path / "ImageNet-LT"
     shutil.copytree(ROOT / "longtail", tmp_path / "longtail")
@@ -595,12 +590,12 @@ def test_the_two_commands_to_the_letter(tmp_path, shell):
     for split in ("train", "val", "test"):
         shutil.move(imagenet / f"ImageNet_LT_{split}.txt", folder / "data/ImageNet_LT" / f"ImageNet_LT_{split}.txt")
     config = folder / "config/ImageNet_LT/feat_uniform_with_CDBloss.yaml"
-    values = {"num_epochs": "1", "batch_size": "128", "image_size": "40", "test_resize": "48", "data_root": str(imagenet)}
+    values = {"num_epochs": "1", "batch_size": "128", "image_size": "24", "test_resize": "28", "data_root": str(imagenet)}
     config.write_text("".join(f"{key}: {values[key]}\n" if (key := line.split(":")[0]) in values else line
                               for line in config.read_text().splitlines(keepends=True)))
-    trained = shell("main.py", "--cfg", "./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml", cwd=folder, timeout=500)
+    trained = started("main.py", "--cfg", "./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml", cwd=folder, timeout=500)
     assert trained.returncode == 0, trained.stderr
-    tested = shell("main.py", "--test", "--model_dir", "./logs/ImageNet_LT/models/resnet10_uniform_cdbce", cwd=folder)
+    tested = started("main.py", "--test", "--model_dir", "./logs/ImageNet_LT/models/resnet10_uniform_cdbce", cwd=folder)
     assert tested.returncode == 0, tested.stderr
     assert tested.stdout.splitlines()[-3:] == trained.stdout.splitlines()[-3:]
     run = folder / "logs/ImageNet_LT/models/resnet10_uniform_cdbce"

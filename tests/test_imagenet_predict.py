@@ -117,7 +117,7 @@ def test_a_list_of_paths_starts_at_its_own_folder(trained, tmp_path, capsys):
     (["--predict", "{tmp}/none.jpg"], "none.jpg not found; --predict takes an image, a folder of images or a list of paths"),
     (["--predict", "{tmp}"], "holds no image, at any depth"), (["--predict", "{tmp}/empty.txt"], "empty.txt lists no image"),
     (["--predict", "{tmp}", "--out", "{tmp}/none/x.csv"], "x.csv: there is no folder"),
-    (["--predict", "{tmp}/none.jpg", "--out", "{tmp}"], "is a folder: give a file, such as"),
+    (["--predict", "{tmp}/none.jpg", "--out", "{tmp}"], "is a folder; name a file"),
     (["--predict", "{tmp}", "--test"], "--test and --predict are two commands"),
     (["--test", "--top", "3"], "--out and --top belong to --predict"),
     (["--predict", "{tmp}", "--top", "0"], "--top: must be a whole number of at least 1"),

@@ -77,8 +77,8 @@ def test_training_reads_the_names_as_they_are_written(annotations, tmp_path):
     assert read_class_names(tmp_path / "verbs.txt", 3) == ["Take", "Put down", "verb 3"]
 
 
-def test_missing_annotations_and_unwritable_places(annotations, tmp_path, failing, shell):
-    run = shell(make_splits.__file__, "--annotations", tmp_path / "none", cwd=Path("/"))
+def test_missing_annotations_and_unwritable_places(annotations, tmp_path, failing, started):
+    run = started(make_splits.__file__, "--annotations", tmp_path / "none", cwd=Path("/"))
     assert run.returncode == 2 and run.stdout == ""
     assert run.stderr.startswith("make_splits.py: error: no ") and run.stderr.count("\n") == 1
     (tmp_path / "file").write_text("")

@@ -25,14 +25,6 @@ def test_head_starts_at_the_prior():
         ResNet32(10, "round")
 
 
-def test_cosine_head_gives_cosines():
-    head = ResNet32(2, "cosine").linear
-    head.weight.data = torch.eye(2, 64)
-    x = torch.zeros(1, 64)
-    x[0, :2] = torch.tensor([3.0, 4.0])
-    assert head(x).tolist()[0] == pytest.approx([0.6, 0.8])
-
-
 def test_shortcut_a_takes_every_second_pixel_and_pads_channels_with_zeros():
     x = torch.arange(2 * 4 * 4, dtype=torch.float).view(1, 2, 4, 4)
     y = BasicBlock(2, 4, stride=2).shortcut(x)

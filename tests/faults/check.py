@@ -81,7 +81,7 @@ def notices_a_leak(work: Path, rng: random.Random) -> None:
         leaked.append(run.log.open())
 
     longtail.run.Run.finish_epoch = finish_and_leak
-    assert [loss.split(" from ")[0] for loss in faults.long_run(30, work, growth=0.15).losses] == ["open files went"]
+    assert [loss.split(" from ")[0] for loss in faults.long_run(16, work, growth=1.0).losses] == ["open files went"]
 
 
 def notices_a_hanging_run(work: Path, rng: random.Random) -> None:

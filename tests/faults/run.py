@@ -39,7 +39,7 @@ from tqdm import tqdm  # noqa: E402
 
 import longtail.files  # noqa: E402
 import longtail.run  # noqa: E402
-from forked import free_port  # noqa: E402
+from forked import fork, free_port, run_script  # noqa: E402
 from longtail.checkpoints import load_checkpoint  # noqa: E402
 from longtail.cli import ArgumentParser, positive_int, seed_number  # noqa: E402
 from longtail.run import read_log  # noqa: E402
@@ -471,12 +471,7 @@ def kill_a_worker(job: subprocess.Popen, folder: Path, rank: int) -> float:
 @functools.cache
 def undisturbed_job(work: Path) -> Path:
     """The folder of the job that nothing disturbs: two processes, but without torchrun."""
-    folder = fresh(work)
-    done = subprocess.run([sys.executable, ROOT / "tests/forked.py", "2", CIFAR, *job_flags(folder)], capture_output=True, text=True,
-                          check=False)
-    if done.returncode:
-        raise SystemExit(f"two processes do not even run undisturbed: {done.stderr}")
-    return folder
+    return run_through(Experiment("a job of two", lambda flags: fork(2, lambda: run_script(str(CIFAR), *flags)) or 0, job_flags), work)[0]
 
 
 def partner_killed(count: int, work: Path, rng: random.Random) -> Row:
