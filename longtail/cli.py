@@ -116,7 +116,7 @@ def outcome(action: Callable[[], int | None], hint: str) -> int:
     except Stopped:
         return stopped_code(hint)
     except KeyboardInterrupt:     # outside of stop_signals
-        say_error(f"stopped by SIGINT{hint}")
+        say_error("stopped by SIGINT")
         return 128 + signal.SIGINT
     except RuntimeError as error:
         if received():            # the other processes were stopped too, and their end is not an error

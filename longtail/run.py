@@ -79,7 +79,9 @@ class Run:
             return state
         if resume:
             self._check_nothing_lost()
-        if present:
+        if not present:
+            self.results = [path for path in self.results if not path.exists()]      # somebody else's stay
+        else:
             for path in (*self.files, *self.results):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self._events, ignore_errors=True)
@@ -163,13 +165,14 @@ class Run:
         write_atomically(self.settings, (json.dumps(settings, indent=1, default=str) + "\n").encode())
 
     def _forget_tests(self) -> None:
-        """Remove what test scripts wrote of the weights before these. Leave a test.json that names another checkpoint."""
+        """Remove what test scripts wrote of the weights before these. Leave a test.json of another checkpoint, or that is no test's."""
         for path in self.results:
             path.unlink(missing_ok=True)
         path = self.folder / "test.json"
         with contextlib.suppress(OSError, ValueError, AttributeError):        # none, or not a test's
             figures = json.loads(path.read_text(encoding="utf-8"))
-            if figures.get("checkpoint") == self.best.name or figures.get("run") == self.name:
+            names = {figures.get("checkpoint"), figures.get("run")} - {None}
+            if names <= {self.best.name, self.name} and (names or "classes" in figures):
                 path.unlink()
 
 

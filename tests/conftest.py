@@ -1,7 +1,9 @@
 """The root and the three experiment folders on sys.path (the tests import from them), and what several test files share."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -9,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from forked import PRELOADED, become
+from forked import FOLDERS, PRELOADED, become
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"      # real data that a developer may have beside the repository
-for folder in (".", "EGTEA", "EGTEA/data", "ImageNet-LT", "ImageNet-LT/data", "CIFAR-LT"):
-    sys.path.insert(0, str(ROOT / folder))
+sys.path[:0] = FOLDERS
 os.environ.setdefault("OMP_NUM_THREADS", "1")      # of every process here: tests may run beside other work
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -82,12 +83,17 @@ def processes(tmp_path_factory):
         place = tmp_path_factory.mktemp("forked")
         out, err = place / "out", place / "err"
         job = SERVER.Process(target=become, args=(count, [*map(str, command)], cwd or Path.cwd(), {**os.environ, **environment}, out, err))
+        for file in (out, err):
+            file.touch()
         job.start()
-        job.join(timeout)
-        if job.exitcode is None:
-            job.kill()
-            job.join()
-            raise subprocess.TimeoutExpired(command, timeout)
+        try:
+            job.join(timeout)
+        finally:
+            if job.exitcode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(job.pid, signal.SIGKILL)
+                job.kill()
+                job.join()
         return subprocess.CompletedProcess(command, job.exitcode, out.read_text(), err.read_text())
 
     return run

@@ -212,6 +212,12 @@ def test_lists_are_not_replaced_unasked(tmp_path, failing, capsys):
     error = failing(make_lists.main, root, "--out", tmp_path / "out", "--seed", 5)
     assert f"{tmp_path}/out/config.yaml exists: choose another --out, or replace it and the lists with --overwrite" in error
     assert made(root, tmp_path / "out", "--overwrite") == before
+    for name in ("classes.txt", "unusable.txt", "tail.png"):
+        place = tmp_path / name.partition(".")[0]
+        place.mkdir()
+        (place / name).write_text("somebody's")
+        assert f"{place / name} exists: choose another --out" in failing(make_lists.main, root, "--out", place)
+        assert (place / name).read_text() == "somebody's"
     (tmp_path / "file").write_text("")
     assert "file" in failing(make_lists.main, root, "--out", tmp_path / "file/out")
 

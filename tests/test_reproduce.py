@@ -235,6 +235,16 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     assert path.read_bytes() == published
 
 
+def test_a_run_goes_on_in_the_precision_in_which_it_began(tmp_path, monkeypatch):
+    seen, job = [], Job(Entry("cifar100", 100, "CE"), 0, tmp_path)
+    monkeypatch.setattr(jobs.cifar_train, "main", lambda flags: seen.append(flags) or 2)
+    assert job.execute(tmp_path, download=False) == 2
+    job.folder.mkdir()
+    (job.folder / "cifar100_imbalance100.json").write_text('{"precision": "bf16"}')
+    assert job.execute(tmp_path, download=True) == 2
+    assert "--precision" not in seen[0] and seen[1] == [*seen[0], "--download", "--precision", "bf16"]
+
+
 def refused_to_publish(run, elsewhere, failing):
     """Another place, weights of another epoch, another log: none is what results/ tells of."""
     assert "must be where it was trained" in failing(main, "--publish", "--runs", elsewhere)

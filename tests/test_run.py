@@ -80,7 +80,9 @@ def test_a_fresh_start_removes_nothing_of_others(tmp_path):
     (tmp_path / "confusion.png").write_bytes(b"somebody's")
     run = Run(tmp_path, "x", results=["confusion.png"])
     run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    finish(run, 1, is_best=True)
     assert (tmp_path / "confusion.png").exists()
+    run = Run(tmp_path, "x", results=["confusion.png"])
     run.open(ARGUMENTS, {}, resume=False, overwrite=True)
     assert not (tmp_path / "confusion.png").exists()
 
@@ -247,8 +249,9 @@ def test_a_log_of_short_rows_is_refused_at_the_first(tmp_path):
         read_log(tmp_path / "x.csv")
 
 
-@pytest.mark.parametrize(("content", "stays"), [('{"checkpoint": "best_x.pth"}', False), ('{"run": "x"}', False), ("{}", True),
-                                                ('{"checkpoint": "best_y.pth"}', True), ("[]", True), ("no JSON", True)])
+@pytest.mark.parametrize(("content", "stays"), [
+    ('{"checkpoint": "best_x.pth"}', False), ('{"run": "x"}', False), ('{"classes": []}', False), ("{}", True),
+    ('{"checkpoint": "best_y.pth"}', True), ("[]", True), ("no JSON", True)])
 def test_new_best_weights_end_the_test_of_older_ones(content, stays, tmp_path):
     """A test.json of this run goes with the weights that it tells of; another run's, or what is no test, stays."""
     run = Run(tmp_path, "x", results=["confusion.png"])

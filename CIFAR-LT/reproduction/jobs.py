@@ -124,6 +124,9 @@ class Job:
         """Train (or resume) and test in the job's folder. Return 0, or the exit code of the one that failed or was stopped."""
         data = ["--data_root", str(data_root), *(["--download"] if download else [])]
         train = [*self.entry.flags, "--seed", str(self.seed), "--save_model", str(self.folder), "--resume", *data]
+        settings = self.folder / f"{self.log.stem}.json"
+        if settings.exists() and (precision := json.loads(settings.read_text()).get("precision")):
+            train += ["--precision", precision]          # what `auto` meant where the run began
         test = [f"--saved_model_path={self.best}", *data]
         before = torch.get_num_threads()
         torch.set_num_threads(int(self.entry.threads or before))

@@ -42,7 +42,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--test", type=positive_int, default=20, metavar="N", help="test images of each class; default: 20")
     parser.add_argument("--seed", type=seed_number, default=0, help="decides which images are drawn; default: 0")
     parser.add_argument("--check", action="store_true", help="decode every image, and leave out those that cannot be used")
-    parser.add_argument("--overwrite", action="store_true", help="replace lists and configuration in DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in DIR already")
     return parser.parse_args(argv)
 
 

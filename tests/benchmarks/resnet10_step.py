@@ -2,7 +2,7 @@
 
     python tests/benchmarks/resnet10_step.py [--size 224] [--batch 32] [--rounds 5]
 
-bf16 pays where the processor computes in it (AMX or AVX512-BF16); elsewhere main.py stays in fp32.
+bf16 pays with AMX and with AMD's AVX512-BF16; elsewhere main.py stays in fp32.
 """
 
 import argparse
