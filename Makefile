@@ -25,7 +25,7 @@ demo-CE:
 demo-CDB-CE:
 	@$(RUN) $(RUNS),loss_type=CDB-CE,difficulty=smoothed > $(DEMO)/CDB-CE.txt 2>&1 || { tail -n 3 $(DEMO)/CDB-CE.txt >&2; exit 1; }
 
-test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), 4 to 6 minutes on 2 cores
+test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), 3 to 5 minutes on 2 cores
 	$(VENV)/bin/ruff check .
 	$(RUN) -m pytest -n auto --dist worksteal
 
