@@ -121,10 +121,7 @@ class Run:
                              "--save_model; --overwrite starts again")
 
     def _cut_log(self, epoch: int) -> list[dict[str, str]]:
-        """Drop the rows, perhaps half a row, that were written after the state of `epoch`, and return the others.
-
-        Raise ValueError if earlier rows are missing.
-        """
+        """Return the rows up to `epoch`, and drop what was written after its state. Raise ValueError if one is missing."""
         columns, rows = read_log(self.log, whole_lines=True)
         kept = [row for row in rows if int(row["epoch"]) <= epoch]
         if [int(row["epoch"]) for row in kept] != list(range(1, epoch + 1)):
@@ -135,9 +132,9 @@ class Run:
     def finish_epoch(self, row: dict[str, Any], state: dict[str, Any], is_best: bool) -> None:
         """Append a row to the log, then write the best and the last state. The epoch counts once the last state is in place."""
         row = {key: format_value(value, 6 if key == "accuracy" else 4) for key, value in row.items()}      # it tells which epoch is kept
-        text = csv_text(list(row), [row], header=not self.log.exists())
-        self._note_resumed()
         size = self.log.stat().st_size if self.log.exists() else 0
+        text = csv_text(list(row), [row], header=not size)
+        self._note_resumed()
         try:
             with open(self.log, "a", encoding="utf-8") as file:
                 file.write(text)
