@@ -18,7 +18,7 @@ sys.path[:0] = [str(HERE / folder) for folder in ("", "CIFAR-LT", "ImageNet-LT",
 
 dependencies = ["torch", "numpy", "filelock"]
 # By imbalance and recipe. Without a recipe, the last entry for that imbalance is used.
-CIFAR_WEIGHTS = {(100, "strong"): "cifar100_imbalance100_CDB-BS_smoothed_0.5_strong_seed0.pth",
+CIFAR_WEIGHTS = {(100, "strong"): "cifar100_imbalance100_CDB-BS_smoothed_0.5_strong_seed2.pth",
                  (100, "fast"): "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0.pth",
                  (200, "paper"): "cifar100_imbalance200_CDB-CE_1.5_seed0.pth"}
 
