@@ -12,8 +12,8 @@ from conftest import ROOT
 
 RUNS = {
     "EGTEA": ("CE", "CDB-CE"),
-    "ImageNet-LT": ("resnet10_uniform", "resnet10_uniform_cdbce", "resnet10_uniform_cdbce_dynamic", "resnet10_cdb_sampling",
-                    "resnet10_uniform_crt", "resnet10_uniform_lws"),
+    "ImageNet-LT": ("resnet10_uniform", "resnet10_uniform_cdbce_smoothed", "resnet10_uniform_crt", "resnet10_uniform_lws",
+                    "20_epochs/resnet10_uniform", "20_epochs/resnet10_uniform_cdbce", "20_epochs/resnet10_cdb_sampling"),
 }
 TABLES = {script: [path for run in RUNS[folder] for path in sorted((ROOT / folder / "results/stand-in" / run).glob("test*.json"))]
           for script, folder in ((egtea_table, "EGTEA"), (imagenet_table, "ImageNet-LT"))}
