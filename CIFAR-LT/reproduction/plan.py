@@ -74,6 +74,7 @@ TABLES = {
         fast(100, "CDB-CE", "dynamic", seeds=3),
         fast(100, "CDB-CE", "dynamic", protocol="common"),
         fast(100, "CDB-CE", "dynamic", protocol="paper-on-test"),
+        fast(100, "CE", precision="fp32"),
         fast(100, "CDB-CE", "dynamic", precision="fp32"),
         fast(10, "CE", protocol="common"),
         fast(10, "CDB-CE", "dynamic", protocol="common"),
