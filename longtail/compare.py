@@ -9,9 +9,10 @@ Runs with the same seeds are compared in pairs. Prints a table and draws OUT/com
 """
 
 import json
+import re
 import sys
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,13 @@ def read_setting(runs: list[Path], on_test: bool) -> Setting:
     return Setting(labels[0], tuple(seeds), np.array(accuracy))
 
 
+def apart_by_name(run: Path, other: Path) -> tuple[str, str]:
+    """Return for each of two runs of one loss the words of its path that the other lacks, seeds aside; both paths if none differs."""
+    a, b = ([word for word in re.split(r"[/\\_]", str(path)) if not re.fullmatch(r"seed\d+", word)] for path in (run, other))
+    names = " ".join(word for word in a if word not in b), " ".join(word for word in b if word not in a)
+    return names if any(names) else (str(run), str(other))
+
+
 def difference(a: Setting, b: Setting) -> Difference:
     """Return a - b with Student's 95 % interval: over pairs of equal seeds where both have the same ones, else Welch's."""
     from scipy.stats import t
@@ -162,8 +170,9 @@ def compare(args: Namespace) -> None:
     on_test = all(is_tested(find_log(run).parent / "test.json") for run in (*runs, *against))
     a, b = read_setting(runs, on_test), read_setting(against, on_test)
     if a.label == b.label:
-        a, b = (Setting(f"{setting.label} ({first})", setting.seeds, setting.accuracy)
-                for setting, first in ((a, runs[0]), (b, against[0])))
+        names = apart_by_name(runs[0], against[0])
+        a, b = (replace(setting, label=f"{setting.label} ({name})" if name else setting.label)
+                for setting, name in zip((a, b), names, strict=True))
     apart = difference(a, b)
     where = "test" if on_test else "validation, in the kept epoch, since not every run has a test.json with its classes"
     kind = f"pairs of seeds {', '.join(map(str, sorted(a.seeds)))}" if apart.paired else "other seeds, not paired"

@@ -1,6 +1,7 @@
 """compare.py against differences and intervals worked out by hand."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_the_picture_is_named_by_loss_or_by_folder(tmp_path, capsys):
     a = [write_run(tmp_path / f"mine{seed}", seed, (0.9, 0.5, 0.1)) for seed in range(2)]
     b = [write_run(tmp_path / f"theirs{seed}", seed, (0.8, 0.4, 0.3)) for seed in range(2)]
     main([*a, "--against", *b, "--out", str(tmp_path)])
-    assert f"CE ({tmp_path}/mine0)" in capsys.readouterr().out
+    assert "| CE (mine0) " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("change", "match"), [
@@ -104,7 +105,16 @@ def test_settings_in_folders_of_one_name_are_two_columns(tmp_path, capsys):
     a, b = ([write_run(tmp_path / side / f"seed{seed}", seed, (0.9, 0.5, 0.1)) for seed in range(2)] for side in "ab")
     main([*a, "--against", *b, "--out", str(tmp_path)])
     output = capsys.readouterr().out
-    assert all(f"| CE ({tmp_path}/{side}/seed0) " in output for side in "ab")
+    assert all(f"| CE ({side}) " in output for side in "ab")
+
+
+@pytest.mark.parametrize(("run", "other", "names"), [
+    ("results/CE_strong_seed0", "results/CE_fast_seed0", ("strong", "fast")),
+    ("CE_fast_seed0", "CE_fast_weighted_mean_seed5", ("", "weighted mean")),
+    ("CE_fast_seed0", "CE_fast_seed5", ("CE_fast_seed0", "CE_fast_seed5")),
+    ("strong/x.csv", "fast/x.csv", ("strong", "fast"))])
+def test_settings_of_one_loss_are_told_apart_by_the_words_that_differ(run, other, names):
+    assert compare.apart_by_name(Path(run), Path(other)) == names
 
 
 @pytest.mark.parametrize(("checkpoint", "code"), [("best_x.pth", 0), ("best_y.pth", 2)])
