@@ -14,6 +14,7 @@ import sys
 from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from longtail.plot import COLORS, DPI, Log, beside, find_log, load_log
 from longtail.tables import markdown
 
 CONFIDENCE = 0.95
+TITLE_WIDTH = 72                                # characters that fit above the picture
 EPOCH_FLAGS = ("max_epochs", "num_epochs")      # what the experiments call the length of a run
 
 
@@ -159,7 +161,7 @@ def draw(a: Setting, b: Setting, title: str, path: Path) -> None:
         for place, mean in zip(places, means, strict=True):
             axes.annotate(f"{mean:.1f}", (place, 0), (0, 3), textcoords="offset points", ha="center", fontsize="small")
     axes.set_xticks(range(len(shown)), [SHOTS[g] if g == 0 else f"{SHOTS[g]} shot" for g in shown])
-    axes.set(ylabel="accuracy (%)", title=title, ylim=(0, None))
+    axes.set(ylabel="accuracy (%)", title=fill(title, TITLE_WIDTH), ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     save_figure(figure, path, dpi=DPI)
 
