@@ -2,9 +2,9 @@
 
     python cifar_test.py --saved_model_path saved_model/best_cifar100_imbalance200.pth --class_num 100 --n_gpus 1
 
-A checkpoint of ours says everything: data set, head, class counts, normalisation. One of the released code holds the weights alone;
---class_num, --imbalance (else the file's name) and --normalization then say the rest. The last line printed has the form
-`Test Accuracy is 0.3740`.
+A checkpoint of ours says everything: data set, head, class counts, normalisation. One of the released code holds the weights alone:
+their shape gives the data set; --imbalance (else the file's name) and --normalization say the rest. The last line printed has the
+form `Test Accuracy is 0.3740`.
 """
 
 import json

@@ -97,7 +97,7 @@ class Job:
 
     @property
     def kept_log(self) -> Path:
-        """The log in results/, compressed: uncompressed, the logs of all tables together take 3 MB."""
+        """The log in results/, compressed: uncompressed, the logs of all tables together take almost 4 MB."""
         return self.result / f"{self.log.name}.gz"
 
     @property
