@@ -12,8 +12,9 @@ from conftest import ROOT
 
 RUNS = {
     "EGTEA": ("CE", "CDB-CE"),
-    "ImageNet-LT": ("resnet10_uniform", "resnet10_uniform_cdbce_smoothed", "resnet10_uniform_crt", "resnet10_uniform_lws",
-                    "20_epochs/resnet10_uniform", "20_epochs/resnet10_uniform_cdbce", "20_epochs/resnet10_cdb_sampling"),
+    "ImageNet-LT": tuple(f"resnet10_{name}" for name in (
+        "uniform", "uniform_bf16", "balanced_softmax", "uniform_cdbce", "uniform_cdbce_smoothed", "uniform_cdbbs", "cdb_sampling",
+        "uniform_crt", "uniform_lws")),
 }
 TABLES = {script: [path for run in RUNS[folder] for path in sorted((ROOT / folder / "results/stand-in" / run).glob("test*.json"))]
           for script, folder in ((egtea_table, "EGTEA"), (imagenet_table, "ImageNet-LT"))}
