@@ -13,7 +13,7 @@ RUNS := CIFAR-LT/reproduce.py --again --seeds 5 --runs $(DEMO) --only dataset=di
 help:   ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-demo: $(VENV)/ready   ## train CE and CDB-CE with five seeds each on long-tailed digits and compare them (3 to 10 minutes on 2 cores; no download of data)
+demo: $(VENV)/ready   ## train CE and CDB-CE with five seeds each on long-tailed digits and compare them (2 to 10 minutes on 2 cores; no download of data)
 	rm -rf $(DEMO) && mkdir -p $(DEMO)
 	@echo "Five trainings with CE, shown here; beside them, on a second core, five with CDB-CE, which write to $(DEMO)/CDB-CE.txt"
 	@$(MAKE) --no-print-directory --jobs 2 demo-CE demo-CDB-CE
