@@ -79,6 +79,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     training.add_argument("--batch_size", type=positive_int, default=8, help="the whole batch, however many GPUs share it; default: 8")
     training.add_argument("--accumulate", type=positive_int, default=1, help="parts of a batch, one after the other; default: 1")
     training.add_argument("--lr", type=number_in(0, math.inf, include_low=False), default=0.001, help="default: 0.001")
+    training.add_argument("--head_lr", type=number_in(0, math.inf, include_low=False), metavar="LR",
+                          help="learning rate of the classifier (fc); default: --lr. From random weights, a small one keeps it steady")
     training.add_argument("--momentum", type=number_in(0, 1), default=0.0, help="default: 0")
     training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
     training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
@@ -131,6 +133,14 @@ def build_model(args: Namespace, num_classes: int, head: str, resuming: bool, ru
     return model.to(runtime.device, memory_format=memory_format(runtime.device))
 
 
+def parameter_groups(model: ResNeXt3D, lr: float, head_lr: float | None) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: all parameters, as in the released code; with a `head_lr`, the head (fc) in a group of its own."""
+    if head_lr is None:
+        return [{"params": list(model.parameters()), "initial_lr": lr}]
+    body = [parameter for name, parameter in model.named_parameters() if not name.startswith("fc.")]
+    return [{"params": body, "initial_lr": lr}, {"params": list(model.fc.parameters()), "initial_lr": head_lr}]
+
+
 def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
     """Return data, model, loss and optimizer at epoch 1, and what a checkpoint says of them."""
     runtime.check_batch_size(args.batch_size)
@@ -139,7 +149,7 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
     head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
     model = build_model(args, len(counts), head, resuming, runtime)
     criterion = build_loss(args, counts, CDBLoss).to(runtime.device)
-    groups = [{"params": list(model.parameters()), "initial_lr": args.lr}]
+    groups = parameter_groups(model, args.lr, args.head_lr)
     optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum, weight_decay=WEIGHT_DECAY, fused=True)
     training = Training(
         model=model, parallel_model=runtime.parallelize(model), criterion=criterion, optimizer=optimizer, schedule=step_schedule,

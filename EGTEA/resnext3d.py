@@ -55,6 +55,8 @@ class ResNeXt3D(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Bottleneck):        # a block begins as its shortcut: 33 of them learn sooner from random weights
+                nn.init.zeros_(module.bn3.weight)
 
     @staticmethod
     def _make_layer(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:

@@ -235,6 +235,22 @@ def test_flags_arrive_in_the_training(data, tmp_path):
         assert key.startswith("fc.") != torch.equal(value, given[key]), key
 
 
+def test_the_head_may_have_a_learning_rate_of_its_own(data, tmp_path):
+    """Both fall to a tenth after 60 %: the first batch of epoch 7 of 10."""
+    flags = ("--lr", 0.02, "--head_lr", 0.003, "--max_epochs", 10, "--loss_type", "CE")
+    args = EGTEA_train.parse_arguments(training(data, tmp_path, *flags))
+    prepared, _ = EGTEA_train.prepare(args, False, Runtime(torch.device("cpu")))
+    body, head = prepared.optimizer.param_groups
+    names = {parameter: name for name, parameter in prepared.model.named_parameters()}
+    assert [names[parameter] for parameter in head["params"]] == ["fc.weight", "fc.bias"]
+    assert {names[parameter] for parameter in body["params"]} == set(names.values()) - {"fc.weight", "fc.bias"}
+    rates = []
+    for epoch in (1, 7):
+        prepared.set_lr(epoch, 0)
+        rates += [body["lr"], head["lr"]]
+    assert rates == pytest.approx([0.02, 0.003, 0.002, 0.0003])
+
+
 @pytest.mark.parametrize(("loss_type", "accumulate"), [("LDAM-DRW", 1), ("EQL", 2)])
 def test_rival_losses_and_accumulation(data, tmp_path, loss_type, accumulate):
     flags = ("--loss_type", loss_type, "--accumulate", accumulate, "--max_epochs", 1, "--momentum", 0.9)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from longtail.checkpoints import shape_of
 from longtail.devices import Runtime
-from resnext3d import ResNeXt3D, clip_precision, load_pretrained, warn_of_bf16
+from resnext3d import Bottleneck, ResNeXt3D, clip_precision, load_pretrained, warn_of_bf16
 
 
 def random_state(num_classes: int = 400) -> dict[str, torch.Tensor]:
@@ -20,8 +20,13 @@ def random_state(num_classes: int = 400) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def network() -> ResNeXt3D:
+    """A network whose blocks add to their shortcuts, as those of a trained one do."""
     torch.manual_seed(0)
-    return ResNeXt3D(5)
+    network = ResNeXt3D(5)
+    for module in network.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.ones_(module.bn3.weight)
+    return network
 
 
 def test_parameters_at_19_classes():
@@ -87,6 +92,19 @@ def test_logits_are_those_of_a_plain_second_implementation():
         assert (network(clips) - expected).abs().max() < 1e-4 * expected.abs().max()
     assert network.conv1.weight.std().item() == pytest.approx((2 / (64 * 7 ** 3)) ** 0.5, rel=0.02)     # He et al., fan-out
     assert network.layer2[0].conv3.weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)
+
+
+def test_a_block_begins_as_its_shortcut():
+    """Training from random weights learns sooner then; pretrained weights replace it."""
+    blocks = [module for module in ResNeXt3D(5).modules() if isinstance(module, Bottleneck)]
+    assert len(blocks) == 33
+    x = torch.rand(2, 512, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    for block in (blocks[6], blocks[7]):           # the last of layer2, without a convolution in its shortcut; the first of layer3
+        y = block(x)
+        assert torch.equal(y, block.downsample(x).relu())
+        assert y.any()
+        y.sum().backward()
+        assert block.bn3.weight.grad.any()         # so that it can leave zero
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 33, 33), (2, 3, 5, 40, 56), (1, 3, 3, 24, 24)])
