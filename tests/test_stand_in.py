@@ -11,7 +11,7 @@ import imagenet_table
 from conftest import ROOT
 
 RUNS = {
-    "EGTEA": ("CE", "CDB-CE"),
+    "EGTEA": ("CE", "CDB-CE", "CDB-CE_smoothed", "CDB-BS"),
     "ImageNet-LT": tuple(f"resnet10_{name}" for name in (
         "uniform", "uniform_bf16", "balanced_softmax", "uniform_cdbce", "uniform_cdbce_smoothed", "uniform_cdbbs", "cdb_sampling",
         "uniform_crt", "uniform_lws")),
@@ -64,4 +64,4 @@ def test_an_egtea_row_without_a_majority(tmp_path, capsys):
     (tmp_path / "test.json").write_text(json.dumps(figures))
     assert egtea_table.main([str(tmp_path / "test.json")]) == 0
     output = capsys.readouterr().out
-    assert " | - | - | " in output and "(0 of 9 classes)" in output
+    assert " | - | - | " in output and "(0 of 19 classes)" in output
