@@ -83,7 +83,8 @@ class Run:
             self.results = [path for path in self.results if not path.exists()]      # somebody else's stay
         else:
             for path in (*self.files, *self.results):
-                path.unlink(missing_ok=True)
+                if path != self.settings:                    # replaced below: a kill between leaves a folder that is still a run's
+                    path.unlink(missing_ok=True)
             shutil.rmtree(self._events, ignore_errors=True)
         self._write_settings({"arguments": arguments, **description})
         if self._board:

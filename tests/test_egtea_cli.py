@@ -235,15 +235,16 @@ def test_flags_arrive_in_the_training(data, tmp_path):
         assert key.startswith("fc.") != torch.equal(value, given[key]), key
 
 
-def test_the_head_may_have_a_learning_rate_of_its_own(data, tmp_path):
+@pytest.mark.parametrize(("loss_type", "of_head"), [("CE", ["fc.weight", "fc.bias"]), ("LDAM-DRW", ["fc.weight"])])
+def test_the_head_may_have_a_learning_rate_of_its_own(data, tmp_path, loss_type, of_head):
     """Both fall to a tenth after 60 %: the first batch of epoch 7 of 10."""
-    flags = ("--lr", 0.02, "--head_lr", 0.003, "--max_epochs", 10, "--loss_type", "CE")
+    flags = ("--lr", 0.02, "--head_lr", 0.003, "--max_epochs", 10, "--loss_type", loss_type)
     args = EGTEA_train.parse_arguments(training(data, tmp_path, *flags))
     prepared, _ = EGTEA_train.prepare(args, False, Runtime(torch.device("cpu")))
     body, head = prepared.optimizer.param_groups
     names = {parameter: name for name, parameter in prepared.model.named_parameters()}
-    assert [names[parameter] for parameter in head["params"]] == ["fc.weight", "fc.bias"]
-    assert {names[parameter] for parameter in body["params"]} == set(names.values()) - {"fc.weight", "fc.bias"}
+    assert [names[parameter] for parameter in head["params"]] == of_head
+    assert {names[parameter] for parameter in body["params"]} == set(names.values()) - set(of_head)
     rates = []
     for epoch in (1, 7):
         prepared.set_lr(epoch, 0)

@@ -48,6 +48,20 @@ def test_existing_run_is_never_touched(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.lock"]
 
 
+def test_a_run_that_is_killed_while_it_is_replaced_is_still_a_run(tmp_path, monkeypatch):
+    """Else the config.yaml of ImageNet-LT's would be taken for the user's own, and --resume and --overwrite refused."""
+    run = Run(tmp_path, "x")
+    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    finish(run, 1, is_best=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_write_settings", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run.open(ARGUMENTS, {}, resume=False, overwrite=True)
+    assert [path for path in run.files if path.exists()] == [run.settings]
+    assert run.open(ARGUMENTS | {"seed": 1}, {}, resume=True, overwrite=False) is None       # starts again
+    assert json.loads(run.settings.read_text())["arguments"]["seed"] == 1
+
+
 def test_resume_returns_the_last_state_and_cuts_the_log(tmp_path):
     run = Run(tmp_path, "x")
     assert run.open(ARGUMENTS, {}, resume=True, overwrite=False) is None         # nothing to resume

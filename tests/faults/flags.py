@@ -207,6 +207,7 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
         "--sample_size": (*WHOLE[:7], "1000000"),
         "--pretrained_model": FILE,
         "--accumulate": (*WHOLE[:7], "5"),
+        "--head_lr": NUMBER,
         "--momentum": ("1", "-1", "x", "nan"),
         "--workers": SEED,
         "--class_names": ("FOLDER/binary",),
