@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpu.agreement import clip_network
 from longtail.checkpoints import shape_of
 from longtail.devices import Runtime
 from resnext3d import Bottleneck, ResNeXt3D, clip_precision, load_pretrained, warn_of_bf16
@@ -20,13 +21,8 @@ def random_state(num_classes: int = 400) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def network() -> ResNeXt3D:
-    """A network whose blocks add to their shortcuts, as those of a trained one do."""
     torch.manual_seed(0)
-    network = ResNeXt3D(5)
-    for module in network.modules():
-        if isinstance(module, Bottleneck):
-            nn.init.ones_(module.bn3.weight)
-    return network
+    return clip_network(5)
 
 
 def test_parameters_at_19_classes():

@@ -110,9 +110,9 @@ def recipe(prepare: Callable[[Path, Runtime], Training], steps: int, place: Plac
                    f"at most {100 * EARLY_LOSSES:g} %, {100 * MEAN_LOSS:g} %", early <= EARLY_LOSSES and mean <= MEAN_LOSS)
 
 
-def clip_network() -> ResNeXt3D:
+def clip_network(num_classes: int = 19) -> ResNeXt3D:
     """A network whose blocks add to their shortcuts; at first they do not, and their convolutions could compute anything."""
-    model = ResNeXt3D(19)
+    model = ResNeXt3D(num_classes)
     for module in model.modules():
         if isinstance(module, Bottleneck):
             nn.init.ones_(module.bn3.weight)
