@@ -14,13 +14,17 @@ from pathlib import Path as _Path
 from torch import nn
 
 HERE = _Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / folder) for folder in ("", "CIFAR-LT", "ImageNet-LT", "EGTEA") if str(HERE / folder) not in sys.path]
+sys.path[:0] = [
+    str(HERE / folder) for folder in ("", "CIFAR-LT", "ImageNet-LT", "EGTEA") if str(HERE / folder) not in sys.path
+]
 
 dependencies = ["torch", "numpy", "filelock"]
 # By imbalance and recipe. Without a recipe, the last entry for that imbalance is used.
-CIFAR_WEIGHTS = {(100, "strong"): "cifar100_imbalance100_CDB-BS_smoothed_0.5_strong_seed2.pth",
-                 (100, "fast"): "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0.pth",
-                 (200, "paper"): "cifar100_imbalance200_CDB-CE_1.5_seed0.pth"}
+CIFAR_WEIGHTS = {
+    (100, "strong"): "cifar100_imbalance100_CDB-BS_smoothed_0.5_strong_seed2.pth",
+    (100, "fast"): "cifar100_imbalance100_CDB-CE_dynamic_fast_seed0.pth",
+    (200, "paper"): "cifar100_imbalance200_CDB-CE_1.5_seed0.pth",
+}
 
 
 def resnet32_cifar100_lt(imbalance: int = 200, recipe: str | None = None) -> nn.Module:

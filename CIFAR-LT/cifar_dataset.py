@@ -13,20 +13,26 @@ from longtail.devices import Runtime, send
 from longtail.metrics import Batches
 
 NUM_CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
-HELD_OUT_PER_CLASS = 25                               # paper, section 4.1: images of each class for validation
-PROTOCOLS = ("paper", "common", "paper-on-test")      # see long_tailed; all but the first look at the test set
-DIGITS_HELD_OUT, DIGITS_TEST = 20, 40                 # images of each class
-DIGITS_SIDE = 16                                      # pixels, twice the originals': a demo has to be quick
-NORMALIZATION = {                                     # mean, std of R, G, B on a scale of 0 to 1
-    "train": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),                    # ImageNet's; released cifar_train.py
-    "released-test": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),      # CIFAR-10's; released cifar_test.py
+HELD_OUT_PER_CLASS = 25  # paper, section 4.1: images of each class for validation
+PROTOCOLS = ("paper", "common", "paper-on-test")  # see long_tailed; all but the first look at the test set
+DIGITS_HELD_OUT, DIGITS_TEST = 20, 40  # images of each class
+DIGITS_SIDE = 16  # pixels, twice the originals': a demo has to be quick
+NORMALIZATION = {  # mean, std of R, G, B on a scale of 0 to 1
+    "train": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's; released cifar_train.py
+    "released-test": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # CIFAR-10's; released cifar_test.py
 }
 EVALUATION_BATCH = 256
-PADDING = 4                                           # pixels of zeros on each side before the random crop
+PADDING = 4  # pixels of zeros on each side before the random crop
 FOLDERS = {"cifar100": "cifar-100-python", "cifar10": "cifar-10-batches-py"}
-FILES = {"cifar100": {"train": ["train"], "test": ["test"], "names": ["meta"]},
-         "cifar10": {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"], "names": ["batches.meta"]}}
-LABELS = {"cifar100": b"fine_labels", "cifar10": b"labels"}                 # keys in the files
+FILES = {
+    "cifar100": {"train": ["train"], "test": ["test"], "names": ["meta"]},
+    "cifar10": {
+        "train": [f"data_batch_{number}" for number in range(1, 6)],
+        "test": ["test_batch"],
+        "names": ["batches.meta"],
+    },
+}
+LABELS = {"cifar100": b"fine_labels", "cifar10": b"labels"}  # keys in the files
 NAMES = {"cifar100": b"fine_label_names", "cifar10": b"label_names"}
 
 
@@ -62,7 +68,9 @@ def read_images(path: Path, dataset: str) -> ImageSet:
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
         raise ValueError(f"{path} has no (N, 3072) uint8 array under 'data'")
     if not isinstance(labels, list) or len(labels) != len(pixels) or not all(type(label) is int for label in labels):
-        raise ValueError(f"{path} needs one whole number under '{LABELS[dataset].decode()}' for each of its {len(pixels)} images")
+        raise ValueError(
+            f"{path} needs one whole number under '{LABELS[dataset].decode()}' for each of its {len(pixels)} images"
+        )
     if not labels or min(labels) < 0 or max(labels) >= NUM_CLASSES[dataset]:
         raise ValueError(f"{path} has no image, or a label outside 0 to {NUM_CLASSES[dataset] - 1}")
     return ImageSet(torch.from_numpy(pixels.copy()).view(-1, 3, 32, 32), torch.tensor(labels))
@@ -82,7 +90,12 @@ def read_digits(split: str) -> ImageSet:
 
     digits = load_digits()
     grey = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
-    images = F.interpolate(grey, size=(DIGITS_SIDE, DIGITS_SIDE), mode="bilinear").round().to(torch.uint8).expand(-1, 3, -1, -1)
+    images = (
+        F.interpolate(grey, size=(DIGITS_SIDE, DIGITS_SIDE), mode="bilinear")
+        .round()
+        .to(torch.uint8)
+        .expand(-1, 3, -1, -1)
+    )
     everything = ImageSet(images.contiguous(), torch.from_numpy(digits.target).long())
     rest, test = hold_out(everything, DIGITS_TEST)
     return everything[test if split == "test" else rest]
@@ -94,20 +107,29 @@ def class_names(dataset: str, data_root: Path) -> list[str]:
         return [str(digit) for digit in range(10)]
     path, key = paths(dataset, data_root, "names")[0], NAMES[dataset]
     names = read_pickle(path).get(key)
-    if not isinstance(names, list) or len(names) != NUM_CLASSES[dataset] or not all(isinstance(name, bytes) for name in names):
+    if (
+        not isinstance(names, list)
+        or len(names) != NUM_CLASSES[dataset]
+        or not all(isinstance(name, bytes) for name in names)
+    ):
         raise ValueError(f"{path} does not name {NUM_CLASSES[dataset]} classes under '{key.decode()}'")
     return [name.decode("utf-8", "replace") for name in names]
 
 
 def check_present(dataset: str, data_root: Path, download: bool) -> None:
     """Raise FileNotFoundError that says what to get and where to put it. With `download`, let torchvision fetch and verify it."""
-    missing = [] if dataset == "digits" else [path for part in FILES[dataset] for path in paths(dataset, data_root, part)
-                                              if not path.is_file()]
+    missing = (
+        []
+        if dataset == "digits"
+        else [path for part in FILES[dataset] for path in paths(dataset, data_root, part) if not path.is_file()]
+    )
     if missing and not download:
         archive = FOLDERS[dataset].replace("-batches-py", "-python") + ".tar.gz"
-        raise FileNotFoundError(f"{missing[0]} not found: --download fetches it, or unpack {archive} of "
-                                f"https://www.cs.toronto.edu/~kriz/cifar.html in {data_root}; "
-                                "--dataset digits needs no download")
+        raise FileNotFoundError(
+            f"{missing[0]} not found: --download fetches it, or unpack {archive} of "
+            f"https://www.cs.toronto.edu/~kriz/cifar.html in {data_root}; "
+            "--dataset digits needs no download"
+        )
     if missing:
         from torchvision.datasets import CIFAR10, CIFAR100
         from torchvision.datasets.utils import download_and_extract_archive
@@ -130,7 +152,9 @@ def hold_out(images: ImageSet, per_class: int) -> tuple[Tensor, Tensor]:
 def long_tail_counts(largest: int, num_classes: int, imbalance: float) -> list[int]:
     """Return the images of each class: from `largest` down exponentially to `largest / imbalance`; paper, section 4.1."""
     if not 1 <= imbalance <= largest:
-        raise ValueError(f"--imbalance must lie between 1 and {largest}, the images of the largest class, not {imbalance:g}")
+        raise ValueError(
+            f"--imbalance must lie between 1 and {largest}, the images of the largest class, not {imbalance:g}"
+        )
     return [int(largest * (1 / imbalance) ** (c / (num_classes - 1))) for c in range(num_classes)]
 
 
@@ -153,9 +177,14 @@ def long_tailed(dataset: str, data_root: Path, imbalance: float, protocol: str =
     else:
         per_class = DIGITS_HELD_OUT if dataset == "digits" else HELD_OUT_PER_CLASS
         if min(images.class_counts(num_classes)) <= per_class:
-            raise ValueError(f"{data_root}: a class of {dataset} has {per_class} images or fewer, all of which validation takes")
+            raise ValueError(
+                f"{data_root}: a class of {dataset} has {per_class} images or fewer, all of which validation takes"
+            )
         rest, held = hold_out(images, per_class)
-        train, validation = images[rest], images[held] if protocol == "paper" else read_split(dataset, data_root, "test")
+        train, validation = (
+            images[rest],
+            images[held] if protocol == "paper" else read_split(dataset, data_root, "test"),
+        )
     counts = long_tail_counts(min(train.class_counts(num_classes)), num_classes, imbalance)
     return train[first_of_each_class(train.labels, counts)], validation
 
@@ -169,13 +198,17 @@ def normalize(images: Tensor, constants: str = "train") -> Tensor:
 def to_input(picture: object, constants: str = "train") -> Tensor:
     """Return the network's input (3, H, W) for a PIL picture, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W)."""
     if not isinstance(picture, Tensor):
-        picture = torch.from_numpy(np.array(picture.convert("RGB") if hasattr(picture, "convert") else picture)).permute(2, 0, 1)
+        picture = torch.from_numpy(
+            np.array(picture.convert("RGB") if hasattr(picture, "convert") else picture)
+        ).permute(2, 0, 1)
     return normalize(picture[None], constants)[0]
 
 
 def evaluation_batches(images: ImageSet, constants: str, runtime: Runtime) -> Batches:
     """Yield normalised images and their labels. Each of several processes gets its own images. `images` are on the device."""
-    for batch in torch.arange(runtime.rank, len(images), runtime.world_size, device=images.labels.device).split(EVALUATION_BATCH):
+    for batch in torch.arange(runtime.rank, len(images), runtime.world_size, device=images.labels.device).split(
+        EVALUATION_BATCH
+    ):
         yield normalize(images.images[batch], constants), images.labels[batch]
 
 
@@ -193,13 +226,19 @@ class Augmentation:
     def __call__(self, images: Tensor, which: Tensor) -> Tensor:
         """Transform (n, 3, H, W) uint8 images by the draws numbered `which`, shape (n,), on the CPU."""
         height, width, which = *images.shape[2:], send(which, images.device)
-        windows = F.pad(images, [PADDING] * 4).unfold(2, height, 1).unfold(3, width, 1)   # (n, 3, 9, 9, H, W), a view
+        windows = F.pad(images, [PADDING] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (n, 3, 9, 9, H, W), a view
         crops = windows[torch.arange(len(images), device=images.device), :, self.rows[which], self.columns[which]]
         return torch.where(self.flipped[which].view(-1, 1, 1, 1), crops.flip(3), crops)
 
 
-def training_batches(train: ImageSet, batch_size: int, flip: bool, seed: int, runtime: Runtime,
-                     augmentation: type[Augmentation] = Augmentation) -> Batches:
+def training_batches(
+    train: ImageSet,
+    batch_size: int,
+    flip: bool,
+    seed: int,
+    runtime: Runtime,
+    augmentation: type[Augmentation] = Augmentation,
+) -> Batches:
     """Yield this process's part of each batch, augmented and normalised; `train` is on the device.
 
     `seed` alone decides the order and the draws; epoch_seed derives it from the run's seed and the epoch.

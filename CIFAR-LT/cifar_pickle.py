@@ -32,8 +32,13 @@ def encoded(text: str, encoding: str) -> bytes:
 class DataUnpickler(pickle.Unpickler):
     """Build arrays of bytes and plain values. Raise UnpicklingError for a pickle that asks for anything else."""
 
-    ADMITTED = {("numpy.core.multiarray", "_reconstruct"): empty_bytes, ("numpy._core.multiarray", "_reconstruct"): empty_bytes,
-                ("numpy", "ndarray"): None, ("numpy", "dtype"): byte_type, ("_codecs", "encode"): encoded}
+    ADMITTED = {
+        ("numpy.core.multiarray", "_reconstruct"): empty_bytes,
+        ("numpy._core.multiarray", "_reconstruct"): empty_bytes,
+        ("numpy", "ndarray"): None,
+        ("numpy", "dtype"): byte_type,
+        ("_codecs", "encode"): encoded,
+    }
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.ADMITTED:
@@ -46,9 +51,11 @@ def read_pickle(path: Path) -> dict[bytes, object]:
     with open(path, "rb") as file:
         try:
             entry = DataUnpickler(file, encoding="bytes").load()
-        except Exception as error:      # a damaged pickle may raise anything
+        except Exception as error:  # a damaged pickle may raise anything
             reason = str(error) or "it is cut off"
-            raise ValueError(f"{path} is damaged or not a CIFAR file: {reason}; remove it, and --download fetches it again") from error
+            raise ValueError(
+                f"{path} is damaged or not a CIFAR file: {reason}; remove it, and --download fetches it again"
+            ) from error
     if not isinstance(entry, dict):
         raise ValueError(f"{path} holds a {type(entry).__name__}, not CIFAR's dictionary")
     return entry

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
 from cifar_dataset import (
     HELD_OUT_PER_CLASS,
@@ -46,23 +46,42 @@ from longtail.posthoc import STRENGTHS, LogitShift, best_of, exact, extract
 from resnet32 import ResNet32
 
 HERE = Path(__file__).resolve().parent
-HARDEST = 10      # classes that the report names
+HARDEST = 10  # classes that the report names
 IMAGES_PER_CLASS = {"cifar100": 500, "cifar10": 5000}
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     """Return the flags of the released script, and those that a checkpoint of the released code needs."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--saved_model_path", type=file_path, required=True, help="best_X.pth of a run, or a released checkpoint")
-    parser.add_argument("--class_num", type=positive_int, help="must be the checkpoint's; default: what the checkpoint has")
-    parser.add_argument("--dataset", choices=NUM_CLASSES, help="must be the checkpoint's; default: what the checkpoint has")
-    parser.add_argument("--data_root", type=file_path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
+    parser.add_argument(
+        "--saved_model_path", type=file_path, required=True, help="best_X.pth of a run, or a released checkpoint"
+    )
+    parser.add_argument(
+        "--class_num", type=positive_int, help="must be the checkpoint's; default: what the checkpoint has"
+    )
+    parser.add_argument(
+        "--dataset", choices=NUM_CLASSES, help="must be the checkpoint's; default: what the checkpoint has"
+    )
+    parser.add_argument(
+        "--data_root",
+        type=file_path,
+        default=HERE / "data",
+        help="folder that holds cifar-100-python/; default: ./data",
+    )
     parser.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
-    parser.add_argument("--imbalance", type=number_in(1, math.inf), help="for a checkpoint without class counts; default: by its name")
-    parser.add_argument("--normalization", choices=NORMALIZATION,
-                        help="default: the checkpoint's; for one that does not say, 'train', the constants of the released training")
-    parser.add_argument("--logit_adjustment", action="store_true",
-                        help="subtract strength x log prior from the scores (Menon et al., ICLR 2021); validation chooses the strength")
+    parser.add_argument(
+        "--imbalance", type=number_in(1, math.inf), help="for a checkpoint without class counts; default: by its name"
+    )
+    parser.add_argument(
+        "--normalization",
+        choices=NORMALIZATION,
+        help="default: the checkpoint's; for one that does not say, 'train', the constants of the released training",
+    )
+    parser.add_argument(
+        "--logit_adjustment",
+        action="store_true",
+        help="subtract strength x log prior from the scores (Menon et al., ICLR 2021); validation chooses the strength",
+    )
     add_device_arguments(parser)
     parser.add_argument("--json", type=file_path, metavar="FILE", help="write all figures there")
     return parser.parse_args(argv)
@@ -87,16 +106,23 @@ def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
 def describe_ours(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return the description that our checkpoints carry."""
     path, counts, trained = args.saved_model_path, checkpoint.get("class_counts"), checkpoint.get("arguments", {})
-    wrong = [key for key, known in (("dataset", NUM_CLASSES), ("head", HEADS), ("normalization", NORMALIZATION))
-             if not isinstance(checkpoint.get(key), str) or checkpoint[key] not in known]
+    wrong = [
+        key
+        for key, known in (("dataset", NUM_CLASSES), ("head", HEADS), ("normalization", NORMALIZATION))
+        if not isinstance(checkpoint.get(key), str) or checkpoint[key] not in known
+    ]
     if not wrong and (counts is None or len(counts) != NUM_CLASSES[checkpoint["dataset"]]):
         wrong = ["class_counts"]
     if wrong:
         raise ValueError(f"{path} does not describe a CIFAR-LT model; missing or unknown: {', '.join(wrong)}")
     if args.imbalance not in (None, trained.get("imbalance")):
-        raise ValueError(f"--imbalance {args.imbalance:g} is not what {path} was trained with; it knows its class counts itself")
-    return {**{key: checkpoint[key] for key in ("dataset", "class_counts", "head", "normalization", "state_dict")},
-            "protocol": trained.get("protocol")}
+        raise ValueError(
+            f"--imbalance {args.imbalance:g} is not what {path} was trained with; it knows its class counts itself"
+        )
+    return {
+        **{key: checkpoint[key] for key in ("dataset", "class_counts", "head", "normalization", "state_dict")},
+        "protocol": trained.get("protocol"),
+    }
 
 
 def describe_released(args: Namespace, weights: dict[str, Any]) -> dict[str, Any]:
@@ -106,13 +132,22 @@ def describe_released(args: Namespace, weights: dict[str, Any]) -> dict[str, Any
         raise ValueError(f"{args.saved_model_path} has no linear.bias: it is not a ResNet-32 of this experiment")
     dataset = args.dataset or {100: "cifar100", 10: "cifar10"}.get(len(bias))
     if dataset is None or NUM_CLASSES[dataset] != len(bias):
-        raise ValueError(f"{args.saved_model_path} has {len(bias)} classes: that fits no data set here, or not --dataset")
+        raise ValueError(
+            f"{args.saved_model_path} has {len(bias)} classes: that fits no data set here, or not --dataset"
+        )
     named = re.search(r"imbalance(\d+(?:\.\d+)?)", args.saved_model_path.stem)
     imbalance = args.imbalance or (float(named[1]) if named else None)
     counts = None
     if imbalance and dataset in IMAGES_PER_CLASS:
         counts = long_tail_counts(IMAGES_PER_CLASS[dataset] - HELD_OUT_PER_CLASS, len(bias), imbalance)
-    return {"dataset": dataset, "class_counts": counts, "head": "linear", "normalization": "train", "state_dict": weights, "protocol": None}
+    return {
+        "dataset": dataset,
+        "class_counts": counts,
+        "head": "linear",
+        "normalization": "train",
+        "state_dict": weights,
+        "protocol": None,
+    }
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -134,14 +169,19 @@ def show(figures: dict[str, Any]) -> None:
 def validation_set(args: Namespace, description: dict[str, Any]) -> ImageSet:
     """Return the held-out images of the model's training. ValueError where there are none, or no class counts to adjust by."""
     if not description["class_counts"]:
-        raise ValueError(f"--logit_adjustment needs the class counts, which {args.saved_model_path} does not hold: give --imbalance")
+        raise ValueError(
+            f"--logit_adjustment needs the class counts, which {args.saved_model_path} does not hold: give --imbalance"
+        )
     if (protocol := description["protocol"] or "paper") != "paper":
-        raise ValueError(f"--logit_adjustment needs validation images; with --protocol {protocol} the test set took their place")
-    return long_tailed(description["dataset"], args.data_root, imbalance=1)[1]       # the same images at any imbalance
+        raise ValueError(
+            f"--logit_adjustment needs validation images; with --protocol {protocol} the test set took their place"
+        )
+    return long_tailed(description["dataset"], args.data_root, imbalance=1)[1]  # the same images at any imbalance
 
 
-def count_adjusted(model: nn.Module, validation: Batches, test: Batches, class_counts: list[int], head: str,
-                   runtime: Runtime) -> tuple[Tensor, float]:
+def count_adjusted(
+    model: nn.Module, validation: Batches, test: Batches, class_counts: list[int], head: str, runtime: Runtime
+) -> tuple[Tensor, float]:
     """Return the confusion (C, C) on `test` after logit adjustment, and the strength, which `validation` chose.
 
     Logits are meant: what a cosine head puts out, LDAM multiplies by LDAM_SCALE before the softmax.
@@ -169,17 +209,29 @@ def test(args: Namespace) -> None:
         batches, strength = evaluation_batches(images, normalization, runtime), None
         if args.logit_adjustment:
             validation = validation_set(args, description).to(runtime.device)
-            confusion, strength = count_adjusted(parallel_model, evaluation_batches(validation, normalization, runtime), batches,
-                                                 description["class_counts"], description["head"], runtime)
+            confusion, strength = count_adjusted(
+                parallel_model,
+                evaluation_batches(validation, normalization, runtime),
+                batches,
+                description["class_counts"],
+                description["head"],
+                runtime,
+            )
         else:
             confusion = count_confusion(parallel_model, batches, NUM_CLASSES[dataset], runtime)
         if runtime.is_main:
-            figures = {"checkpoint": args.saved_model_path.name, "dataset": dataset, "normalization": normalization,
-                       **({} if strength is None else {"logit_adjustment": strength}),
-                       **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root))}
+            figures = {
+                "checkpoint": args.saved_model_path.name,
+                "dataset": dataset,
+                "normalization": normalization,
+                **({} if strength is None else {"logit_adjustment": strength}),
+                **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root)),
+            }
             if description["protocol"] in PROTOCOLS[1:]:
-                print("this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: "
-                      f"--protocol {description['protocol']}")
+                print(
+                    "this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: "
+                    f"--protocol {description['protocol']}"
+                )
             show(figures)
             if args.json:
                 write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
 from cdb_loss import DIFFICULTIES, CDBLoss, read_tau
 from cifar_dataset import (
@@ -69,9 +69,9 @@ class Recipe:
     schedule: Callable[[float], float]
     nesterov: bool = False
     flip: bool = True
-    average: float = 0.0      # decay of the moving average of the weights, which is validated and kept; 0: no average
-    muon: float = 0.0         # peak relative step of Muon on all convolutions but the first; 0: SGD on them too
-    strong: bool = False      # AutoAugment and Cutout after crop and flip
+    average: float = 0.0  # decay of the moving average of the weights, which is validated and kept; 0: no average
+    muon: float = 0.0  # peak relative step of Muon on all convolutions but the first; 0: SGD on them too
+    strong: bool = False  # AutoAugment and Cutout after crop and flip
 
     def plain(self) -> dict[str, Any]:
         """Return the fields as plain values, the schedule by its name."""
@@ -100,11 +100,15 @@ def level_schedule(progress: float) -> float:
 PAPER = Recipe(epochs=240, batch_size=32, lr=0.1, schedule=step_schedule)
 # Chosen for cross-entropy's validation accuracy at imbalance 20 with seeds 10 and 11: about 0.95 with Muon, 0.92 without it, 0.85 at a
 # tenth of the peak rate. A mirrored digit is another picture, so no flip.
-DIGITS = Recipe(epochs=30, batch_size=32, lr=0.1, schedule=one_cycle_schedule, nesterov=True, flip=False, average=0.98, muon=0.02)
+DIGITS = Recipe(
+    epochs=30, batch_size=32, lr=0.1, schedule=one_cycle_schedule, nesterov=True, flip=False, average=0.98, muon=0.02
+)
 # At a high learning rate, accuracy fluctuates from epoch to epoch, and CDB's class weights with it. Those of the average do not.
 FAST = Recipe(epochs=30, batch_size=64, lr=0.1, schedule=level_schedule, nesterov=True, average=0.998, muon=0.02)
 # The augmentation of later published results, AutoAugment and Cutout, with half of their epochs.
-STRONG = Recipe(epochs=100, batch_size=64, lr=0.1, schedule=level_schedule, nesterov=True, average=0.998, muon=0.02, strong=True)
+STRONG = Recipe(
+    epochs=100, batch_size=64, lr=0.1, schedule=level_schedule, nesterov=True, average=0.998, muon=0.02, strong=True
+)
 RECIPES = {"paper": PAPER, "fast": FAST, "strong": STRONG, "digits": DIGITS}
 
 
@@ -119,27 +123,56 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     data = parser.add_argument_group("data")
     data.add_argument("--class_num", type=positive_int, help="100: CIFAR-100 (default), 10: CIFAR-10")
     data.add_argument("--dataset", choices=NUM_CLASSES, help="instead of --class_num")
-    data.add_argument("--imbalance", type=number_in(1, math.inf), help="largest class size / smallest; default: 200; digits 20")
-    data.add_argument("--data_root", type=file_path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
-    data.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="paper (default): hold out 25 images of each class for "
-                      "validation, cut the rest; common: cut all images and validate on the test set, as many papers do; paper-on-test: "
-                      "cut as paper, validate on the test set")
+    data.add_argument(
+        "--imbalance", type=number_in(1, math.inf), help="largest class size / smallest; default: 200; digits 20"
+    )
+    data.add_argument(
+        "--data_root",
+        type=file_path,
+        default=HERE / "data",
+        help="folder that holds cifar-100-python/; default: ./data",
+    )
+    data.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="paper",
+        help="paper (default): hold out 25 images of each class for "
+        "validation, cut the rest; common: cut all images and validate on the test set, as many papers do; paper-on-test: "
+        "cut as paper, validate on the test set",
+    )
     data.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
     add_loss_arguments(parser, read_tau, DIFFICULTIES)
     training = parser.add_argument_group("training")
-    training.add_argument("--recipe", choices=("paper", "fast", "strong"),
-                          help="fast: an eighth of the epochs; strong: 100 epochs with AutoAugment and Cutout; default: paper")
+    training.add_argument(
+        "--recipe",
+        choices=("paper", "fast", "strong"),
+        help="fast: an eighth of the epochs; strong: 100 epochs with AutoAugment and Cutout; default: paper",
+    )
     training.add_argument("--max_epochs", type=positive_int, help=defaults("epochs"))
-    training.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; " + defaults("batch_size"))
-    training.add_argument("--lr", type=number_in(0, math.inf, include_low=False),
-                          help="peak learning rate, and Muon's in proportion; " + defaults("lr"))
+    training.add_argument(
+        "--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; " + defaults("batch_size")
+    )
+    training.add_argument(
+        "--lr",
+        type=number_in(0, math.inf, include_low=False),
+        help="peak learning rate, and Muon's in proportion; " + defaults("lr"),
+    )
     training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
-    training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
-                          help="validate, and renew CDB's weights, after every so many epochs and after the last; default: 1")
+    training.add_argument(
+        "--validate_after_every",
+        type=positive_int,
+        default=1,
+        metavar="EPOCHS",
+        help="validate, and renew CDB's weights, after every so many epochs and after the last; default: 1",
+    )
     execution = parser.add_argument_group("execution")
     add_device_arguments(execution)
-    execution.add_argument("--compile", action="store_true", help="torch.compile the model: a minute to start, then faster")
-    execution.add_argument("--save_model", type=file_path, default=HERE / "saved_model", help="the run's folder; default: ./saved_model")
+    execution.add_argument(
+        "--compile", action="store_true", help="torch.compile the model: a minute to start, then faster"
+    )
+    execution.add_argument(
+        "--save_model", type=file_path, default=HERE / "saved_model", help="the run's folder; default: ./saved_model"
+    )
     add_run_arguments(execution, "--save_model")
     return complete(parser.parse_args(argv))
 
@@ -166,13 +199,19 @@ def build_optimizer(model: ResNet32, lr: float, recipe: Recipe) -> Muon:
     named = dict(model.named_parameters())
     biases = [named.pop(name) for name in list(named) if name == "linear.bias"]
     filters = [named.pop(name) for name in list(named) if recipe.muon and name.startswith("layer") and ".conv" in name]
-    groups = [{"params": list(named.values()), "weight_decay": WEIGHT_DECAY, "initial_lr": lr},
-              {"params": biases, "weight_decay": 0.0, "initial_lr": lr},
-              {"params": filters, "weight_decay": 0.0, "initial_lr": recipe.muon * lr / recipe.lr, "orthogonal": True}]
-    return Muon([group for group in groups if group["params"]], lr=lr, momentum=MOMENTUM, nesterov=recipe.nesterov, fused=True)
+    groups = [
+        {"params": list(named.values()), "weight_decay": WEIGHT_DECAY, "initial_lr": lr},
+        {"params": biases, "weight_decay": 0.0, "initial_lr": lr},
+        {"params": filters, "weight_decay": 0.0, "initial_lr": recipe.muon * lr / recipe.lr, "orthogonal": True},
+    ]
+    return Muon(
+        [group for group in groups if group["params"]], lr=lr, momentum=MOMENTUM, nesterov=recipe.nesterov, fused=True
+    )
 
 
-def build_training(args: Namespace, recipe: Recipe, head: str, train_set: ImageSet, val_set: ImageSet, runtime: Runtime) -> Training:
+def build_training(
+    args: Namespace, recipe: Recipe, head: str, train_set: ImageSet, val_set: ImageSet, runtime: Runtime
+) -> Training:
     """Return the training at epoch 1 of a ResNet-32 on two sets of images on the runtime's device."""
     counts = train_set.class_counts(args.class_num)
     augmentation = StrongAugmentation if recipe.strong else Augmentation
@@ -180,14 +219,22 @@ def build_training(args: Namespace, recipe: Recipe, head: str, train_set: ImageS
     model = ResNet32(args.class_num, head).to(runtime.device, memory_format=torch.channels_last)
     parallel_model = runtime.parallelize(model)
     training = Training(
-        model=model, parallel_model=torch.compile(parallel_model) if args.compile else parallel_model,
+        model=model,
+        parallel_model=torch.compile(parallel_model) if args.compile else parallel_model,
         criterion=build_loss(args, counts, CDBLoss).to(runtime.device),
-        optimizer=build_optimizer(model, args.lr, recipe), schedule=recipe.schedule,
-        train_batches=lambda epoch: training_batches(train_set, args.batch_size, recipe.flip, epoch_seed(args.seed, epoch), runtime,
-                                                     augmentation),
-        val_batches=lambda: evaluation_batches(val_set, "train", runtime), batches_per_epoch=math.ceil(len(train_set) / args.batch_size),
-        images_per_epoch=len(train_set), num_classes=args.class_num, epochs=args.max_epochs, seed=args.seed,
-        validate_after_every=args.validate_after_every)
+        optimizer=build_optimizer(model, args.lr, recipe),
+        schedule=recipe.schedule,
+        train_batches=lambda epoch: training_batches(
+            train_set, args.batch_size, recipe.flip, epoch_seed(args.seed, epoch), runtime, augmentation
+        ),
+        val_batches=lambda: evaluation_batches(val_set, "train", runtime),
+        batches_per_epoch=math.ceil(len(train_set) / args.batch_size),
+        images_per_epoch=len(train_set),
+        num_classes=args.class_num,
+        epochs=args.max_epochs,
+        seed=args.seed,
+        validate_after_every=args.validate_after_every,
+    )
     if recipe.average:
         training.average_weights(recipe.average)
     return training
@@ -197,19 +244,31 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]
     """Return data, model, loss and optimizer at epoch 1, and what a checkpoint says of them."""
     runtime.check_batch_size(args.batch_size)
     runtime.broadcast(check_present(args.dataset, args.data_root, args.download) if runtime.is_main else None)
-    train_set, val_set = (part.to(runtime.device) for part in long_tailed(args.dataset, args.data_root, args.imbalance, args.protocol))
+    train_set, val_set = (
+        part.to(runtime.device) for part in long_tailed(args.dataset, args.data_root, args.imbalance, args.protocol)
+    )
     counts, recipe = train_set.class_counts(args.class_num), RECIPES[args.recipe]
     head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
     training = build_training(args, recipe, head, train_set, val_set, runtime)
-    runtime.say(f"{args.dataset}, imbalance {args.imbalance:g}: {len(train_set)} training images of {args.class_num} classes "
-                f"({max(counts)} to {min(counts)} a class), {len(val_set)} for validation; {args.loss_type}; {runtime}")
-    return training, {"dataset": args.dataset, "class_names": class_names(args.dataset, args.data_root), "class_counts": counts,
-                      "head": head, "normalization": "train", "recipe": recipe.plain()}
+    runtime.say(
+        f"{args.dataset}, imbalance {args.imbalance:g}: {len(train_set)} training images of {args.class_num} classes "
+        f"({max(counts)} to {min(counts)} a class), {len(val_set)} for validation; {args.loss_type}; {runtime}"
+    )
+    return training, {
+        "dataset": args.dataset,
+        "class_names": class_names(args.dataset, args.data_root),
+        "class_counts": counts,
+        "head": head,
+        "normalization": "train",
+        "recipe": recipe.plain(),
+    }
 
 
 def train(args: Namespace) -> None:
     """Train, or continue, the whole run."""
-    arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}  # no places
+    arguments = {
+        key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))
+    }  # no places
     with start_runtime(args.n_gpus, args.precision, args.device) as runtime:
         training, description = prepare(args, runtime)
         run = Run(args.save_model, f"{args.dataset}_imbalance{args.imbalance:g}", tensorboard=args.tensorboard)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)      # of x, x^3, x^5: 5 steps bring singular values between 0.01 and 1 close to 1
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of x, x^3, x^5: 5 steps bring singular values between 0.01 and 1 close to 1
 NEWTON_SCHULZ_STEPS = 5
 
 
@@ -32,7 +32,7 @@ class Muon(torch.optim.SGD):
             if group.get("orthogonal"):
                 for parameter in group["params"]:
                     self.orthogonal_step(parameter, group)
-                    parameter.grad = None       # SGD leaves it alone then
+                    parameter.grad = None  # SGD leaves it alone then
         super().step()
 
     def orthogonal_step(self, parameter: Tensor, group: dict[str, Any]) -> None:

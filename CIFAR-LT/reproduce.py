@@ -17,7 +17,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
 from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, say_error
 from reproduction import jobs
@@ -29,19 +29,39 @@ from reproduction.weights import publish
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--runs", type=file_path, default=HERE.parent / "runs/reproduce", help="runs' folder; default: ../runs/reproduce")
-    parser.add_argument("--data_root", type=file_path, default=HERE / "data", help="folder that holds cifar-100-python/; default: ./data")
+    parser.add_argument(
+        "--runs",
+        type=file_path,
+        default=HERE.parent / "runs/reproduce",
+        help="runs' folder; default: ../runs/reproduce",
+    )
+    parser.add_argument(
+        "--data_root",
+        type=file_path,
+        default=HERE / "data",
+        help="folder that holds cifar-100-python/; default: ./data",
+    )
     parser.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
-    parser.add_argument("--only", default="", metavar="NAME|KEY=VALUE[,...]",
-                        help="a run's name as --list shows it, without its seed for all seeds; or values of the settings "
-                        f"{', '.join(FILTERS)}; KEY= for runs without that setting")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="NAME|KEY=VALUE[,...]",
+        help="a run's name as --list shows it, without its seed for all seeds; or values of the settings "
+        f"{', '.join(FILTERS)}; KEY= for runs without that setting",
+    )
     parser.add_argument("--seeds", type=positive_int, help="seeds of each run: 0 to N - 1; default: as the table says")
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--list", action="store_true", help="show the runs and their state, run nothing")
     modes.add_argument("--table", action="store_true", help="write the tables from what is finished, run nothing")
-    modes.add_argument("--again", action="store_true", help="run what is finished too, and say how it compares; results/ stays as it is; "
-                       "if --runs already holds the run, it is only tested again: name an empty folder")
-    modes.add_argument("--publish", action="store_true", help="put the weights of finished runs into ../pretrained_weights")
+    modes.add_argument(
+        "--again",
+        action="store_true",
+        help="run what is finished too, and say how it compares; results/ stays as it is; "
+        "if --runs already holds the run, it is only tested again: name an empty folder",
+    )
+    modes.add_argument(
+        "--publish", action="store_true", help="put the weights of finished runs into ../pretrained_weights"
+    )
     args = parser.parse_args(argv)
     if args.table and (args.only or args.seeds):
         raise ValueError("--table writes every table from all that is finished: drop --only and --seeds")
@@ -56,7 +76,10 @@ def run(open_jobs: list[Job], again: bool, data_root: Path, download: bool) -> i
         left = f", about {each * (len(open_jobs) - number + 1):.0f} min left" if number > 1 else ""
         print(f"run {number} of {len(open_jobs)}: {job.name}{left}", flush=True)
         if code := job.execute(data_root, download):
-            say_error(f"{job.name} ended with exit code {code} in {job.folder}" + "; the same command continues" * (code > 128))
+            say_error(
+                f"{job.name} ended with exit code {code} in {job.folder}"
+                + "; the same command continues" * (code > 128)
+            )
             return code
         if again:
             accuracy = json.loads((job.folder / "test.json").read_text())["accuracy"]

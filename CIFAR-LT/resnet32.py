@@ -26,7 +26,7 @@ class BasicBlock(nn.Module):
         """Return every stride-th pixel, with zeros for the new channels, half of them on either side (option A)."""
         if not self.new_channels:
             return x
-        x = x[:, :, ::self.stride, ::self.stride]
+        x = x[:, :, :: self.stride, :: self.stride]
         return F.pad(x, (0, 0, 0, 0, self.new_channels // 2, self.new_channels - self.new_channels // 2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,16 +48,18 @@ class ResNet32(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
-        if head == "linear":   # released code: every class starts at the probability 1 / C of a sigmoid
+        if head == "linear":  # released code: every class starts at the probability 1 / C of a sigmoid
             nn.init.constant_(self.linear.bias, -math.log(num_classes - 1) if num_classes > 1 else 0.0)
 
     @staticmethod
     def _make_layer(in_channels: int, channels: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(BasicBlock(in_channels, channels, stride), *[BasicBlock(channels, channels, 1) for _ in range(4)])
+        return nn.Sequential(
+            BasicBlock(in_channels, channels, stride), *[BasicBlock(channels, channels, 1) for _ in range(4)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = self.layer1(x)           # (N, 16, H, W)
-        x = self.layer2(x)           # (N, 32, H/2, W/2)
-        x = self.layer3(x)           # (N, 64, H/4, W/4)
+        x = self.layer1(x)  # (N, 16, H, W)
+        x = self.layer2(x)  # (N, 32, H/2, W/2)
+        x = self.layer3(x)  # (N, 64, H/4, W/4)
         return self.linear(x.mean(dim=(2, 3)))

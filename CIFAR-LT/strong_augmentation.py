@@ -6,8 +6,8 @@ from torch import Tensor
 from cifar_dataset import NORMALIZATION, Augmentation
 from longtail.devices import send
 
-CUTOUT = 16                # pixels, the side of the square; DeVries and Taylor, 2017
-GREY = 128                 # what a geometric operation leaves open; the AutoAugment paper's code
+CUTOUT = 16  # pixels, the side of the square; DeVries and Taylor, 2017
+GREY = 128  # what a geometric operation leaves open; the AutoAugment paper's code
 
 
 class StrongAugmentation(Augmentation):
@@ -21,13 +21,13 @@ class StrongAugmentation(Augmentation):
 
         super().__init__(count, flip, generator, device)
         self.policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=GREY)
-        self.seeds = torch.randint(2 ** 62, (count,), generator=generator)
+        self.seeds = torch.randint(2**62, (count,), generator=generator)
         self.centres = torch.rand(2, count, generator=generator)
 
     def __call__(self, images: Tensor, which: Tensor) -> Tensor:
         """Transform (n, 3, H, W) uint8 images by the draws numbered `which`, shape (n,), on the CPU."""
         images = super().__call__(images, which)
-        with torch.random.fork_rng(devices=[]):            # the policy draws from PyTorch's own generator
+        with torch.random.fork_rng(devices=[]):  # the policy draws from PyTorch's own generator
             changed = []
             for image, seed in zip(images, self.seeds[which].tolist(), strict=True):
                 torch.default_generator.manual_seed(seed)
@@ -43,7 +43,7 @@ def cut_out(images: Tensor, centres: Tensor) -> Tensor:
     height, width = images.shape[2:]
     inside = []
     for size, centre in ((height, centres[0]), (width, centres[1])):
-        offset = torch.arange(size, device=images.device) - (centre * size).floor()[:, None]       # (n, size)
+        offset = torch.arange(size, device=images.device) - (centre * size).floor()[:, None]  # (n, size)
         inside.append((offset >= -CUTOUT // 2) & (offset < CUTOUT // 2))
     square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     mean = (255 * torch.tensor(NORMALIZATION["train"][0])).round().to(torch.uint8)

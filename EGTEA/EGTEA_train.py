@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
 from cdb_loss import DIFFICULTIES, CDBLoss, read_tau
 from egtea_clips import check_labels, count_labels, read_class_names, read_clips, split_identity
@@ -64,38 +64,75 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     """Return the flags: those of the released script, and more. The defaults are the paper's recipe."""
     parser = ArgumentParser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--data_root", type=file_path, default=HERE / "extracted_frames", help="default: ./extracted_frames")
-    data.add_argument("--train_file", type=file_path, default=HERE / "data/train_split.txt", help="default: ./data/train_split.txt")
-    data.add_argument("--val_file", type=file_path, default=HERE / "data/val_split.txt", help="default: ./data/val_split.txt")
-    data.add_argument("--class_names", type=file_path, metavar="FILE", help="lines `1 take`; default: verbs.txt beside --train_file")
+    data.add_argument(
+        "--data_root", type=file_path, default=HERE / "extracted_frames", help="default: ./extracted_frames"
+    )
+    data.add_argument(
+        "--train_file", type=file_path, default=HERE / "data/train_split.txt", help="default: ./data/train_split.txt"
+    )
+    data.add_argument(
+        "--val_file", type=file_path, default=HERE / "data/val_split.txt", help="default: ./data/val_split.txt"
+    )
+    data.add_argument(
+        "--class_names", type=file_path, metavar="FILE", help="lines `1 take`; default: verbs.txt beside --train_file"
+    )
     data.add_argument("--frames_per_clip", type=positive_int, default=10, help="default: 10")
-    data.add_argument("--sample_size", type=positive_int, default=224, help="side of the network's input, in pixels; default: 224")
+    data.add_argument(
+        "--sample_size", type=positive_int, default=224, help="side of the network's input, in pixels; default: 224"
+    )
     add_loss_arguments(parser, read_tau, DIFFICULTIES)
     training = parser.add_argument_group("training")
-    training.add_argument("--pretrained_model", type=file_path, default=default_pretrained(),
-                          help=f"checkpoint whose weights, all but the head, training starts from, or 'none'; default: {KINETICS} in "
-                               "./pretrained_weights if there is such a folder, else in ../pretrained_weights")
+    training.add_argument(
+        "--pretrained_model",
+        type=file_path,
+        default=default_pretrained(),
+        help=f"checkpoint whose weights, all but the head, training starts from, or 'none'; default: {KINETICS} in "
+        "./pretrained_weights if there is such a folder, else in ../pretrained_weights",
+    )
     training.add_argument("--max_epochs", type=positive_int, default=100, help="default: 100")
-    training.add_argument("--batch_size", type=positive_int, default=8, help="the whole batch, however many GPUs share it; default: 8")
-    training.add_argument("--accumulate", type=positive_int, default=1, help="parts of a batch, one after the other; default: 1")
+    training.add_argument(
+        "--batch_size", type=positive_int, default=8, help="the whole batch, however many GPUs share it; default: 8"
+    )
+    training.add_argument(
+        "--accumulate", type=positive_int, default=1, help="parts of a batch, one after the other; default: 1"
+    )
     training.add_argument("--lr", type=number_in(0, math.inf, include_low=False), default=0.001, help="default: 0.001")
-    training.add_argument("--head_lr", type=number_in(0, math.inf, include_low=False), metavar="LR",
-                          help="learning rate of the classifier (fc); default: --lr. From random weights, a small one keeps it steady")
+    training.add_argument(
+        "--head_lr",
+        type=number_in(0, math.inf, include_low=False),
+        metavar="LR",
+        help="learning rate of the classifier (fc); default: --lr. From random weights, a small one keeps it steady",
+    )
     training.add_argument("--momentum", type=number_in(0, 1), default=0.0, help="default: 0")
     training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
-    training.add_argument("--validate_after_every", type=positive_int, default=1, metavar="EPOCHS",
-                          help="validate, and renew CDB's weights, after every so many epochs and after the last; default: 1")
+    training.add_argument(
+        "--validate_after_every",
+        type=positive_int,
+        default=1,
+        metavar="EPOCHS",
+        help="validate, and renew CDB's weights, after every so many epochs and after the last; default: 1",
+    )
     execution = parser.add_argument_group("execution")
     add_device_arguments(execution, AUTO_PRECISION)
-    execution.add_argument("--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4")
-    execution.add_argument("--save_model", type=file_path, default=HERE / "models", help="the run's folder; default: ./models")
+    execution.add_argument(
+        "--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4"
+    )
+    execution.add_argument(
+        "--save_model", type=file_path, default=HERE / "models", help="the run's folder; default: ./models"
+    )
     add_run_arguments(execution, "--save_model")
     args = parser.parse_args(argv)
     if args.accumulate > args.batch_size:
-        raise ValueError(f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips cannot be split into so many parts")
-    if args.accumulate > 1 and (args.loss_type == "LDAM-DRW" or args.loss_type in CDB_LOSSES and args.reduction == "weighted_mean"):
-        raise ValueError(f"--accumulate {args.accumulate} goes with neither --reduction weighted_mean nor --loss_type LDAM-DRW: both "
-                         "divide by the summed weights of the whole batch, which its parts do not know")
+        raise ValueError(
+            f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips cannot be split into so many parts"
+        )
+    if args.accumulate > 1 and (
+        args.loss_type == "LDAM-DRW" or args.loss_type in CDB_LOSSES and args.reduction == "weighted_mean"
+    ):
+        raise ValueError(
+            f"--accumulate {args.accumulate} goes with neither --reduction weighted_mean nor --loss_type LDAM-DRW: both "
+            "divide by the summed weights of the whole batch, which its parts do not know"
+        )
     if args.class_names and not args.class_names.is_file():
         raise FileNotFoundError(f"--class_names {args.class_names}: there is no such file")
     args.class_names = args.class_names or args.train_file.with_name("verbs.txt")
@@ -109,12 +146,18 @@ def read_data(args: Namespace, runtime: Runtime) -> tuple[ClipSet, ClipSet, list
     counts = count_labels(train, num_classes)
     absent = [str(c + 1) for c, count in enumerate(counts) if not count]
     if absent:
-        raise ValueError(f"{args.train_file} has no clip of verb {', '.join(absent)}; verbs are numbered from 1 without gaps")
+        raise ValueError(
+            f"{args.train_file} has no clip of verb {', '.join(absent)}; verbs are numbered from 1 without gaps"
+        )
     check_labels(args.val_file, val, num_classes)
     absent = [str(c + 1) for c, count in enumerate(count_labels(val, num_classes)) if not count]
-    if args.loss_type in CDB_LOSSES and (line := absent_classes_line(args, absent, args.val_file, "--difficulty smoothed")):
+    if args.loss_type in CDB_LOSSES and (
+        line := absent_classes_line(args, absent, args.val_file, "--difficulty smoothed")
+    ):
         runtime.say(line)
-    train_set, val_set = (ClipSet(args.data_root, clips, args.frames_per_clip, args.sample_size) for clips in (train, val))
+    train_set, val_set = (
+        ClipSet(args.data_root, clips, args.frames_per_clip, args.sample_size) for clips in (train, val)
+    )
     return train_set, val_set, counts
 
 
@@ -126,8 +169,10 @@ def build_model(args: Namespace, num_classes: int, head: str, resuming: bool, ru
         runtime.say("training from random weights")
     elif not resuming:
         if not path.is_file():
-            raise FileNotFoundError(f"no pretrained weights at {path}: get {KINETICS} from {KINETICS_SOURCE} (README, EGTEA), pass "
-                                    "--pretrained_model FILE, or train from random weights with --pretrained_model none")
+            raise FileNotFoundError(
+                f"no pretrained weights at {path}: get {KINETICS} from {KINETICS_SOURCE} (README, EGTEA), pass "
+                "--pretrained_model FILE, or train from random weights with --pretrained_model none"
+            )
         taken = load_pretrained(model, path)
         runtime.say(f"{path}: {taken} tensors taken, everything but the head (fc), which starts at random")
     return model.to(runtime.device, memory_format=memory_format(runtime.device))
@@ -152,20 +197,42 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
     groups = parameter_groups(model, args.lr, args.head_lr)
     optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum, weight_decay=WEIGHT_DECAY, fused=True)
     training = Training(
-        model=model, parallel_model=runtime.parallelize(model), criterion=criterion, optimizer=optimizer, schedule=step_schedule,
-        train_batches=lambda epoch: training_batches(train_set, args.batch_size, args.seed, epoch, args.workers, runtime),
+        model=model,
+        parallel_model=runtime.parallelize(model),
+        criterion=criterion,
+        optimizer=optimizer,
+        schedule=step_schedule,
+        train_batches=lambda epoch: training_batches(
+            train_set, args.batch_size, args.seed, epoch, args.workers, runtime
+        ),
         val_batches=lambda: evaluation_batches(val_set, args.batch_size, args.workers, runtime),
-        batches_per_epoch=math.ceil(len(train_set) / args.batch_size), images_per_epoch=len(train_set), num_classes=len(counts),
-        epochs=args.max_epochs, seed=args.seed, validate_after_every=args.validate_after_every, accumulate=args.accumulate)
-    runtime.say(f"{len(train_set)} training clips of {len(counts)} classes ({max(counts)} to {min(counts)} a class), {len(val_set)} for "
-                f"validation; {args.frames_per_clip} frames of {args.sample_size} pixels; {args.loss_type}; {runtime}")
-    return training, {"class_names": names, "class_counts": counts, "frames_per_clip": args.frames_per_clip,
-                      "sample_size": args.sample_size, "head": head, "normalization": "kinetics-mean"}
+        batches_per_epoch=math.ceil(len(train_set) / args.batch_size),
+        images_per_epoch=len(train_set),
+        num_classes=len(counts),
+        epochs=args.max_epochs,
+        seed=args.seed,
+        validate_after_every=args.validate_after_every,
+        accumulate=args.accumulate,
+    )
+    runtime.say(
+        f"{len(train_set)} training clips of {len(counts)} classes ({max(counts)} to {min(counts)} a class), {len(val_set)} for "
+        f"validation; {args.frames_per_clip} frames of {args.sample_size} pixels; {args.loss_type}; {runtime}"
+    )
+    return training, {
+        "class_names": names,
+        "class_counts": counts,
+        "frames_per_clip": args.frames_per_clip,
+        "sample_size": args.sample_size,
+        "head": head,
+        "normalization": "kinetics-mean",
+    }
 
 
 def train(args: Namespace) -> None:
     """Train, or continue, the whole run."""
-    arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}  # no places
+    arguments = {
+        key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))
+    }  # no places
     arguments["pretrained_model"] = args.pretrained_model.name
     with start_runtime(args.n_gpus, clip_precision(args.precision, args.device), args.device) as runtime:
         warn_of_bf16(runtime)

@@ -45,8 +45,8 @@ from torch import Tensor, nn
 DYNAMIC_TAU = ("dynamic", "dynamic-released")
 DIFFICULTIES = ("paper", "smoothed")
 REDUCTIONS = ("mean", "weighted_mean", "sum", "none")
-DISCOUNT = 0.9         # smoothed: factor on the older counts at each validation pass
-PSEUDO_IMAGES = 100    # smoothed: held-out images of overall accuracy that each class gets besides its own
+DISCOUNT = 0.9  # smoothed: factor on the older counts at each validation pass
+PSEUDO_IMAGES = 100  # smoothed: held-out images of overall accuracy that each class gets besides its own
 
 
 def dynamic_tau(accuracy: Tensor, released: bool = False) -> Tensor:
@@ -70,7 +70,7 @@ def read_tau(text: str) -> float | str:
 def focal_factor(cross_entropy: Tensor, gamma: float) -> Tensor:
     """Return (1 - p) ** gamma for the probability p that belongs to a cross-entropy; Lin et al., ICCV 2017, equation 4."""
     miss = -torch.expm1(-cross_entropy)
-    return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma   # a gradient that is finite at p = 1, gamma < 1
+    return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma  # a gradient that is finite at p = 1, gamma < 1
 
 
 class CDBLoss(nn.Module):
@@ -92,9 +92,18 @@ class CDBLoss(nn.Module):
     a dynamic tau has seen nothing); and for "smoothed" `correct` and `total`, shape (C,), the discounted counts.
     """
 
-    def __init__(self, num_classes: int, tau: float | str = "dynamic", reduction: str = "mean", focal_gamma: float = 0.0,
-                 allow_absent: bool = False, difficulty: str = "paper", class_counts: Sequence[int] | None = None,
-                 ignore_index: int = -100, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        num_classes: int,
+        tau: float | str = "dynamic",
+        reduction: str = "mean",
+        focal_gamma: float = 0.0,
+        allow_absent: bool = False,
+        difficulty: str = "paper",
+        class_counts: Sequence[int] | None = None,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+    ):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
@@ -106,9 +115,13 @@ class CDBLoss(nn.Module):
         if not 0 <= focal_gamma < math.inf:
             raise ValueError(f"focal_gamma must be 0 or more, not {focal_gamma!r}")
         if not 0 <= label_smoothing <= 1 or (focal_gamma and label_smoothing):
-            raise ValueError(f"label_smoothing must lie between 0 and 1, and be 0 with focal_gamma, not {label_smoothing!r}")
+            raise ValueError(
+                f"label_smoothing must lie between 0 and 1, and be 0 with focal_gamma, not {label_smoothing!r}"
+            )
         if class_counts is not None and (len(class_counts) != num_classes or min(class_counts) < 1):
-            raise ValueError(f"class_counts must hold a number above 0 for each of the {num_classes} classes, not {class_counts}")
+            raise ValueError(
+                f"class_counts must hold a number above 0 for each of the {num_classes} classes, not {class_counts}"
+            )
         self.num_classes, self.tau, self.reduction, self.focal_gamma = num_classes, tau, reduction, focal_gamma
         self.allow_absent, self.difficulty = allow_absent, difficulty
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
@@ -134,13 +147,19 @@ class CDBLoss(nn.Module):
             if self.focal_gamma:
                 raise ValueError("the focal loss needs class indices as targets, not probabilities")
             losses = F.cross_entropy(wide, target, weight, reduction="none", label_smoothing=self.label_smoothing)
-            counts = weights = torch.ones_like(losses)          # as in PyTorch, whose weighted mean counts elements here
+            counts = weights = torch.ones_like(losses)  # as in PyTorch, whose weighted mean counts elements here
         else:
             target = target.long()
             counts = target != self.ignore_index
             weights = weight[target.where(counts, 0)]
-            losses = F.cross_entropy(wide, target, None if self.focal_gamma else weight, ignore_index=self.ignore_index,
-                                     reduction="none", label_smoothing=self.label_smoothing)
+            losses = F.cross_entropy(
+                wide,
+                target,
+                None if self.focal_gamma else weight,
+                ignore_index=self.ignore_index,
+                reduction="none",
+                label_smoothing=self.label_smoothing,
+            )
             if self.focal_gamma:
                 losses = weights * (focal_factor(losses, self.focal_gamma) * losses)
         return reduce_loss(losses, weights, counts, self.reduction).to(logits.dtype)
@@ -166,7 +185,9 @@ class CDBLoss(nn.Module):
     def update_from_accuracy(self, accuracy: Tensor | Sequence[float]) -> None:
         """Set the weights from accuracies in 0..1, shape (C,), for callers that have no counts. "smoothed" needs counts: ValueError."""
         if self.difficulty == "smoothed":
-            raise ValueError("difficulty 'smoothed' needs counts, which an accuracy does not tell: call update(correct, total)")
+            raise ValueError(
+                "difficulty 'smoothed' needs counts, which an accuracy does not tell: call update(correct, total)"
+            )
         accuracy = torch.as_tensor(accuracy).cpu().double()
         if accuracy.shape != self.weight.shape:
             raise ValueError(f"accuracy must have shape ({self.num_classes},), not {tuple(accuracy.shape)}")
@@ -180,16 +201,25 @@ class CDBLoss(nn.Module):
     def extra_repr(self) -> str:
         """Return the settings that differ from nn.CrossEntropyLoss's, for print(criterion)."""
         usual = {"focal_gamma": 0.0, "label_smoothing": 0.0, "ignore_index": -100}
-        more = "".join(f", {name}={getattr(self, name)}" for name, default in usual.items() if getattr(self, name) != default)
+        more = "".join(
+            f", {name}={getattr(self, name)}" for name, default in usual.items() if getattr(self, name) != default
+        )
         more += ", class_counts=True" if self.log_counts is not None else ""
         return f"{self.num_classes}, tau={self.tau}, reduction={self.reduction}, difficulty={self.difficulty}{more}"
 
     def _checked(self, name: str, counts: Tensor | Sequence[int]) -> Tensor:
         """Return C integers on the CPU. ValueError for anything else."""
         counts = torch.as_tensor(counts).cpu()
-        if counts.shape != self.weight.shape or counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
-            raise ValueError(f"{name} must hold one integer for each of the {self.num_classes} classes, "
-                             f"not {counts.dtype} of shape {tuple(counts.shape)}")
+        if (
+            counts.shape != self.weight.shape
+            or counts.is_floating_point()
+            or counts.is_complex()
+            or counts.dtype == torch.bool
+        ):
+            raise ValueError(
+                f"{name} must hold one integer for each of the {self.num_classes} classes, "
+                f"not {counts.dtype} of shape {tuple(counts.shape)}"
+            )
         return counts
 
     @torch.no_grad()
@@ -198,12 +228,14 @@ class CDBLoss(nn.Module):
         present = torch.ones_like(accuracy, dtype=torch.bool) if present is None else present
         absent = (~present).nonzero().flatten().tolist()
         if absent and (not self.allow_absent or len(absent) == len(present)):
-            raise ValueError(f"no held-out image of class {', '.join(map(str, absent))}: its difficulty is unknown; "
-                             "--difficulty smoothed (difficulty=\"smoothed\") gives it the overall one")
+            raise ValueError(
+                f"no held-out image of class {', '.join(map(str, absent))}: its difficulty is unknown; "
+                '--difficulty smoothed (difficulty="smoothed") gives it the overall one'
+            )
         if self.tau in DYNAMIC_TAU:
             self.exponent.copy_(dynamic_tau(accuracy[present], released=self.tau == "dynamic-released"))
         raw = (1 - accuracy[present]) ** self.exponent.cpu().double()
-        if raw.sum() > 0:                                       # if every class is solved, the last weights stay
+        if raw.sum() > 0:  # if every class is solved, the last weights stay
             weight = self.weight.cpu()
             share = len(weight) - weight[~present].double().sum()
             weight[present] = (raw / raw.sum() * share).to(weight.dtype)
@@ -232,4 +264,4 @@ def reduce_loss(losses: Tensor, weights: Tensor, counts: Tensor, reduction: str)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(denominator)
         denominator = denominator / torch.distributed.get_world_size()
-    return losses.sum() / denominator.clamp_min(torch.finfo(losses.dtype).tiny)   # a batch without weight: 0 / tiny = 0
+    return losses.sum() / denominator.clamp_min(torch.finfo(losses.dtype).tiny)  # a batch without weight: 0 / tiny = 0

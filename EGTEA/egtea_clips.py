@@ -9,8 +9,8 @@ from pathlib import Path
 
 from longtail.files import blob_id, read_text
 
-MOST_VERBS = 1000               # also of actions and nouns; EGTEA has 19 verbs and 106 actions
-LARGEST_LIST = 1 << 26          # bytes; EGTEA's annotations have 700,000
+MOST_VERBS = 1000  # also of actions and nouns; EGTEA has 19 verbs and 106 actions
+LARGEST_LIST = 1 << 26  # bytes; EGTEA's annotations have 700,000
 CLIP_FORM = "VIDEO-START-END..., where VIDEO has three parts: OP01-R01-PastaSalad"
 SPLITS_COMMAND = "python data/make_splits.py --annotations action_annotation --out data"
 
@@ -27,7 +27,9 @@ def is_clip_name(clip: str) -> bool:
 
 def number_of(word: str) -> int | None:
     """Return the number of an action, verb or noun, 1 to MOST_VERBS, that `word` means, else None."""
-    return int(word) if word.isascii() and word.isdecimal() and len(word) < 10 and 1 <= int(word) <= MOST_VERBS else None
+    return (
+        int(word) if word.isascii() and word.isdecimal() and len(word) < 10 and 1 <= int(word) <= MOST_VERBS else None
+    )
 
 
 def read_clip_lines(path: Path, fields: int) -> list[list[str]]:
@@ -38,7 +40,9 @@ def read_clip_lines(path: Path, fields: int) -> list[list[str]]:
         if not words:
             continue
         if len(words) < fields or not all(map(number_of, words[1:])):
-            raise ValueError(f"{path}, line {number}: {line[:100]!r} is not `clip action verb noun` with numbers from 1 to {MOST_VERBS}")
+            raise ValueError(
+                f"{path}, line {number}: {line[:100]!r} is not `clip action verb noun` with numbers from 1 to {MOST_VERBS}"
+            )
         if not is_clip_name(words[0]):
             raise ValueError(f"{path}, line {number}: {words[0][:100]!r} is not named as a clip, {CLIP_FORM}")
         if words[0] in clips:
@@ -84,9 +88,13 @@ def read_names(path: Path) -> dict[int, str]:
             continue
         number = next((number_of(words.pop(end)) for end in (0, -1) if words[end].isdecimal()), None)
         if number is None or not words:
-            raise ValueError(f"{path}, line {place}: {line[:100]!r} is not a verb's number, from 1 on, and its name: `1 take`")
+            raise ValueError(
+                f"{path}, line {place}: {line[:100]!r} is not a verb's number, from 1 on, and its name: `1 take`"
+            )
         if number in names:
-            raise ValueError(f"{path}, line {place}: verb {number} is named twice, {names[number]!r} and {' '.join(words)!r}")
+            raise ValueError(
+                f"{path}, line {place}: verb {number} is named twice, {names[number]!r} and {' '.join(words)!r}"
+            )
         names[number] = " ".join(words)
     return names
 

@@ -24,14 +24,14 @@ from longtail.files import check_file
 from longtail.metrics import Batches
 from longtail.training import epoch_seed
 
-MEAN = (114.7748, 107.7354, 99.4750)     # RGB 0..255, no std: what the Kinetics network was trained with
-MAX_ANGLE = 10.0                         # degrees
-REDUCTIONS = (8, 4, 2)                   # of JPEG's reduced-size decoding
-END_OF_JPEG, TAIL = b"\xff\xd9", 4096    # the marker that a whole file ends with, and the bytes where it is looked for
-PIXELS_PER_BYTE = 512                    # at most: of each block of 8 x 8, Huffman coding needs a bit or more
-LARGEST_SIDE = 8192                      # of a frame, in pixels
-LARGEST_FRAME = 1 << 26                  # bytes
-LARGEST_CLIP = 1 << 24                   # pixels; the paper's have 500,000
+MEAN = (114.7748, 107.7354, 99.4750)  # RGB 0..255, no std: what the Kinetics network was trained with
+MAX_ANGLE = 10.0  # degrees
+REDUCTIONS = (8, 4, 2)  # of JPEG's reduced-size decoding
+END_OF_JPEG, TAIL = b"\xff\xd9", 4096  # the marker that a whole file ends with, and the bytes where it is looked for
+PIXELS_PER_BYTE = 512  # at most: of each block of 8 x 8, Huffman coding needs a bit or more
+LARGEST_SIDE = 8192  # of a frame, in pixels
+LARGEST_FRAME = 1 << 26  # bytes
+LARGEST_CLIP = 1 << 24  # pixels; the paper's have 500,000
 AGAIN = "delete its folder and extract the clip again"
 FRAMES_COMMAND = "python data/extract_frames.py --videos cropped_clips --out extracted_frames"
 
@@ -72,7 +72,7 @@ class View:
         cos, sin = step * math.cos(turn), step * math.sin(turn)
         linear = np.array([[-cos if self.flip else cos, -sin], [-sin if self.flip else sin, cos]])
         centre = np.array([side / 2 + self.position * (width - side), side / 2 + self.position * (height - side)])
-        offset = centre - 0.5 - linear @ np.full(2, (size - 1) / 2)      # pixel centres lie at half places
+        offset = centre - 0.5 - linear @ np.full(2, (size - 1) / 2)  # pixel centres lie at half places
         return np.column_stack([linear, offset])
 
 
@@ -80,11 +80,11 @@ def frame_size(path: Path, content: bytes) -> tuple[int, int]:
     """Return height and width from the JPEG's header. Raise ValueError for impossible ones, before a decoder reserves memory."""
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None       # Pillow's own limit warns in several lines; below is ours
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns in several lines; below is ours
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             height, width = image.height, image.width
-    except Exception as error:          # a damaged header makes Pillow raise anything
+    except Exception as error:  # a damaged header makes Pillow raise anything
         raise ValueError(f"{path} is a truncated or damaged JPEG; {AGAIN}") from error
     if max(height, width) > LARGEST_SIDE or height * width > PIXELS_PER_BYTE * len(content):
         raise ValueError(f"{path} claims {width} x {height} pixels in {len(content)} bytes; {AGAIN}")
@@ -96,7 +96,12 @@ def decoding_flag(side: int, size: int) -> int:
     import cv2
 
     factor = next((factor for factor in REDUCTIONS if side // factor >= size), 1)
-    return {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2, 1: cv2.IMREAD_COLOR}[factor]
+    return {
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        1: cv2.IMREAD_COLOR,
+    }[factor]
 
 
 def read_frame(path: Path, size: int) -> np.ndarray:
@@ -109,7 +114,7 @@ def read_frame(path: Path, size: int) -> np.ndarray:
     except OSError as error:
         raise OSError(f"{path} cannot be read: {error.strerror or error}") from error
     flag = decoding_flag(min(frame_size(path, content)), size)
-    whole = END_OF_JPEG in content[-TAIL:]      # OpenCV would fill up a truncated one with grey
+    whole = END_OF_JPEG in content[-TAIL:]  # OpenCV would fill up a truncated one with grey
     frame = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if whole else None
     if frame is None:
         raise ValueError(f"{path} is a truncated or damaged JPEG; {AGAIN}")
@@ -125,8 +130,14 @@ def read_clip(paths: list[Path], view: View, size: int) -> np.ndarray:
     border = tuple(round(value) for value in reversed(MEAN))
     for place, path in enumerate(paths):
         frame = read_frame(path, size)
-        seen = cv2.warpAffine(frame, view.matrix(*frame.shape[:2], size), (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                              borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+        seen = cv2.warpAffine(
+            frame,
+            view.matrix(*frame.shape[:2], size),
+            (size, size),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=border,
+        )
         cv2.cvtColor(seen, cv2.COLOR_BGR2RGB, dst=clip[place])
     return clip
 
@@ -139,7 +150,9 @@ def memory_format(device: torch.device) -> torch.memory_format:
 def normalize(clips: Tensor) -> Tensor:
     """Convert (N, T, H, W, 3) bytes to (N, 3, T, H, W) floats with mean 0, in the memory format of their device."""
     rows = clips.flatten(3).float()
-    rows -= send(torch.tensor(MEAN).repeat(clips.shape[3]), clips.device)     # whole rows: three values at a time would be slow
+    rows -= send(
+        torch.tensor(MEAN).repeat(clips.shape[3]), clips.device
+    )  # whole rows: three values at a time would be slow
     return rows.view(clips.shape).permute(0, 4, 1, 2, 3).contiguous(memory_format=memory_format(clips.device))
 
 
@@ -151,8 +164,10 @@ class ClipSet:
 
     def __init__(self, root: Path, clips: list[tuple[str, int]], frames: int, size: int):
         if frames * size * size > LARGEST_CLIP:
-            raise ValueError(f"a clip of {frames} frames of {size} x {size} pixels is too large: choose a smaller --frames_per_clip or "
-                             "--sample_size")
+            raise ValueError(
+                f"a clip of {frames} frames of {size} x {size} pixels is too large: choose a smaller --frames_per_clip or "
+                "--sample_size"
+            )
         if not root.is_dir():
             raise FileNotFoundError(f"{root} not found; pass --data_root, or extract the frames: {FRAMES_COMMAND}")
         self.folders = [root / video_of(clip) / clip for clip, _ in clips]
@@ -181,9 +196,18 @@ def frame_names(folder: Path) -> list[str]:
     except OSError as error:
         raise FileNotFoundError(f"no frames at {folder} ({error.strerror}); extract them: {FRAMES_COMMAND}") from error
     names = sorted(sys.intern(name) for name in present if name.endswith(".jpg"))
-    written = next((int(stem) for stem, _, end in (name.partition(".") for name in present) if end == "frames" and stem.isdecimal()), 0)
+    written = next(
+        (
+            int(stem)
+            for stem, _, end in (name.partition(".") for name in present)
+            if end == "frames" and stem.isdecimal()
+        ),
+        0,
+    )
     if len(names) < written:
-        raise FileNotFoundError(f"{folder} holds {len(names)} of the {written} frames that were extracted; {AGAIN}: {FRAMES_COMMAND}")
+        raise FileNotFoundError(
+            f"{folder} holds {len(names)} of the {written} frames that were extracted; {AGAIN}: {FRAMES_COMMAND}"
+        )
     if not names:
         raise FileNotFoundError(f"{folder} holds no .jpg; delete it and extract the clip again: {FRAMES_COMMAND}")
     return names
@@ -210,8 +234,11 @@ def map_ahead(action: Callable[[Item], Result], items: Iterable[Item], workers: 
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def batches_of(clips: ClipSet, groups: list[Tensor], seeds: Callable[[int], int | None], workers: int, runtime: Runtime) -> Batches:
+def batches_of(
+    clips: ClipSet, groups: list[Tensor], seeds: Callable[[int], int | None], workers: int, runtime: Runtime
+) -> Batches:
     """Yield the clips of each group of indices as a batch, on the runtime's device."""
+
     def load(index: int) -> np.ndarray:
         return clips.load(index, seeds(index))
 
@@ -232,5 +259,5 @@ def training_batches(clips: ClipSet, batch_size: int, seed: int, epoch: int, wor
 
 def evaluation_batches(clips: ClipSet, batch_size: int, workers: int, runtime: Runtime) -> Batches:
     """Yield this process's part of the clips as segment centres and centre squares. Each clip belongs to one process."""
-    mine = torch.arange(len(clips))[runtime.rank::runtime.world_size]
+    mine = torch.arange(len(clips))[runtime.rank :: runtime.world_size]
     return batches_of(clips, list(mine.split(batch_size)) if len(mine) else [], lambda index: None, workers, runtime)

@@ -1,21 +1,25 @@
 """Results of several tests as a Markdown table, from the files that EGTEA_test.py --json wrote.
 
-    python egtea_table.py results/stand-in/*/test.json [--out FILE] [--page README.md]
+python egtea_table.py results/stand-in/*/test.json [--out FILE] [--page README.md]
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
 from longtail.cli import exit_code
 from longtail.tables import cdb_settings_label, percent, write_table
 
 GROUPS = ("all", "majority", "minority")
 MEASURES = ("recall", "precision")
-SETTINGS = {"gamma": ("FL", "CB_Focal", "CDB-FL"), "beta": ("CB_Softmax", "CB_Focal", "LDAM-DRW"), "eql_gamma": ("EQL",),
-            "eql_lambda": ("EQL",)}      # and the losses that read it
+SETTINGS = {
+    "gamma": ("FL", "CB_Focal", "CDB-FL"),
+    "beta": ("CB_Softmax", "CB_Focal", "LDAM-DRW"),
+    "eql_gamma": ("EQL",),
+    "eql_lambda": ("EQL",),
+}  # and the losses that read it
 MARKS = ("<!-- egtea stand-in: written by EGTEA/egtea_table.py -->", "<!-- end of egtea stand-in -->")
 
 
@@ -30,17 +34,26 @@ def name_of(arguments: dict[str, Any]) -> str:
 def row(figures: dict[str, Any]) -> dict[str, str]:
     """Return a row in %: top-1 over clips, recall and precision averaged over the classes of a group."""
     arguments = figures["arguments"]
-    means = {f"{measure}, {group}": percent(figures.get(group, {}).get(measure)) for group in GROUPS for measure in MEASURES}
-    return {"loss": name_of(arguments), "top-1": percent(figures["all"]["top1"]), **means,
-            "validation": percent(figures["val_accuracy"]), "kept": f"{figures['epoch']} of {arguments['max_epochs']}",
-            "seed": str(arguments["seed"])}
+    means = {
+        f"{measure}, {group}": percent(figures.get(group, {}).get(measure)) for group in GROUPS for measure in MEASURES
+    }
+    return {
+        "loss": name_of(arguments),
+        "top-1": percent(figures["all"]["top1"]),
+        **means,
+        "validation": percent(figures["val_accuracy"]),
+        "kept": f"{figures['epoch']} of {arguments['max_epochs']}",
+        "seed": str(arguments["seed"]),
+    }
 
 
 def note(figures: dict[str, Any]) -> str:
     """Return what a result was measured on."""
     largest = max(verb["clips"] for verb in figures["verbs"])
-    return (f"{figures['clips']} test clips, {largest} of them of the largest class; majority: more than {figures['majority_above']} "
-            f"training clips ({figures.get('majority', {}).get('classes', 0)} of {figures['all']['classes']} classes).")
+    return (
+        f"{figures['clips']} test clips, {largest} of them of the largest class; majority: more than {figures['majority_above']} "
+        f"training clips ({figures.get('majority', {}).get('classes', 0)} of {figures['all']['classes']} classes)."
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from longtail.heads import build_head
 
 CARDINALITY, EXPANSION = 32, 2
 FEATURES = 2048
-AUTO_PRECISION = "bf16 on GPUs that accelerate it, fp32 on a CPU"     # see clip_precision
+AUTO_PRECISION = "bf16 on GPUs that accelerate it, fp32 on a CPU"  # see clip_precision
 
 
 class Bottleneck(nn.Module):
@@ -30,8 +30,11 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm3d(width)
         self.conv3 = nn.Conv3d(width, channels, 1, bias=False)
         self.bn3 = nn.BatchNorm3d(channels)
-        self.downsample = nn.Identity() if (in_channels, stride) == (channels, 1) else nn.Sequential(
-            nn.Conv3d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm3d(channels))
+        self.downsample = (
+            nn.Identity()
+            if (in_channels, stride) == (channels, 1)
+            else nn.Sequential(nn.Conv3d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm3d(channels))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -55,7 +58,9 @@ class ResNeXt3D(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Bottleneck):        # a block begins as its shortcut: 33 of them learn sooner from random weights
+            elif isinstance(
+                module, Bottleneck
+            ):  # a block begins as its shortcut: 33 of them learn sooner from random weights
                 nn.init.zeros_(module.bn3.weight)
 
     @staticmethod
@@ -65,15 +70,17 @@ class ResNeXt3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) == 1 and x.shape[2] <= 16 and max(x.shape[3:]) <= 32:
-            raise ValueError(f"one clip of {x.shape[2]} frames of {x.shape[3]}x{x.shape[4]} leaves layer4 a single value a channel, and "
-                             "BatchNorm needs two: a larger --sample_size, or a --batch_size and --accumulate that leave no clip alone")
-        with torch.autocast("cpu", enabled=False):      # its weight gradient in bf16 writes past its buffer in PyTorch 2.14
+            raise ValueError(
+                f"one clip of {x.shape[2]} frames of {x.shape[3]}x{x.shape[4]} leaves layer4 a single value a channel, and "
+                "BatchNorm needs two: a larger --sample_size, or a --batch_size and --accumulate that leave no clip alone"
+            )
+        with torch.autocast("cpu", enabled=False):  # its weight gradient in bf16 writes past its buffer in PyTorch 2.14
             x = self.conv1(x)
         x = self.maxpool(F.relu(self.bn1(x), inplace=True))
-        x = self.layer1(x)           # (N, 256, T/2, H/4, W/4)
-        x = self.layer2(x)           # (N, 512, T/4, H/8, W/8)
-        x = self.layer3(x)           # (N, 1024, T/8, H/16, W/16)
-        x = self.layer4(x)           # (N, 2048, T/16, H/32, W/32)
+        x = self.layer1(x)  # (N, 256, T/2, H/4, W/4)
+        x = self.layer2(x)  # (N, 512, T/4, H/8, W/8)
+        x = self.layer3(x)  # (N, 1024, T/8, H/16, W/16)
+        x = self.layer4(x)  # (N, 2048, T/16, H/32, W/32)
         return self.fc(x.mean(dim=(2, 3, 4)))
 
 
@@ -85,7 +92,9 @@ def clip_precision(precision: str, device: str | None) -> str:
 def warn_of_bf16(runtime: Runtime) -> None:
     """Say so if clips are computed in bf16 on a CPU."""
     if runtime.bf16 and runtime.device.type == "cpu":
-        runtime.say("bf16 on a CPU: PyTorch's 3D convolutions give wrong results in it (pytorch issue 169688); --precision fp32 is right")
+        runtime.say(
+            "bf16 on a CPU: PyTorch's 3D convolutions give wrong results in it (pytorch issue 169688); --precision fp32 is right"
+        )
 
 
 def load_pretrained(model: ResNeXt3D, path: Path) -> int:
@@ -99,7 +108,9 @@ def load_pretrained(model: ResNeXt3D, path: Path) -> int:
         raise ValueError(f"{path} holds no weights: its state_dict is a {type(weights).__name__}")
     if not all(isinstance(key, str) for key in weights):
         raise ValueError(f"{path} holds no weights by name")
-    taken = {name: value for key, value in weights.items() if not (name := key.removeprefix("module.")).startswith("fc.")}
+    taken = {
+        name: value for key, value in weights.items() if not (name := key.removeprefix("module.")).startswith("fc.")
+    }
     own = model.state_dict()
     may_be_absent = [key for key in own if key.startswith("fc.") or key.endswith("num_batches_tracked")]
     load_weights(model, {**{key: own[key] for key in may_be_absent}, **taken}, path)

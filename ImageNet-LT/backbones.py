@@ -11,10 +11,15 @@ from longtail.devices import Runtime, means_cpu
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
 BACKBONES = ("resnet10", *TORCHVISION)
-LAYERS = ("state_dict_best", "state_dict", "model", "feat_model")      # under one of these, or two, a file may hold its weights
+LAYERS = (
+    "state_dict_best",
+    "state_dict",
+    "model",
+    "feat_model",
+)  # under one of these, or two, a file may hold its weights
 HEADS = ("fc.", "classifier.")
-STRIDE_BEFORE_LAYER4 = 16                                              # of each backbone here
-COUNTER = "num_batches_tracked"                                        # of BatchNorm; files from before PyTorch 0.4.1 lack it
+STRIDE_BEFORE_LAYER4 = 16  # of each backbone here
+COUNTER = "num_batches_tracked"  # of BatchNorm; files from before PyTorch 0.4.1 lack it
 
 
 def torchvision_backbone(name: str) -> tuple[nn.Module, int]:
@@ -36,8 +41,10 @@ def training_precision(precision: str, image_size: int, device: str | None) -> s
     if image_size > STRIDE_BEFORE_LAYER4 or not means_cpu(device):
         return precision
     if precision == "bf16":
-        raise ValueError(f"precision bf16 with image_size {image_size}: on a CPU, PyTorch's gradients are wrong for images of at most "
-                         f"{STRIDE_BEFORE_LAYER4} pixels; use precision fp32, or larger images")
+        raise ValueError(
+            f"precision bf16 with image_size {image_size}: on a CPU, PyTorch's gradients are wrong for images of at most "
+            f"{STRIDE_BEFORE_LAYER4} pixels; use precision fp32, or larger images"
+        )
     return "fp32"
 
 
@@ -47,10 +54,14 @@ def check_batches(images: int, batch_size: int, image_size: int, runtime: Runtim
     DataParallel cuts a process's part of a batch as Tensor.chunk does.
     """
     processes, gpus = runtime.world_size, max(runtime.gpus, 1)
-    shares = [len(part) for size in (batch_size, images % batch_size) for part in torch.arange(size // processes).chunk(gpus)]
+    shares = [
+        len(part) for size in (batch_size, images % batch_size) for part in torch.arange(size // processes).chunk(gpus)
+    ]
     if image_size <= 2 * STRIDE_BEFORE_LAYER4 and 1 in shares:
-        raise ValueError(f"batch_size {batch_size} of {images} images, on {processes * gpus} GPUs or processes, leaves one a single image, "
-                         f"and BatchNorm cannot learn from one image of {image_size} pixels: choose another batch_size")
+        raise ValueError(
+            f"batch_size {batch_size} of {images} images, on {processes * gpus} GPUs or processes, leaves one a single image, "
+            f"and BatchNorm cannot learn from one image of {image_size} pixels: choose another batch_size"
+        )
 
 
 def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
@@ -61,7 +72,11 @@ def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     for layer in LAYERS:
         if isinstance(checkpoint.get(layer), dict):
             checkpoint = checkpoint[layer]
-    state = {key.removeprefix("module.").removeprefix("feat_model."): value for key, value in checkpoint.items() if isinstance(key, str)}
+    state = {
+        key.removeprefix("module.").removeprefix("feat_model."): value
+        for key, value in checkpoint.items()
+        if isinstance(key, str)
+    }
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and not key.startswith(HEADS)}
 
 

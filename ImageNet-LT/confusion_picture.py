@@ -9,7 +9,7 @@ from torch import Tensor
 from longtail.files import save_figure
 
 WORST, ANSWERS = 30, 30  # classes that are drawn, and classes that they are taken for
-LONGEST_NAME = 28        # letters
+LONGEST_NAME = 28  # letters
 RIGHT, OTHERS = "(right)", "(others)"
 
 
@@ -45,26 +45,33 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
     classes = hardest(confusion, WORST)
     columns, counts = answers(confusion, classes, ANSWERS)
     titles = [RIGHT, *(shortened(names[c]) for c in columns), OTHERS]
-    if not counts[:, -1].any():                            # every wrong answer has a column of its own
+    if not counts[:, -1].any():  # every wrong answer has a column of its own
         titles, counts = titles[:-1], counts[:, :-1]
     shares = (counts / counts.sum(1, keepdim=True)).numpy()
     figure = Figure(figsize=(4.5 + 0.3 * counts.shape[1], 3 + 0.3 * len(counts)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in counts.nonzero().tolist():
-        axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=7,
-                  color="white" if shares[row, column] > 0.5 else "black")
+        axes.text(
+            column,
+            row,
+            int(counts[row, column]),
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if shares[row, column] > 0.5 else "black",
+        )
     axes.set_xticks(range(counts.shape[1]), titles, rotation="vertical")
     axes.set_yticks(range(len(counts)), [shortened(names[c]) for c in classes])
     axes.set(xlabel="taken for", ylabel="class")
     figure.suptitle(f"the {len(classes)} hardest of {len(names)} classes, the hardest on top")
     figure.colorbar(image, fraction=0.03, label="share of its images")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")         # of names in scripts that the font lacks; it draws boxes
+        warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font lacks; it draws boxes
         save_figure(figure, path, dpi=120)
 
 
 def shortened(name: str) -> str:
     """Return a name that fits beside the picture. A dollar sign would start a formula."""
-    name = name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME - 1] + "…"
+    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
     return name.replace("$", r"\$")

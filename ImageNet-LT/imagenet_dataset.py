@@ -19,9 +19,9 @@ from longtail.cli import some
 from longtail.files import blob_id, check_file, read_text
 from path_table import PathTable
 
-SHOWN = 5      # missing images that an error names
-LARGEST_LIST = 1 << 28     # bytes; the 1.28 million lines of all of ImageNet-1k have 52 million
-LINE = re.compile(r"(.*[^\s,;])[\s,;]+([0-9]+)")     # path and label
+SHOWN = 5  # missing images that an error names
+LARGEST_LIST = 1 << 28  # bytes; the 1.28 million lines of all of ImageNet-1k have 52 million
+LINE = re.compile(r"(.*[^\s,;])[\s,;]+([0-9]+)")  # path and label
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,10 @@ def read_list(file: Path, root: Path, num_classes: int, repeats: bool = False) -
     A path may stand there more than once only if `repeats`; the list's note then says so.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file} not found: data/ImageNet_LT/fetch_lists.py downloads the published lists, data/make_lists.py "
-                                "makes lists of your own images; train_list, val_list and test_list in the YAML name them")
+        raise FileNotFoundError(
+            f"{file} not found: data/ImageNet_LT/fetch_lists.py downloads the published lists, data/make_lists.py "
+            "makes lists of your own images; train_list, val_list and test_list in the YAML name them"
+        )
     check_file(file, LARGEST_LIST)
     content = file.read_bytes()
     firsts: dict[str, tuple[int, int]] = {}
@@ -74,7 +76,11 @@ def read_list(file: Path, root: Path, num_classes: int, repeats: bool = False) -
         labels.append(label)
     if not labels:
         raise ValueError(f"{file} lists no image")
-    note = f"{file}: {len(paths) - len(firsts)} of {len(paths)} lines repeat a path ({repeated}); each line counts" if repeated else ""
+    note = (
+        f"{file}: {len(paths) - len(firsts)} of {len(paths)} lines repeat a path ({repeated}); each line counts"
+        if repeated
+        else ""
+    )
     return ImageList(file, root, PathTable(paths), torch.tensor(labels), blob_id(content), note)
 
 
@@ -84,7 +90,9 @@ def meaningful_lines(content: bytes, file: Path) -> Iterator[tuple[int, str]]:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not text in UTF-8, in which it must be saved: {error}") from None
-    yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#"))
+    yield from (
+        (number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")
+    )
 
 
 def check_repeat(path: str, label: int, first_line: int, first_label: int, repeats: bool) -> None:
@@ -99,12 +107,16 @@ def parse_line(line: str, num_classes: int) -> tuple[str, int]:
     """Return path and label. Raise ValueError that says what is wrong."""
     match = LINE.fullmatch(line.strip())
     if not match or "\0" in line:
-        raise ValueError(f"{line[:80]!r} is not `path label` with a whole number for a label (a heading must start with #)")
+        raise ValueError(
+            f"{line[:80]!r} is not `path label` with a whole number for a label (a heading must start with #)"
+        )
     path, label = match[1], int(match[2])
     if label >= num_classes:
         raise ValueError(f"label {label} must lie between 0 and {num_classes - 1} (num_classes {num_classes})")
     if "\\" in path:
-        raise ValueError(f"{path} holds a backslash: write / between folders, in all lines (in an editor: replace each \\ by /)")
+        raise ValueError(
+            f"{path} holds a backslash: write / between folders, in all lines (in an editor: replace each \\ by /)"
+        )
     if path.startswith(("/", "~")) or ".." in path.split("/"):
         raise ValueError(f"{path} leaves data_root: a path must lead down from it, without `..`")
     return posixpath.normpath(path), label
@@ -115,14 +127,16 @@ def format_line(path: str, label: int) -> str:
     line = f"./{path} {label}" if path.startswith(("#", "~", " ")) else f"{path} {label}"
     if len(line.splitlines()) > 1 or parse_line(line, label + 1) != (path, label):
         raise ValueError("a list cannot hold its name: a line break, or a space or comma at its end")
-    line.encode()                # UnicodeEncodeError, a ValueError, for bytes that are not text
+    line.encode()  # UnicodeEncodeError, a ValueError, for bytes that are not text
     return line
 
 
 def read_class_names(file: Path, num_classes: int) -> list[str]:
     """Return the lines of a file that names a class in each, in the order of the labels."""
     if not file.is_file():
-        raise FileNotFoundError(f"class_list {file} not found: each of its lines names a class; without class_list, folders name them")
+        raise FileNotFoundError(
+            f"class_list {file} not found: each of its lines names a class; without class_list, folders name them"
+        )
     names = [line.strip() for line in read_text(file, LARGEST_LIST).splitlines()]
     if len(names) != num_classes:
         raise ValueError(f"{file} names {len(names)} classes, but num_classes is {num_classes}")
@@ -133,8 +147,10 @@ def check_classes(images: ImageList, num_classes: int) -> None:
     """Raise ValueError if a class has no image."""
     absent = [str(c) for c, count in enumerate(images.class_counts(num_classes)) if not count]
     if absent:
-        raise ValueError(f"{images.file} has no image of class {some(absent)}; "
-                         f"labels must run from 0 to num_classes - 1 = {num_classes - 1}")
+        raise ValueError(
+            f"{images.file} has no image of class {some(absent)}; "
+            f"labels must run from 0 to num_classes - 1 = {num_classes - 1}"
+        )
 
 
 def locate(*lists: ImageList) -> tuple[ImageList, ...]:
@@ -144,8 +160,10 @@ def locate(*lists: ImageList) -> tuple[ImageList, ...]:
     """
     root = lists[0].root
     if not root.is_dir():
-        raise FileNotFoundError(f"data_root {root} not found: name the folder that holds {lists[0].paths[0].split('/')[0]}/ "
-                                "with --data_root or in the YAML")
+        raise FileNotFoundError(
+            f"data_root {root} not found: name the folder that holds {lists[0].paths[0].split('/')[0]}/ "
+            "with --data_root or in the YAML"
+        )
     found = {path: path for path in find_present(root, {path for images in lists for path in images.paths})}
     missing = {path: images for images in lists for path in images.paths if path not in found}
     if missing:
@@ -154,8 +172,10 @@ def locate(*lists: ImageList) -> tuple[ImageList, ...]:
         missing = {path: images for path, images in missing.items() if path not in found}
     if missing:
         first = ", ".join(list(missing)[:SHOWN])
-        raise FileNotFoundError(f"{len(missing)} of {sum(map(len, lists))} listed images are not below data_root {root}: {first}"
-                                f"{', ...' if len(missing) > SHOWN else ''} (listed in {next(iter(missing.values())).file})")
+        raise FileNotFoundError(
+            f"{len(missing)} of {sum(map(len, lists))} listed images are not below data_root {root}: {first}"
+            f"{', ...' if len(missing) > SHOWN else ''} (listed in {next(iter(missing.values())).file})"
+        )
     return tuple(dataclasses.replace(images, paths=PathTable(found[path] for path in images.paths)) for images in lists)
 
 
@@ -165,8 +185,10 @@ def check_leaks(*lists: ImageList) -> None:
     for images in lists:
         shared = [path for path in images.paths if list_of.get(path, images) is not images]
         if shared:
-            raise ValueError(f"{shared[0]} stands in {list_of[shared[0]].file} and in {images.file}: what is trained on must not be "
-                             f"validated or tested on; remove it from one of them ({len(shared)} such lines)")
+            raise ValueError(
+                f"{shared[0]} stands in {list_of[shared[0]].file} and in {images.file}: what is trained on must not be "
+                f"validated or tested on; remove it from one of them ({len(shared)} such lines)"
+            )
         list_of |= dict.fromkeys(images.paths, images)
 
 
@@ -201,8 +223,12 @@ def class_probabilities(sampling: str, counts: Tensor, progress: float, weight: 
         return None
     counts = counts.double()
     share, even = counts / counts.sum(), torch.full_like(counts, 1 / len(counts))
-    return {"balanced": even, "square_root": counts.sqrt() / counts.sqrt().sum(), "progressive": (1 - progress) * share + progress * even,
-            "difficulty": weight.double() / weight.double().sum()}[sampling]
+    return {
+        "balanced": even,
+        "square_root": counts.sqrt() / counts.sqrt().sum(),
+        "progressive": (1 - progress) * share + progress * even,
+        "difficulty": weight.double() / weight.double().sum(),
+    }[sampling]
 
 
 def draw_epoch(labels: Tensor, probabilities: Tensor | None, generator: torch.Generator) -> Tensor:

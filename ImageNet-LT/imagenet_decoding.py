@@ -18,15 +18,15 @@ from longtail.files import check_file
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")     # Pillow would have Ghostscript run an EPS file
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # Pillow would have Ghostscript run an EPS file
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp")
-LARGEST_FILE = 1 << 26                                       # bytes; ImageNet's largest has 15 million
-MOST_PIXELS = 1 << 26                                        # of an image
-UPRIGHT, ORIENTATION = 1, 0x0112                             # EXIF's value for an image that stands, and its tag; TIFF 6.0, page 36
-SWAPS_SIDES = 5                                              # orientations from here on exchange height and width
+LARGEST_FILE = 1 << 26  # bytes; ImageNet's largest has 15 million
+MOST_PIXELS = 1 << 26  # of an image
+UPRIGHT, ORIENTATION = 1, 0x0112  # EXIF's value for an image that stands, and its tag; TIFF 6.0, page 36
+SWAPS_SIDES = 5  # orientations from here on exchange height and width
 JPEG_START, EXIF = b"\xff\xd8", b"Exif\0\0"
-TORCHVISION = re.compile(r"^decode_jpeg, \S+\.cpp:\d+, ")     # stands before torchvision's reasons
-HALF, STEP = 128, 257                                        # 65535 / 257 = 255
+TORCHVISION = re.compile(r"^decode_jpeg, \S+\.cpp:\d+, ")  # stands before torchvision's reasons
+HALF, STEP = 128, 257  # 65535 / 257 = 255
 
 Result = TypeVar("Result")
 
@@ -45,15 +45,15 @@ def jpeg_header(content: bytes) -> JpegHeader | None:
     place, orientation = 2 if content[:2] == JPEG_START else len(content), UPRIGHT
     while place + 10 <= len(content) and content[place] == 0xFF:
         marker = content[place + 1]
-        if marker == 0xFF:                                              # a fill byte
+        if marker == 0xFF:  # a fill byte
             place += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = (int.from_bytes(content[place + offset:place + offset + 2], "big") for offset in (5, 7))
+            height, width = (int.from_bytes(content[place + offset : place + offset + 2], "big") for offset in (5, 7))
             return JpegHeader(height, width, content[place + 9], orientation)
         else:
-            end = place + 2 + int.from_bytes(content[place + 2:place + 4], "big")
+            end = place + 2 + int.from_bytes(content[place + 2 : place + 4], "big")
             if marker == 0xE1 and content.startswith(EXIF, place + 4):
-                orientation = orientation_in(functools.partial(parse_exif, content[place + 4:end]))
+                orientation = orientation_in(functools.partial(parse_exif, content[place + 4 : end]))
             place = end
     return None
 
@@ -64,7 +64,7 @@ def orientation_in(read: "Callable[[], Image.Exif]") -> int:
         warnings.simplefilter("ignore")
         try:
             value = read().get(ORIENTATION)
-        except Exception:            # Pillow raises anything over a damaged block
+        except Exception:  # Pillow raises anything over a damaged block
             return UPRIGHT
     return value if isinstance(value, int) and UPRIGHT <= value <= 8 else UPRIGHT
 
@@ -82,7 +82,7 @@ def open_image(content: bytes) -> "Image.Image":
     """Open an image file with Pillow, in any of FORMATS; others are programs. Raise ValueError for an unknown format."""
     from PIL import Image, UnidentifiedImageError
 
-    Image.MAX_IMAGE_PIXELS = None       # Pillow's own limit warns in several lines; check_pixels has ours
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns in several lines; check_pixels has ours
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
@@ -115,10 +115,12 @@ def to_bytes(values: np.ndarray, image: "Image.Image") -> np.ndarray:
     """Scale grey values (H, W) of more than 8 bits to bytes."""
     low, high = values.min(), values.max()
     if image.mode == "F":
-        if not (low >= 0 and high <= 1):             # nan is neither
-            raise ValueError(f"its floats run from {low:g} to {high:g}, and must lie between 0 and 1: scale them, or save 8 or 16 bits")
+        if not (low >= 0 and high <= 1):  # nan is neither
+            raise ValueError(
+                f"its floats run from {low:g} to {high:g}, and must lie between 0 and 1: scale them, or save 8 or 16 bits"
+            )
         return (values * 255).round().astype(np.uint8)
-    if image.mode != "I" or image.format in ("PNG", "PPM"):       # Pillow opens some 16-bit files of these two as 32 bits
+    if image.mode != "I" or image.format in ("PNG", "PPM"):  # Pillow opens some 16-bit files of these two as 32 bits
         return ((values.astype(np.int32) + HALF) // STEP).astype(np.uint8)
     if low < 0 or high > 255:
         raise ValueError(f"its 32-bit integers run from {low} to {high}, a scale that is not known: save 8 or 16 bits")
@@ -129,8 +131,15 @@ def turned(image: "Image.Image", orientation: int) -> "Image.Image":
     """Return the image upright."""
     from PIL.Image import Transpose
 
-    ways = {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
-            6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}
+    ways = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
     return image.transpose(ways[orientation]) if orientation != UPRIGHT else image
 
 
@@ -166,7 +175,7 @@ class EncodedImage:
                 from torchvision.io import ImageReadMode, decode_jpeg
 
                 return decode_jpeg(torch.frombuffer(bytearray(self.content), dtype=torch.uint8), ImageReadMode.RGB)
-        with open_image(self.content) as image:           # some of ImageNet is CMYK
+        with open_image(self.content) as image:  # some of ImageNet is CMYK
             image.draft("RGB", (image.width // reduction, image.height // reduction))
             return to_tensor(turned(image.convert("RGB"), self.header.orientation))
 
@@ -180,7 +189,7 @@ def use_image(path: Path, use: Callable[[bytes], Result]) -> Result:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     try:
         return use(content)
-    except Exception as error:           # a decoder may raise anything over a damaged file
+    except Exception as error:  # a decoder may raise anything over a damaged file
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         reason = TORCHVISION.sub("", reason)
         raise ValueError(f"{path} is not an image that can be decoded: {reason}") from None
@@ -195,10 +204,10 @@ def decode_other(content: bytes) -> Tensor:
 
 def has_more_frames(content: bytes) -> bool:
     """Return whether an image file is an animation or has several pages, of which only the first one is used."""
-    if content.startswith(JPEG_START):       # phones append a second picture, which is not a frame
+    if content.startswith(JPEG_START):  # phones append a second picture, which is not a frame
         return False
     with open_image(content) as image:
         try:
             return getattr(image, "is_animated", False)
-        except Exception:                    # what follows the first frame is damaged, and not needed
+        except Exception:  # what follows the first frame is damaged, and not needed
             return True

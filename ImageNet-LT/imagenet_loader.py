@@ -28,10 +28,10 @@ from longtail.devices import Runtime
 from longtail.metrics import Batches
 from longtail.signals import raise_if_stopped
 
-UNIT = 64                     # images that a worker hands over at once
+UNIT = 64  # images that a worker hands over at once
 EVALUATION_BATCH = 256
 MOST_WORKERS = 16
-PR_SET_PDEATHSIG = 1          # linux/prctl.h
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Part(NamedTuple):
@@ -65,7 +65,11 @@ class Views(Dataset):
                 if self.strict:
                     break
             else:
-                note = f"{path} has several frames or pages: the first one is used, here and in files like it" if more_frames else note
+                note = (
+                    f"{path} has several frames or pages: the first one is used, here and in files like it"
+                    if more_frames
+                    else note
+                )
         return Part(views, errors, note)
 
     def view(self, content: bytes, seed: int | None) -> tuple[np.ndarray, bool]:
@@ -84,7 +88,7 @@ def start_worker(parent: int, _number: int) -> None:
     cv2.setNumThreads(1)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:           # it ended before the line above
+    if os.getppid() != parent:  # it ended before the line above
         os._exit(1)
 
 
@@ -107,7 +111,15 @@ def units_of(batches: list[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[list
 class ImageLoader:
     """The batches of one list on `runtime`'s device."""
 
-    def __init__(self, images: ImageList, image_size: int, test_resize: int, workers: int | None, runtime: Runtime, strict: bool = True):
+    def __init__(
+        self,
+        images: ImageList,
+        image_size: int,
+        test_resize: int,
+        workers: int | None,
+        runtime: Runtime,
+        strict: bool = True,
+    ):
         import cv2  # noqa: F401  (before the workers fork, so that each starts at once)
         import torchvision.io  # noqa: F401
 
@@ -118,8 +130,10 @@ class ImageLoader:
         """Yield this process's part of each batch of an epoch, augmented. `seed` and `probabilities` (C,) alone decide the order."""
         generator = torch.Generator().manual_seed(seed)
         order = draw_epoch(self.labels, probabilities, generator)
-        seeds = torch.randint(2 ** 62, (len(order),), generator=generator)
-        shares = [share for batch in torch.arange(len(order)).split(batch_size) if len(share := self.runtime.share(batch))]
+        seeds = torch.randint(2**62, (len(order),), generator=generator)
+        shares = [
+            share for batch in torch.arange(len(order)).split(batch_size) if len(share := self.runtime.share(batch))
+        ]
         parts = self.load([(order[share], seeds[share]) for share in shares])
         for share, (images, _) in zip(shares, parts, strict=True):
             yield images, self.runtime.move(self.labels[order[share]])
@@ -135,7 +149,7 @@ class ImageLoader:
 
     def evaluation_shares(self) -> list[Tensor]:
         """Return the indices of each of this process's evaluation batches."""
-        shares = torch.arange(len(self.labels))[self.runtime.rank::self.runtime.world_size].split(EVALUATION_BATCH)
+        shares = torch.arange(len(self.labels))[self.runtime.rank :: self.runtime.world_size].split(EVALUATION_BATCH)
         return [share for share in shares if len(share)]
 
     def load(self, batches: list[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, dict[int, str]]]:
@@ -146,15 +160,29 @@ class ImageLoader:
         if workers:
             context = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
             ahead = max(2, math.ceil(2 * max(counts) / workers))
-            settings = {"multiprocessing_context": context, "worker_init_fn": partial(start_worker, os.getpid()), "prefetch_factor": ahead}
-        loader = DataLoader(self.views, batch_size=None, sampler=units_of(batches), num_workers=workers,
-                            pin_memory=self.runtime.pins_memory, **settings)
+            settings = {
+                "multiprocessing_context": context,
+                "worker_init_fn": partial(start_worker, os.getpid()),
+                "prefetch_factor": ahead,
+            }
+        loader = DataLoader(
+            self.views,
+            batch_size=None,
+            sampler=units_of(batches),
+            num_workers=workers,
+            pin_memory=self.runtime.pins_memory,
+            **settings,
+        )
         parts = iter(loader)
         for count in counts:
             batch = [self.next_part(parts) for _ in range(count)]
-            errors = {number * UNIT + place: error for number, part in enumerate(batch) for place, error in part.errors.items()}
+            errors = {
+                number * UNIT + place: error
+                for number, part in enumerate(batch)
+                for place, error in part.errors.items()
+            }
             views = torch.cat([part.views for part in batch]) if count > 1 else batch[0].views
-            yield normalize(views.permute(0, 3, 1, 2)), errors          # channels last in memory
+            yield normalize(views.permute(0, 3, 1, 2)), errors  # channels last in memory
 
     def next_part(self, parts: Iterator[Part]) -> Part:
         """Return the next unit on the device. Raise ValueError for an image that cannot be used, OSError for a worker that died."""
@@ -162,8 +190,10 @@ class ImageLoader:
             part = next(parts)
         except RuntimeError as error:
             raise_if_stopped()
-            raise OSError(f"a worker that reads images died: {error}; it may lack memory (or shared memory, /dev/shm): "
-                          "--workers 0 does without") from None
+            raise OSError(
+                f"a worker that reads images died: {error}; it may lack memory (or shared memory, /dev/shm): "
+                "--workers 0 does without"
+            ) from None
         if part.errors and self.views.strict:
             raise ValueError(next(iter(part.errors.values())))
         if part.note and not self.told:

@@ -26,8 +26,8 @@ from path_table import PathTable
 from resnet10 import ImageNetModel
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")
-LARGEST_LIST = 1 << 30     # bytes
-TOP = 5                    # classes of an image
+LARGEST_LIST = 1 << 30  # bytes
+TOP = 5  # classes of an image
 
 
 def find_inputs(place: Path, root: Path | None) -> tuple[Path, list[str]]:
@@ -59,7 +59,9 @@ def path_in(line: str, root: Path) -> str:
 
 
 @torch.no_grad()
-def probabilities(model: ImageNetModel, loader: ImageLoader, runtime: Runtime) -> Iterator[tuple[Tensor, dict[int, str]]]:
+def probabilities(
+    model: ImageNetModel, loader: ImageLoader, runtime: Runtime
+) -> Iterator[tuple[Tensor, dict[int, str]]]:
     """Yield the class probabilities (N, C) of each batch on the CPU, and by place what is wrong with images that cannot be used."""
     model.eval()
     backbone = runtime.parallelize(model.feat_model, trains=False)
@@ -92,16 +94,24 @@ def predict(config: Config, place: Path, root: Path, paths: list[str], top: int,
     loader = ImageLoader(images, config.image_size, config.test_resize, config.workers, runtime, strict=False)
     text, wrong = io.StringIO(), []
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["path", *[f"{column}_{rank}" for rank in range(1, top + 1) for column in ("class", "probability")], "error"])
+    table.writerow(
+        ["path", *[f"{column}_{rank}" for rank in range(1, top + 1) for column in ("class", "probability")], "error"]
+    )
     with tqdm(desc="predicting", total=len(paths), unit="image", disable=None) as bar:
-        rows = (row for likely, errors in probabilities(model, loader, runtime) for row in rows_of(likely, errors, names, top))
+        rows = (
+            row
+            for likely, errors in probabilities(model, loader, runtime)
+            for row in rows_of(likely, errors, names, top)
+        )
         for path, row in zip(paths, rows, strict=True):
             shown = str(place / path) if place.is_dir() else path
             table.writerow([shown, *row])
             wrong += [shown] if row[-1] else []
             bar.update()
     if wrong:
-        print(f"{len(wrong)} of {len(paths)} images cannot be used, see the column error: {some(wrong)}", file=sys.stderr)
+        print(
+            f"{len(wrong)} of {len(paths)} images cannot be used, see the column error: {some(wrong)}", file=sys.stderr
+        )
     return text.getvalue(), not wrong
 
 
@@ -110,7 +120,7 @@ def write_predictions(config: Config, place: Path, root: Path | None, out: Path 
     check_place("--out", out)
     with stop_signals():
         root, paths = find_inputs(place, root)
-    messages = sys.stdout if out else sys.stderr           # a printed table stands alone
+    messages = sys.stdout if out else sys.stderr  # a printed table stands alone
     with contextlib.redirect_stdout(messages), start_runtime(config.n_gpus, config.precision, config.device) as runtime:
         table, complete = predict(config, place, root, paths, top, runtime)
     if out:

@@ -1,13 +1,13 @@
 """Results of several runs as a Markdown table, from the test*.json files that main.py leaves in each run's folder.
 
-    python imagenet_table.py logs/TinyImageNet_LT/models/*/test*.json [--out FILE] [--page README.md]
+python imagenet_table.py logs/TinyImageNet_LT/models/*/test*.json [--out FILE] [--page README.md]
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
 from longtail.cli import exit_code
 from longtail.metrics import SHOT_SIZES, SHOTS
@@ -28,7 +28,9 @@ def name_of(figures: dict[str, Any]) -> str:
         name += "" if loss == "CE" else f", {loss}"
     if loss.startswith("CDB"):
         name += cdb_settings_label(arguments)
-    name += "" if arguments.get("gamma", 1) == 1 else f", gamma {arguments['gamma']:g}"     # the YAML has it only for a loss that reads it
+    name += (
+        "" if arguments.get("gamma", 1) == 1 else f", gamma {arguments['gamma']:g}"
+    )  # the YAML has it only for a loss that reads it
     if sampling == "difficulty":
         name += f", difficulty-driven sampling{cdb_settings_label(arguments)}"
     elif sampling not in ("", usual):
@@ -39,15 +41,23 @@ def name_of(figures: dict[str, Any]) -> str:
         name += f" from {arguments['pretrained']}"
     if figures["method"] in METHODS:
         name += f", {METHODS[figures['method']]}"
-    return name + "".join(f" ({key} {figures[key]:g})" for key in ("exponent", "strength") if figures.get(key) is not None)
+    return name + "".join(
+        f" ({key} {figures[key]:g})" for key in ("exponent", "strength") if figures.get(key) is not None
+    )
 
 
 def row(figures: dict[str, Any]) -> dict[str, str]:
     """Return a row: top-1 in % over the images of each group of classes, F1 averaged over classes."""
     arguments = figures["arguments"]
-    return {"method": name_of(figures), **{name: percent(figures["shots"][name]) for name in SHOTS}, "F1": f"{figures['f1']:.4f}",
-            "epochs": str(arguments.get("num_epochs", "")), "kept": str(figures["epoch"]), "seed": str(arguments.get("seed", "")),
-            "run": figures["run"]}
+    return {
+        "method": name_of(figures),
+        **{name: percent(figures["shots"][name]) for name in SHOTS},
+        "F1": f"{figures['f1']:.4f}",
+        "epochs": str(arguments.get("num_epochs", "")),
+        "kept": str(figures["epoch"]),
+        "seed": str(arguments.get("seed", "")),
+        "run": figures["run"],
+    }
 
 
 def note(figures: dict[str, Any]) -> str:

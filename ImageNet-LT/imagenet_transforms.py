@@ -14,11 +14,11 @@ from torch import Tensor
 from imagenet_decoding import EncodedImage, check_pixels
 from longtail.devices import send
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)     # of ImageNet, R, G, B on a scale of 0 to 1
-GREY = (0.299, 0.587, 0.114)                                 # ITU-R 601, as in Pillow and torchvision
-LEVELS = np.arange(256)                                      # of a uint8
-JITTER = 0.4                                                 # of brightness, contrast and saturation; released code
-AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)                    # of a random crop; Szegedy et al., CVPR 2015
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, R, G, B on a scale of 0 to 1
+GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
+LEVELS = np.arange(256)  # of a uint8
+JITTER = 0.4  # of brightness, contrast and saturation; released code
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop; Szegedy et al., CVPR 2015
 
 
 def reduction_for(height: int, width: int, size: int) -> int:
@@ -30,7 +30,7 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Resize (3, H, W) bilinearly, with a wider filter when shrinking, as Pillow does."""
     if image.shape[1:] == (height, width):
         return image
-    image = image[None].contiguous(memory_format=torch.channels_last)       # the layout that PyTorch is fast in here
+    image = image[None].contiguous(memory_format=torch.channels_last)  # the layout that PyTorch is fast in here
     return F.interpolate(image, (height, width), mode="bilinear", antialias=True)[0]
 
 
@@ -82,10 +82,13 @@ def training_view(content: bytes, image_size: int, seed: int) -> np.ndarray:
     encoded = EncodedImage(content)
     top, left, height, width = random_crop(encoded.height, encoded.width, rng)
     image = encoded.decode(reduction_for(height, width, image_size))
-    reduced = image.shape[1] / encoded.height, image.shape[2] / encoded.width     # 1, or what the decoder made of the reduction
+    reduced = (
+        image.shape[1] / encoded.height,
+        image.shape[2] / encoded.width,
+    )  # 1, or what the decoder made of the reduction
     top, height = (round(value * reduced[0]) for value in (top, height))
     left, width = (round(value * reduced[1]) for value in (left, width))
-    view = resize(image[:, top:top + height, left:left + width], image_size, image_size)
+    view = resize(image[:, top : top + height, left : left + width], image_size, image_size)
     pixels = view.permute(1, 2, 0).contiguous().numpy()
     return jitter(cv2.flip(pixels, 1) if rng.random() < 0.5 else pixels, rng)
 
@@ -105,11 +108,11 @@ def evaluation_view(content: bytes, image_size: int, test_resize: int) -> np.nda
     image = encoded.decode(reduction_for(encoded.height, encoded.width, test_resize))
     image = resize(image, rows, columns)
     top, left = (round((side - image_size) / 2) for side in image.shape[1:])
-    return image[:, top:top + image_size, left:left + image_size].permute(1, 2, 0).numpy()
+    return image[:, top : top + image_size, left : left + image_size].permute(1, 2, 0).numpy()
 
 
 def normalize(images: Tensor) -> Tensor:
     """Convert (N, 3, H, W) uint8, channels last in memory, to floats that have mean 0 and variance 1 on ImageNet."""
-    rows = images.permute(0, 2, 3, 1).flatten(2)                # (N, H, 3W): constants of a whole row are faster than of 3 channels
+    rows = images.permute(0, 2, 3, 1).flatten(2)  # (N, H, 3W): constants of a whole row are faster than of 3 channels
     mean, std = (send(255 * torch.tensor(values).repeat(images.shape[3]), images.device) for values in (MEAN, STD))
     return rows.float().sub_(mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # longtail/ stands beside this folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
 from backbones import check_batches, load_pretrained, training_precision
 from cdb_loss import CDBLoss
@@ -41,7 +41,16 @@ from imagenet_predict import TOP, write_predictions
 from imagenet_test import BEST, PICTURES, RESULTS, evaluate, read_configured_list
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
-from longtail.cli import DEVICE_HELP, RESUME_HINT, ArgumentParser, add_run_arguments, exit_code, file_path, positive_int, seed_number
+from longtail.cli import (
+    DEVICE_HELP,
+    RESUME_HINT,
+    ArgumentParser,
+    add_run_arguments,
+    exit_code,
+    file_path,
+    positive_int,
+    seed_number,
+)
 from longtail.devices import Runtime, check_gpus
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
@@ -57,32 +66,65 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     """Return the flags. A flag overrides the YAML's value."""
     parser = ArgumentParser(__doc__)
     parser.add_argument("--cfg", type=file_path, metavar="FILE", help="the run's settings; config/ has examples")
-    parser.add_argument("--test", action="store_true", help="test the model in --model_dir; its own config.yaml is there, else --cfg")
-    parser.add_argument("--predict", type=file_path, metavar="PATH", help="predict the classes of an image, a folder or a list of images")
-    parser.add_argument("--out", type=file_path, metavar="FILE", help="with --predict: write the table there (CSV); default: print it")
-    parser.add_argument("--top", type=positive_int, metavar="K", help="with --predict: the K most probable classes; default: 5")
-    parser.add_argument("--model_dir", "--save_model", type=file_path, metavar="DIR", help="the run's folder; default: the YAML's")
-    parser.add_argument("--data_root", type=file_path, metavar="DIR", help="the folder that holds the images; default: the YAML's")
-    parser.add_argument("--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; default: the YAML's")
+    parser.add_argument(
+        "--test", action="store_true", help="test the model in --model_dir; its own config.yaml is there, else --cfg"
+    )
+    parser.add_argument(
+        "--predict",
+        type=file_path,
+        metavar="PATH",
+        help="predict the classes of an image, a folder or a list of images",
+    )
+    parser.add_argument(
+        "--out", type=file_path, metavar="FILE", help="with --predict: write the table there (CSV); default: print it"
+    )
+    parser.add_argument(
+        "--top", type=positive_int, metavar="K", help="with --predict: the K most probable classes; default: 5"
+    )
+    parser.add_argument(
+        "--model_dir", "--save_model", type=file_path, metavar="DIR", help="the run's folder; default: the YAML's"
+    )
+    parser.add_argument(
+        "--data_root", type=file_path, metavar="DIR", help="the folder that holds the images; default: the YAML's"
+    )
+    parser.add_argument(
+        "--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; default: the YAML's"
+    )
     parser.add_argument("--seed", type=seed_number, help="default: the YAML's, else 0")
     parser.add_argument("--n_gpus", type=int, help="GPUs for DataParallel; default: the YAML's, else 1")
     parser.add_argument("--device", help=f"{DEVICE_HELP}; default: the YAML's, else the GPU if there is one")
-    parser.add_argument("--workers", type=seed_number, help="processes that read images (0: none); default: the YAML's, else one per core")
+    parser.add_argument(
+        "--workers",
+        type=seed_number,
+        help="processes that read images (0: none); default: the YAML's, else one per core",
+    )
     add_run_arguments(parser, "its folder")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--tau_norm", action="store_true", help="with --test: normalised class weights, exponent chosen on validation")
+    kind.add_argument(
+        "--tau_norm", action="store_true", help="with --test: normalised class weights, exponent chosen on validation"
+    )
     kind.add_argument("--ncm", action="store_true", help="with --test: nearest class mean of the training features")
-    kind.add_argument("--logit_adjustment", action="store_true", help="with --test: scores minus a multiple of the log prior")
+    kind.add_argument(
+        "--logit_adjustment", action="store_true", help="with --test: scores minus a multiple of the log prior"
+    )
     args = parser.parse_args(argv)
     uses = args.test or args.predict
     for wrong, message in (
-            (not (args.cfg or uses and args.model_dir), "--cfg FILE is needed, or --test or --predict with --model_dir DIR"),
-            (args.test and args.predict, "--test and --predict are two commands"),
-            ((args.out or args.top) and not args.predict, "--out and --top belong to --predict"),
-            ((args.tau_norm or args.ncm or args.logit_adjustment) and not args.test,
-             "--tau_norm, --ncm and --logit_adjustment belong to --test"),
-            (uses and (args.resume or args.overwrite or args.tensorboard),
-             "--resume, --overwrite and --tensorboard belong to training, not to --test or --predict")):
+        (
+            not (args.cfg or uses and args.model_dir),
+            "--cfg FILE is needed, or --test or --predict with --model_dir DIR",
+        ),
+        (args.test and args.predict, "--test and --predict are two commands"),
+        ((args.out or args.top) and not args.predict, "--out and --top belong to --predict"),
+        (
+            (args.tau_norm or args.ncm or args.logit_adjustment) and not args.test,
+            "--tau_norm, --ncm and --logit_adjustment belong to --test",
+        ),
+        (
+            uses and (args.resume or args.overwrite or args.tensorboard),
+            "--resume, --overwrite and --tensorboard belong to training, not to --test or --predict",
+        ),
+    ):
         if wrong:
             parser.error(message)
     return args
@@ -92,12 +134,21 @@ def resolve(args: Namespace) -> Config:
     """Return the configuration with the flags in it. A relative path on the command line starts at the working directory."""
     file = args.cfg or args.model_dir / CONFIG
     if not args.cfg and not file.is_file():
-        raise FileNotFoundError(f"{file} not found: --model_dir must be the folder of a run; for a checkpoint without, name its --cfg too")
+        raise FileNotFoundError(
+            f"{file} not found: --model_dir must be the folder of a run; for a checkpoint without, name its --cfg too"
+        )
     places = {key: str(path.resolve()) for key in ("model_dir", "data_root") if (path := getattr(args, key))}
     if args.n_gpus is not None:
         check_gpus(args.n_gpus, found=0)
-    return read_config(file, **places, batch_size=args.batch_size, seed=args.seed, n_gpus=args.n_gpus, device=args.device,
-                       workers=args.workers)
+    return read_config(
+        file,
+        **places,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        n_gpus=args.n_gpus,
+        device=args.device,
+        workers=args.workers,
+    )
 
 
 class TwoPartTraining(Training):
@@ -134,11 +185,15 @@ def first_stage_model(config: Config) -> ImageNetModel:
     folder = config.path("first_stage")
     path, last = folder / BEST, folder / f"last_{folder.name}.pth"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: stage {config.stage} starts from the run that first_stage names; train that first")
+        raise FileNotFoundError(
+            f"{path} not found: stage {config.stage} starts from the run that first_stage names; train that first"
+        )
     checkpoint = load_checkpoint(path)
     model = load_model(checkpoint, path, config.num_classes, config.backbone)
-    if not last.is_file() and "arguments" in checkpoint:             # a released checkpoint has no arguments, and no other file
-        raise ValueError(f"{last} is missing, so {path} may belong to a run that is not finished; do not rename a run's folder")
+    if not last.is_file() and "arguments" in checkpoint:  # a released checkpoint has no arguments, and no other file
+        raise ValueError(
+            f"{last} is missing, so {path} may belong to a run that is not finished; do not rename a run's folder"
+        )
     state = load_checkpoint(last) if last.is_file() else {}
     done, epochs = state.get("epoch"), state.get("arguments", {}).get("num_epochs")
     if done != epochs:
@@ -172,6 +227,7 @@ def build_criterion(config: Config, class_counts: list[int]) -> nn.Module:
 
 def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) -> Callable[[int], Tensor | None]:
     """Return a function of an epoch, counted from 1, that gives class_probabilities; progressive sampling is even in the last epoch."""
+
     def probabilities(epoch: int) -> Tensor | None:
         progress = (epoch - 1) / max(1, config.num_epochs - 1)
         return class_probabilities(config.sampling, torch.tensor(counts), progress, criterion.weight.cpu())
@@ -191,26 +247,50 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
     counts = train_set.class_counts(config.num_classes)
     model = build_model(config, resuming, runtime)
     criterion = build_criterion(config, counts).to(runtime.device)
-    loaders = [ImageLoader(images, config.image_size, config.test_resize, config.workers, runtime) for images in (train_set, val_set)]
+    loaders = [
+        ImageLoader(images, config.image_size, config.test_resize, config.workers, runtime)
+        for images in (train_set, val_set)
+    ]
     probabilities = sampling_of_epochs(config, counts, criterion)
     training = TwoPartTraining(
-        model=model, parallel_model=runtime.parallelize(model), criterion=criterion, optimizer=build_optimizer(model, config),
-        schedule=cosine_schedule(config.num_epochs), train_batches=lambda epoch: loaders[0].training_batches(
-            probabilities(epoch), config.batch_size, epoch_seed(config.seed, epoch)), val_batches=loaders[1].evaluation_batches,
-        batches_per_epoch=math.ceil(len(train_set) / config.batch_size), images_per_epoch=len(train_set),
-        num_classes=config.num_classes, epochs=config.num_epochs, seed=config.seed,
+        model=model,
+        parallel_model=runtime.parallelize(model),
+        criterion=criterion,
+        optimizer=build_optimizer(model, config),
+        schedule=cosine_schedule(config.num_epochs),
+        train_batches=lambda epoch: loaders[0].training_batches(
+            probabilities(epoch), config.batch_size, epoch_seed(config.seed, epoch)
+        ),
+        val_batches=loaders[1].evaluation_batches,
+        batches_per_epoch=math.ceil(len(train_set) / config.batch_size),
+        images_per_epoch=len(train_set),
+        num_classes=config.num_classes,
+        epochs=config.num_epochs,
+        seed=config.seed,
         loss_function=F.cross_entropy if config.sampling == "difficulty" else None,
-        keep_by_class=len(set(val_set.class_counts(config.num_classes))) > 1)
-    runtime.say(f"{train_set.file.name}: {len(train_set)} training images of {config.num_classes} classes ({max(counts)} to {min(counts)} "
-                f"a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, sampling {config.sampling}; {runtime}")
-    arguments = config.settings() | {f"{split}_list": f"{images.file.name} {images.blob}"
-                                     for split, images in zip(("train", "val", "test"), lists, strict=True)}
+        keep_by_class=len(set(val_set.class_counts(config.num_classes))) > 1,
+    )
+    runtime.say(
+        f"{train_set.file.name}: {len(train_set)} training images of {config.num_classes} classes ({max(counts)} to {min(counts)} "
+        f"a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, sampling {config.sampling}; {runtime}"
+    )
+    arguments = config.settings() | {
+        f"{split}_list": f"{images.file.name} {images.blob}"
+        for split, images in zip(("train", "val", "test"), lists, strict=True)
+    }
     starts = {key: Path(place).name for key in ("first_stage", "pretrained") if (place := getattr(config, key))}
     arguments |= starts
     names = read_class_names(config.path("class_list"), config.num_classes) if config.class_list else None
-    return training, arguments, {"class_names": names or train_set.class_names(config.num_classes), "class_counts": counts,
-                                 "first_stage": starts.get("first_stage"),
-                                 "normalization": {"mean": list(MEAN), "std": list(STD)}}
+    return (
+        training,
+        arguments,
+        {
+            "class_names": names or train_set.class_names(config.num_classes),
+            "class_counts": counts,
+            "first_stage": starts.get("first_stage"),
+            "normalization": {"mean": list(MEAN), "std": list(STD)},
+        },
+    )
 
 
 def train(args: Namespace, config: Config) -> None:
@@ -219,11 +299,19 @@ def train(args: Namespace, config: Config) -> None:
     with start_runtime(config.n_gpus, precision, config.device) as runtime:
         folder = config.path("model_dir")
         if f"{folder.name}.json" in RESULTS.values():
-            raise ValueError(f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir")
-        run = Run(folder, folder.name, BEST, args.tensorboard, results=[*list(RESULTS.values())[1:], *PICTURES.values()])
+            raise ValueError(
+                f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir"
+            )
+        run = Run(
+            folder, folder.name, BEST, args.tensorboard, results=[*list(RESULTS.values())[1:], *PICTURES.values()]
+        )
         if runtime.is_main and (folder / CONFIG).exists() and not any(path.exists() for path in run.files):
-            raise ValueError(f"{folder / CONFIG} would be replaced by this run's settings: choose another --model_dir, or move it away")
-        training, arguments, description = prepare(config, runtime.broadcast(args.resume and run.last.exists()), runtime)
+            raise ValueError(
+                f"{folder / CONFIG} would be replaced by this run's settings: choose another --model_dir, or move it away"
+            )
+        training, arguments, description = prepare(
+            config, runtime.broadcast(args.resume and run.last.exists()), runtime
+        )
         if begin(training, run, arguments, description, args.resume, args.overwrite, runtime) and runtime.is_main:
             write_atomically(folder / CONFIG, config.dump().encode())
         unfinished = training.first_epoch <= training.epochs
@@ -246,7 +334,9 @@ def run(args: Namespace) -> int | None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return exit_code(lambda: run(args), hint="; no prediction was written" if args.predict else "" if args.test else RESUME_HINT)
+    return exit_code(
+        lambda: run(args), hint="; no prediction was written" if args.predict else "" if args.test else RESUME_HINT
+    )
 
 
 if __name__ == "__main__":

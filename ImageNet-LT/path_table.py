@@ -24,4 +24,4 @@ class PathTable(Sequence[str]):
     def __getitem__(self, index: int) -> str:
         """Return the path at `index`, which may be negative. IndexError past the end, as of a list."""
         place = range(len(self))[index]
-        return os.fsdecode(self._bytes[self._ends[place]:self._ends[place + 1]])
+        return os.fsdecode(self._bytes[self._ends[place] : self._ends[place + 1]])

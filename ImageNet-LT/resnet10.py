@@ -13,7 +13,7 @@ from backbones import torchvision_backbone
 from longtail.checkpoints import load_weights
 
 FEATURES = 512
-PARTS = ("feat_model", "classifier")     # of a model, and of a checkpoint
+PARTS = ("feat_model", "classifier")  # of a model, and of a checkpoint
 
 
 class BasicBlock(nn.Module):
@@ -25,8 +25,11 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = nn.Identity() if in_channels == channels else nn.Sequential(
-            nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        self.downsample = (
+            nn.Identity()
+            if in_channels == channels
+            else nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -51,10 +54,10 @@ class ResNet10(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
-        x = self.layer1(x)           # (N, 64, H/4, W/4)
-        x = self.layer2(x)           # (N, 128, H/8, W/8)
-        x = self.layer3(x)           # (N, 256, H/16, W/16)
-        x = self.layer4(x)           # (N, 512, H/32, W/32)
+        x = self.layer1(x)  # (N, 64, H/4, W/4)
+        x = self.layer2(x)  # (N, 128, H/8, W/8)
+        x = self.layer3(x)  # (N, 256, H/16, W/16)
+        x = self.layer4(x)  # (N, 512, H/32, W/32)
         return x.mean(dim=(2, 3))
 
 
@@ -105,7 +108,10 @@ class ImageNetModel(nn.Module):
 
 def split_state(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Split a model's state dict into the two that a checkpoint holds."""
-    return {part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")} for part in PARTS}
+    return {
+        part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
+        for part in PARTS
+    }
 
 
 def join_state(checkpoint: dict[str, Any], path: object) -> dict[str, Tensor]:
@@ -121,14 +127,14 @@ def join_state(checkpoint: dict[str, Any], path: object) -> dict[str, Tensor]:
 def load_model(checkpoint: dict[str, Any], path: object, num_classes: int, backbone: str = "resnet10") -> ImageNetModel:
     """Return the model of a checkpoint. Raise ValueError that names what does not fit."""
     state = join_state(checkpoint, path)
-    trained = checkpoint.get("arguments", {}).get("backbone", backbone)      # a released one does not say
+    trained = checkpoint.get("arguments", {}).get("backbone", backbone)  # a released one does not say
     if trained != backbone:
         raise ValueError(f"{path} was trained with backbone {trained}, not {backbone}: set backbone to {trained}")
     model = ImageNetModel(num_classes, "lws" if "classifier.scales" in state else "features", backbone)
     model.requires_grad_(True)
     load_weights(model, state, path)
     if "state_dict_best" in checkpoint and isinstance(model.classifier, ScaledClassifier):
-        model.classifier.fc.bias.data.mul_(model.classifier.scales.data)      # the released LWS scales the bias too
+        model.classifier.fc.bias.data.mul_(model.classifier.scales.data)  # the released LWS scales the bias too
     return model
 
 

@@ -15,7 +15,7 @@ class Losses:
     def __init__(self, epoch: int, batches_between_reads: int):
         self.epoch, self.every = epoch, batches_between_reads
         self.unread: list[tuple[Tensor, Tensor, int]] = []
-        self.batches, self.images, self.sum, self.last = 0, 0, 0.0, math.nan     # of what has been read
+        self.batches, self.images, self.sum, self.last = 0, 0, 0.0, math.nan  # of what has been read
 
     def add(self, loss: Tensor, gradient: Tensor, images: int) -> None:
         """Record a batch: its mean loss and gradient norm, scalars on the device, and its number of images."""
@@ -26,10 +26,16 @@ class Losses:
     def read(self) -> None:
         """Add what is unread to the sum. Raise ValueError for the first batch whose loss or gradient is not finite."""
         unread, self.unread = self.unread, []
-        values = torch.stack([value for loss, gradient, _ in unread for value in (loss, gradient)]).tolist() if unread else []
+        values = (
+            torch.stack([value for loss, gradient, _ in unread for value in (loss, gradient)]).tolist()
+            if unread
+            else []
+        )
         for loss, gradient, (_, _, images) in zip(values[::2], values[1::2], unread, strict=True):
             self.batches += 1
             if not (math.isfinite(loss) and math.isfinite(gradient)):
-                raise ValueError(f"epoch {self.epoch}, batch {self.batches}: loss {loss:g}, gradient norm {gradient:g}; the last finite "
-                                 f"loss was {self.last:g}; the last good checkpoint is kept, a smaller learning rate may help")
+                raise ValueError(
+                    f"epoch {self.epoch}, batch {self.batches}: loss {loss:g}, gradient norm {gradient:g}; the last finite "
+                    f"loss was {self.last:g}; the last good checkpoint is kept, a smaller learning rate may help"
+                )
             self.sum, self.images, self.last = self.sum + loss * images, self.images + images, loss

@@ -11,8 +11,8 @@ import torch
 from longtail.cli import some
 from longtail.files import write_atomically
 
-LARGEST_EPOCH = 10 ** 6
-WHERE_HTML_STARTS = 1024     # bytes; only blanks may stand before it
+LARGEST_EPOCH = 10**6
+WHERE_HTML_STARTS = 1024  # bytes; only blanks may stand before it
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -28,15 +28,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # torch comments on odd pickles; the error below says enough
+            warnings.simplefilter("ignore")  # torch comments on odd pickles; the error below says enough
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:                  # a damaged file makes torch raise anything, struct.error and AssertionError too
+    except Exception as error:  # a damaged file makes torch raise anything, struct.error and AssertionError too
         if is_web_page(path):
-            raise ValueError(f"{path} is a web page, not a checkpoint: the download brought an error or a login; fetch it again") from None
-        reason = "it is damaged" if not isinstance(error, pickle.UnpicklingError) else "it is damaged or holds more than plain values"
+            raise ValueError(
+                f"{path} is a web page, not a checkpoint: the download brought an error or a login; fetch it again"
+            ) from None
+        reason = (
+            "it is damaged"
+            if not isinstance(error, pickle.UnpicklingError)
+            else "it is damaged or holds more than plain values"
+        )
         raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise ValueError(f"{path} holds {'other keys than text' if isinstance(state, dict) else type(state).__name__}, not a checkpoint")
+        raise ValueError(
+            f"{path} holds {'other keys than text' if isinstance(state, dict) else type(state).__name__}, not a checkpoint"
+        )
     check_description(state, path)
     return state
 
@@ -51,12 +59,19 @@ def check_description(state: dict[str, Any], path: Path) -> None:
     """Raise ValueError unless what a checkpoint says of itself, if it does, can be compared and printed."""
     names, counts = state.get("class_names"), state.get("class_counts")
     plain = (str, int, float, bool, type(None))
-    fit = {"arguments": lambda value: isinstance(value, dict) and all(type(part) in plain for item in value.items() for part in item),
-           "epoch": lambda value: type(value) is int and 0 <= value <= LARGEST_EPOCH,
-           "accuracy": lambda value: type(value) in (int, float),
-           "class_counts": lambda value: isinstance(value, list) and all(map(is_count, value)),
-           "class_names": lambda value: isinstance(value, list) and all(type(name) is str for name in value)
-           and (not isinstance(counts, list) or len(names) == len(counts))}
+    fit = {
+        "arguments": lambda value: (
+            isinstance(value, dict) and all(type(part) in plain for item in value.items() for part in item)
+        ),
+        "epoch": lambda value: type(value) is int and 0 <= value <= LARGEST_EPOCH,
+        "accuracy": lambda value: type(value) in (int, float),
+        "class_counts": lambda value: isinstance(value, list) and all(map(is_count, value)),
+        "class_names": lambda value: (
+            isinstance(value, list)
+            and all(type(name) is str for name in value)
+            and (not isinstance(counts, list) or len(names) == len(counts))
+        ),
+    }
     wrong = [key for key, fits in fit.items() if state.get(key) is not None and not fits(state[key])]
     if wrong:
         raise ValueError(f"{path} is not a checkpoint that can be used: its {' and '.join(wrong)} cannot be right")
@@ -64,7 +79,7 @@ def check_description(state: dict[str, Any], path: Path) -> None:
 
 def is_count(value: object) -> bool:
     """Return whether `value` is a whole number from 1 to 2**31 - 1."""
-    return type(value) is int and 0 < value < 2 ** 31
+    return type(value) is int and 0 < value < 2**31
 
 
 def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
@@ -76,13 +91,16 @@ def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: P
         raise ValueError(f"{path} holds no weights by name")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     own = model.state_dict()
-    wrong = [f"{key} {shape_of(state.get(key))} instead of {shape_of(own.get(key))}"
-             for key in sorted(own.keys() | state.keys()) if shape_of(own.get(key)) != shape_of(state.get(key))]
+    wrong = [
+        f"{key} {shape_of(state.get(key))} instead of {shape_of(own.get(key))}"
+        for key in sorted(own.keys() | state.keys())
+        if shape_of(own.get(key)) != shape_of(state.get(key))
+    ]
     if wrong:
         raise ValueError(f"{path} does not fit this model: {some(wrong, '; ')}")
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:       # of the right shape, but sparse, quantised or without data
+    except RuntimeError as error:  # of the right shape, but sparse, quantised or without data
         raise ValueError(f"{path} does not fit this model: {error}") from error
 
 

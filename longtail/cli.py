@@ -13,8 +13,14 @@ from longtail.files import expanded
 from longtail.signals import Stopped, received
 
 # gloo and NCCL raise a RuntimeError with one of these words when another process of the job is gone.
-PARTNER_LOST = ("remote worker", "onnection closed by peer", "onnection reset by peer", "roken pipe", "remote process exited",
-                "Timed out waiting")
+PARTNER_LOST = (
+    "remote worker",
+    "onnection closed by peer",
+    "onnection reset by peer",
+    "roken pipe",
+    "remote process exited",
+    "Timed out waiting",
+)
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICE_HELP = "cpu, or a GPU as PyTorch calls it: cuda, cuda:1, mps, xpu"
 RESUME_HINT = "; --resume continues after the last finished epoch"
@@ -45,15 +51,15 @@ def file_path(text: str) -> Path:
 
 def positive_int(text: str) -> int:
     """Convert an argument to a whole number of at least 1 and below 2**32."""
-    if not text.isdecimal() or not 1 <= int(text) < 2 ** 32:
+    if not text.isdecimal() or not 1 <= int(text) < 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
 
 
 def seed_number(text: str) -> int:
     """Convert an argument to a whole number from 0 to 2**32 - 1."""
-    if not text.isdecimal() or int(text) >= 2 ** 32:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2 ** 32 - 1}, not {text!r}")
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}, not {text!r}")
     return int(text)
 
 
@@ -75,7 +81,9 @@ def number_in(low: float, high: float, include_low: bool = True, include_high: b
     return parse
 
 
-def add_device_arguments(parser: argparse.ArgumentParser, auto: str = "bf16 where the hardware is faster in it") -> None:
+def add_device_arguments(
+    parser: argparse.ArgumentParser, auto: str = "bf16 where the hardware is faster in it"
+) -> None:
     """Add --n_gpus, --device and --precision to a parser, or a group of one; `auto` says what the precision 'auto' means."""
     parser.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
     parser.add_argument("--device", help=f"{DEVICE_HELP}; default: the GPU if there is one")
@@ -86,7 +94,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
     """Add --tensorboard, and --resume and --overwrite, which exclude each other; `folder` names the run's folder in the help."""
     parser.add_argument("--tensorboard", action="store_true", help=f"write the log for TensorBoard too, below {folder}")
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help=f"continue the run in {folder}; from epoch 1 if there is none")
+    existing.add_argument(
+        "--resume", action="store_true", help=f"continue the run in {folder}; from epoch 1 if there is none"
+    )
     existing.add_argument("--overwrite", action="store_true", help=f"replace the run in {folder}")
 
 
@@ -115,13 +125,13 @@ def outcome(action: Callable[[], int | None], hint: str) -> int:
         return 2
     except Stopped:
         return stopped_code(hint)
-    except KeyboardInterrupt:     # outside of stop_signals
+    except KeyboardInterrupt:  # outside of stop_signals
         say_error("stopped by SIGINT")
         return 128 + signal.SIGINT
     except RuntimeError as error:
-        if received():            # the other processes were stopped too, and their end is not an error
+        if received():  # the other processes were stopped too, and their end is not an error
             return stopped_code(hint)
-        if type(error).__name__ == "OutOfMemoryError":      # torch's; this module does not import torch
+        if type(error).__name__ == "OutOfMemoryError":  # torch's; this module does not import torch
             say_error(f"error: {error}")
             return 2
         if several_processes() and any(words in str(error) for words in PARTNER_LOST):

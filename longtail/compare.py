@@ -19,7 +19,7 @@ from textwrap import fill
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longtail` is found
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code, file_path
 from longtail.files import save_figure
@@ -28,8 +28,8 @@ from longtail.plot import COLORS, DPI, Log, beside, find_log, load_log
 from longtail.tables import markdown
 
 CONFIDENCE = 0.95
-TITLE_WIDTH = 72                                # characters that fit above the picture
-EPOCH_FLAGS = ("max_epochs", "num_epochs")      # what the experiments call the length of a run
+TITLE_WIDTH = 72  # characters that fit above the picture
+EPOCH_FLAGS = ("max_epochs", "num_epochs")  # what the experiments call the length of a run
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ def is_tested(path: Path) -> bool:
 
 def by_class(figures: dict) -> list[float]:
     """Return the accuracies by group of what a test script wrote. KeyError, TypeError or ValueError if it lacks the classes' counts."""
-    train, correct, images = (torch.tensor([one[key] for one in figures["classes"]], dtype=torch.double)
-                              for key in ("training_images", "correct", "images"))
+    train, correct, images = (
+        torch.tensor([one[key] for one in figures["classes"]], dtype=torch.double)
+        for key in ("training_images", "correct", "images")
+    )
     return [100 * share for share in shot_accuracy(correct, images, train.tolist()).values()]
 
 
@@ -77,11 +79,15 @@ def tested(path: Path, name: str) -> list[float]:
     """Return the accuracies by group in a test script's JSON. ValueError if it lacks the classes' counts, or is not of run `name`."""
     figures = read_object(path)
     if figures.get("checkpoint", f"best_{name}.pth") != f"best_{name}.pth":
-        raise ValueError(f"{path} is a test of {figures['checkpoint']}, not of best_{name}.pth: test that one, with --json {path}")
+        raise ValueError(
+            f"{path} is a test of {figures['checkpoint']}, not of best_{name}.pth: test that one, with --json {path}"
+        )
     try:
         return by_class(figures)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold training_images, correct and images of every class: {error!r}") from error
+        raise ValueError(
+            f"{path} does not hold training_images, correct and images of every class: {error!r}"
+        ) from error
 
 
 def validated(log: Log) -> list[float]:
@@ -99,7 +105,9 @@ def read_setting(runs: list[Path], on_test: bool) -> Setting:
         arguments = read_object(beside(path)).get("arguments", {})
         epochs = next((arguments[key] for key in EPOCH_FLAGS if key in arguments), None)
         if epochs != log.measures["epoch"][-1]:
-            raise ValueError(f"{path} has {log.measures['epoch'][-1]:.0f} of {epochs} epochs: only finished runs are compared")
+            raise ValueError(
+                f"{path} has {log.measures['epoch'][-1]:.0f} of {epochs} epochs: only finished runs are compared"
+            )
         if arguments.get("seed") in seeds:
             raise ValueError(f"{path} has seed {arguments['seed']}, as a run before it: each seed counts once")
         seeds.append(arguments.get("seed"))
@@ -114,7 +122,9 @@ def read_setting(runs: list[Path], on_test: bool) -> Setting:
 
 def apart_by_name(run: Path, other: Path) -> tuple[str, str]:
     """Return for each of two runs of one loss the words of its path that the other lacks, seeds aside; both paths if none differs."""
-    a, b = ([word for word in re.split(r"[/\\_]", str(path)) if not re.fullmatch(r"seed\d+", word)] for path in (run, other))
+    a, b = (
+        [word for word in re.split(r"[/\\_]", str(path)) if not re.fullmatch(r"seed\d+", word)] for path in (run, other)
+    )
     names = " ".join(word for word in a if word not in b), " ".join(word for word in b if word not in a)
     return names if any(names) else (str(run), str(other))
 
@@ -130,19 +140,30 @@ def difference(a: Setting, b: Setting) -> Difference:
     parts = np.stack([setting.accuracy.var(axis=0, ddof=1) / len(setting.seeds) for setting in (a, b)])
     total = parts.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = total ** 2 / sum(part ** 2 / (len(setting.seeds) - 1) for part, setting in zip(parts, (a, b), strict=True))
-        half = np.where(total > 0, t.ppf((1 + CONFIDENCE) / 2, freedom) * total ** 0.5, total)
+        freedom = total**2 / sum(
+            part**2 / (len(setting.seeds) - 1) for part, setting in zip(parts, (a, b), strict=True)
+        )
+        half = np.where(total > 0, t.ppf((1 + CONFIDENCE) / 2, freedom) * total**0.5, total)
     return Difference(a.accuracy.mean(axis=0) - b.accuracy.mean(axis=0), half, False)
 
 
 def rows(a: Setting, b: Setting, apart: Difference) -> list[dict[str, str]]:
     """Return the table's rows: group, both settings, the difference and its interval; none for a group without classes."""
+
     def spread(values: np.ndarray) -> str:
         return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
 
-    return [{"classes": name, a.label: spread(a.accuracy[:, g]), b.label: spread(b.accuracy[:, g]), "difference": f"{apart.mean[g]:+.2f}",
-             "95 % interval": f"{apart.mean[g] - apart.half_width[g]:+.2f} to {apart.mean[g] + apart.half_width[g]:+.2f}"}
-            for g, name in enumerate(SHOTS) if np.isfinite(apart.mean[g])]
+    return [
+        {
+            "classes": name,
+            a.label: spread(a.accuracy[:, g]),
+            b.label: spread(b.accuracy[:, g]),
+            "difference": f"{apart.mean[g]:+.2f}",
+            "95 % interval": f"{apart.mean[g] - apart.half_width[g]:+.2f} to {apart.mean[g] + apart.half_width[g]:+.2f}",
+        }
+        for g, name in enumerate(SHOTS)
+        if np.isfinite(apart.mean[g])
+    ]
 
 
 def draw(a: Setting, b: Setting, title: str, path: Path) -> None:
@@ -173,12 +194,16 @@ def compare(args: Namespace) -> None:
     a, b = read_setting(runs, on_test), read_setting(against, on_test)
     if a.label == b.label:
         names = apart_by_name(runs[0], against[0])
-        a, b = (replace(setting, label=f"{setting.label} ({name})" if name else setting.label)
-                for setting, name in zip((a, b), names, strict=True))
+        a, b = (
+            replace(setting, label=f"{setting.label} ({name})" if name else setting.label)
+            for setting, name in zip((a, b), names, strict=True)
+        )
     apart = difference(a, b)
     where = "test" if on_test else "validation, in the kept epoch, since not every run has a test.json with its classes"
     kind = f"pairs of seeds {', '.join(map(str, sorted(a.seeds)))}" if apart.paired else "other seeds, not paired"
-    print(f"accuracy in % on {where}: {a.label} ({len(a.seeds)} seeds) against {b.label} ({len(b.seeds)} seeds); {kind}\n")
+    print(
+        f"accuracy in % on {where}: {a.label} ({len(a.seeds)} seeds) against {b.label} ({len(b.seeds)} seeds); {kind}\n"
+    )
     print(markdown(rows(a, b, apart), left=("classes",)))
     args.out.mkdir(parents=True, exist_ok=True)
     title = f"{a.label} - {b.label}: {apart.mean[0]:+.2f} ± {apart.half_width[0]:.2f} points (95 %)"
@@ -188,9 +213,15 @@ def compare(args: Namespace) -> None:
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("runs", nargs="+", type=file_path, metavar="RUN", help="finished runs of the one setting, one for each seed")
-    parser.add_argument("--against", nargs="+", type=file_path, metavar="RUN", required=True, help="finished runs of the other setting")
-    parser.add_argument("--out", type=file_path, default=Path(), help="folder of the picture; default: the working directory")
+    parser.add_argument(
+        "runs", nargs="+", type=file_path, metavar="RUN", help="finished runs of the one setting, one for each seed"
+    )
+    parser.add_argument(
+        "--against", nargs="+", type=file_path, metavar="RUN", required=True, help="finished runs of the other setting"
+    )
+    parser.add_argument(
+        "--out", type=file_path, default=Path(), help="folder of the picture; default: the working directory"
+    )
     return parser.parse_args(argv)
 
 

@@ -18,13 +18,16 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3   # glibc malloc.h
-LARGEST_BLOCK_KEPT = 1 << 25                  # bytes; the most that glibc accepts
-MEMORY_KEPT = 1 << 28                         # bytes at the top of the heap that are not returned to the system
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc malloc.h
+LARGEST_BLOCK_KEPT = 1 << 25  # bytes; the most that glibc accepts
+MEMORY_KEPT = 1 << 28  # bytes at the top of the heap that are not returned to the system
 # DistributedDataParallel's argument for it; PyTorch 2.14 renamed it, and warns of the old name
-OWN_BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers")
-                   if name in inspect.signature(nn.parallel.DistributedDataParallel).parameters)
-BATCHES_BETWEEN_READS = 50                    # on a GPU: reading a result waits until the GPU has worked off its queue
+OWN_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(nn.parallel.DistributedDataParallel).parameters
+)
+BATCHES_BETWEEN_READS = 50  # on a GPU: reading a result waits until the GPU has worked off its queue
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Runtime:
     @property
     def pins_memory(self) -> bool:
         """Whether a loader should put batches into pinned memory, from which they are copied while the GPU computes."""
-        return self.device.type not in ("cpu", "mps")      # MPS shares the CPU's memory
+        return self.device.type not in ("cpu", "mps")  # MPS shares the CPU's memory
 
     @property
     def precision(self) -> str:
@@ -84,13 +87,15 @@ class Runtime:
     def check_batch_size(self, batch_size: int) -> None:
         """Raise ValueError unless every process can take an equal part of a batch of `batch_size`."""
         if batch_size % self.world_size:
-            raise ValueError(f"a batch of {batch_size} does not divide among {self.world_size} processes; "
-                             "--batch_size must be a multiple of their number")
+            raise ValueError(
+                f"a batch of {batch_size} does not divide among {self.world_size} processes; "
+                "--batch_size must be a multiple of their number"
+            )
 
     def share(self, batch: Tensor) -> Tensor:
         """Return this process's part of a whole batch, equally long in every process; a smaller rest is left out."""
         size = len(batch) // self.world_size
-        return batch[self.rank * size:(self.rank + 1) * size]
+        return batch[self.rank * size : (self.rank + 1) * size]
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum `values` over the processes, in place, and return them."""
@@ -145,7 +150,9 @@ class InPrecision(nn.Module):
 
 def find_gpus() -> tuple[str, int]:
     """Return how PyTorch calls this machine's GPUs, such as "cuda", and how many there are; ("cpu", 0) for none."""
-    if not torch.accelerator.is_available():      # without a GPU, current_accelerator() names the one that PyTorch was built for
+    if (
+        not torch.accelerator.is_available()
+    ):  # without a GPU, current_accelerator() names the one that PyTorch was built for
         return "cpu", 0
     return torch.accelerator.current_accelerator().type, torch.accelerator.device_count()
 
@@ -155,7 +162,9 @@ def means_cpu(name: str | None) -> bool:
     return name.startswith("cpu") if name else not torch.accelerator.is_available()
 
 
-def choose_device(name: str | None, n_gpus: int = 1, local_rank: int = 0, world_size: int = 1) -> tuple[torch.device, int]:
+def choose_device(
+    name: str | None, n_gpus: int = 1, local_rank: int = 0, world_size: int = 1
+) -> tuple[torch.device, int]:
     """Return this process's device and how many GPUs it uses. `name` is --device: None takes the GPU if there is one, else the CPU.
 
     Raise ValueError for a device that is not here, for more GPUs than there are, and for one GPU's number together with several.
@@ -174,25 +183,31 @@ def choose_device(name: str | None, n_gpus: int = 1, local_rank: int = 0, world_
     if not found:
         return torch.device("cpu"), 0
     if asked.index is not None and (n_gpus > 1 or world_size > 1):
-        raise ValueError(f"--device {name} names one GPU, and this run would use several: --device {kind} lets it choose")
+        raise ValueError(
+            f"--device {name} names one GPU, and this run would use several: --device {kind} lets it choose"
+        )
     return torch.device(kind, local_rank if asked.index is None else asked.index), 1 if world_size > 1 else n_gpus
 
 
 def check_gpus(n_gpus: int, found: int, local_rank: int = 0) -> None:
     """Raise ValueError for a number of GPUs that cannot be: DataParallel without GPUs would go on silently."""
     if n_gpus < 1:
-        raise ValueError(f"--n_gpus must be at least 1, not {n_gpus} (a machine without a GPU uses its CPU all the same)")
+        raise ValueError(
+            f"--n_gpus must be at least 1, not {n_gpus} (a machine without a GPU uses its CPU all the same)"
+        )
     if found and n_gpus > found:
         raise ValueError(f"--n_gpus {n_gpus}: this machine has {found} GPU{'s' if found > 1 else ''}")
     if found and local_rank >= found:
-        raise ValueError(f"torchrun started process {local_rank + 1} on a machine with {found} GPU{'s' if found > 1 else ''}; "
-                         f"--nproc-per-node must be at most {found}")
+        raise ValueError(
+            f"torchrun started process {local_rank + 1} on a machine with {found} GPU{'s' if found > 1 else ''}; "
+            f"--nproc-per-node must be at most {found}"
+        )
 
 
 def device_name(device: torch.device) -> str:
     """Return the name of a GPU, or the processor's as Linux gives it, else what kind of device or architecture it is."""
     if device.type != "cpu":
-        name = getattr(torch.get_device_module(device), "get_device_name", None)       # MPS has none
+        name = getattr(torch.get_device_module(device), "get_device_name", None)  # MPS has none
         return name(device) if name else device.type
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -210,8 +225,10 @@ def wants_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cpu":
-        return torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and "Intel" not in device_name(device))
-    supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)      # MPS has no such question
+        return torch.cpu._is_amx_tile_supported() or (
+            torch.cpu._is_avx512_bf16_supported() and "Intel" not in device_name(device)
+        )
+    supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)  # MPS has no such question
     return supported is not None and supported(including_emulation=False)
 
 

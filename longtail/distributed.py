@@ -24,8 +24,9 @@ def start_runtime(n_gpus: int = 1, precision: str = "auto", device: str | None =
     """
     keep_large_blocks()
     torch.backends.cudnn.deterministic = True
-    rank, local_rank, world_size = (int(os.environ.get(name, default)) for name, default in
-                                    (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
+    rank, local_rank, world_size = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
+    )
     place, gpus = choose_device(device, n_gpus, local_rank, world_size)
     if gpus:
         torch.accelerator.set_device_index(place.index)
@@ -33,7 +34,7 @@ def start_runtime(n_gpus: int = 1, precision: str = "auto", device: str | None =
     with stop_signals():
         if world_size > 1:
             store = rendezvous_store(*next(torch.distributed.rendezvous("env://")))
-            backend = torch.distributed.get_default_backend_for_device(place)      # NCCL for CUDA, gloo for the CPU
+            backend = torch.distributed.get_default_backend_for_device(place)  # NCCL for CUDA, gloo for the CPU
             torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
         try:
             if not gpus:
@@ -62,7 +63,7 @@ def rendezvous_store(store: torch.distributed.Store, rank: int, world_size: int)
     def all_here() -> bool:
         absent = [other for other in range(1, world_size) if not store.check([f"{token}/{other} is here"])]
         for other in absent:
-            if store.check([f"hello/{other}"]):            # perhaps of a dead process; its successor will overwrite it
+            if store.check([f"hello/{other}"]):  # perhaps of a dead process; its successor will overwrite it
                 store.set(f"name for {store.get(f'hello/{other}').decode()}", token)
         return not absent
 

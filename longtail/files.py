@@ -26,7 +26,9 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written: {error.strerror or error}; what was there before is untouched") from error
+        raise OSError(
+            f"{path} could not be written: {error.strerror or error}; what was there before is untouched"
+        ) from error
 
 
 def save_figure(figure: Any, path: Path, **settings: Any) -> None:
@@ -106,6 +108,6 @@ def read_text(path: Path, most: int) -> str:
     """Return the content of a text file in UTF-8. Raise OSError or ValueError as `check_file` does, or if it is not text."""
     check_file(path, most)
     try:
-        return path.read_text(encoding="utf-8-sig")       # an editor of Windows may begin it with a byte order mark
+        return path.read_text(encoding="utf-8-sig")  # an editor of Windows may begin it with a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8, in which it must be saved: {error}") from None

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 RIVALS = ("CE", "FL", "EQL", "CB_Softmax", "CB_Focal", "LDAM-DRW", "Balanced_Softmax", "Logit_Adjustment")
-LDAM_MAX_MARGIN, LDAM_SCALE = 0.5, 30.0   # Cao et al., section 4 and released code
-DRW_START = 2 / 3                         # the paper's first step of the learning rate, 160 of 240 epochs
+LDAM_MAX_MARGIN, LDAM_SCALE = 0.5, 30.0  # Cao et al., section 4 and released code
+DRW_START = 2 / 3  # the paper's first step of the learning rate, 160 of 240 epochs
 
 
 def focal_factor(cross_entropy: Tensor, gamma: float) -> Tensor:
     """Return (1 - p) ** gamma for the probability p that belongs to a cross-entropy; Lin et al., ICCV 2017, equation 4."""
     miss = -torch.expm1(-cross_entropy)
-    return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma   # a gradient that is finite at p = 1, gamma < 1
+    return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma  # a gradient that is finite at p = 1, gamma < 1
 
 
 def along_classes(values: Tensor, logits: Tensor) -> Tensor:
@@ -62,10 +62,19 @@ class ClassLoss(nn.Module):
     the elements that count; if none counts, the loss is 0. ValueError for a class without training samples.
     """
 
-    labels_only = ""        # why a loss takes class indices alone, without label smoothing; empty if it takes probabilities too
+    labels_only = (
+        ""  # why a loss takes class indices alone, without label smoothing; empty if it takes probabilities too
+    )
     reductions = ("mean", "weighted_mean", "sum", "none")
 
-    def __init__(self, class_counts: list[int], *, reduction: str = "mean", ignore_index: int = -100, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        class_counts: list[int],
+        *,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+    ):
         super().__init__()
         if min(class_counts, default=0) < 1:
             raise ValueError(f"every class needs a training sample; the class counts are {class_counts}")
@@ -82,9 +91,11 @@ class ClassLoss(nn.Module):
         wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if target.is_floating_point():
             if self.labels_only:
-                raise ValueError(f"{type(self).__name__} needs class indices as targets, not probabilities: {self.labels_only}")
+                raise ValueError(
+                    f"{type(self).__name__} needs class indices as targets, not probabilities: {self.labels_only}"
+                )
             losses = self.elementwise(wide, target)
-            counts = weights = torch.ones_like(losses)              # as in PyTorch, whose weighted mean counts elements here
+            counts = weights = torch.ones_like(losses)  # as in PyTorch, whose weighted mean counts elements here
         else:
             target = target.long()
             losses, counts = self.elementwise(wide, target), target != self.ignore_index
@@ -97,8 +108,14 @@ class ClassLoss(nn.Module):
 
     def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the weighted cross-entropy of each element."""
-        return F.cross_entropy(logits, target, self.weight.to(logits.dtype), ignore_index=self.ignore_index, reduction="none",
-                               label_smoothing=self.label_smoothing)
+        return F.cross_entropy(
+            logits,
+            target,
+            self.weight.to(logits.dtype),
+            ignore_index=self.ignore_index,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
 
     def start_epoch(self, progress: float) -> None:
         """Do nothing; a loss that changes during training overrides it. `progress` is the share of training that is done, 0 to 1."""
@@ -187,7 +204,7 @@ class LDAMLoss(ClassLoss):
 
     def __init__(self, class_counts: list[int], beta: float = 0.9999, **options: Any):
         super().__init__(class_counts, **{"reduction": "weighted_mean", **options})
-        margins = self.class_counts ** -0.25
+        margins = self.class_counts**-0.25
         self.register_buffer("margins", margins / margins.max() * LDAM_MAX_MARGIN, persistent=False)
         self.register_buffer("deferred_weight", effective_number_weights(self.class_counts, beta), persistent=False)
 
@@ -223,8 +240,16 @@ class BalancedSoftmaxLoss(ClassLoss):
         return self.cross_entropy(logits + along_classes(self.class_counts.log(), logits), target)
 
 
-def build_rival(loss_type: str, class_counts: list[int], *, gamma: float = 1.0, beta: float = 0.9999, eql_gamma: float = 0.9,
-                eql_lambda: float = 0.005, **options: Any) -> ClassLoss:
+def build_rival(
+    loss_type: str,
+    class_counts: list[int],
+    *,
+    gamma: float = 1.0,
+    beta: float = 0.9999,
+    eql_gamma: float = 0.9,
+    eql_lambda: float = 0.005,
+    **options: Any,
+) -> ClassLoss:
     """Return the loss that goes by one of the RIVALS; each takes from the settings what it needs, all take ClassLoss's options."""
     choices = {
         "CE": (ClassLoss, {}),

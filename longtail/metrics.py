@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from longtail.devices import Runtime
 from longtail.signals import raise_if_stopped
 
-Batches = Iterable[tuple[Tensor, Tensor]]      # inputs and labels
-MANY_ABOVE, FEW_BELOW = 100, 20     # training images of a class; Liu et al., "Open Long-Tailed Recognition", CVPR 2019
+Batches = Iterable[tuple[Tensor, Tensor]]  # inputs and labels
+MANY_ABOVE, FEW_BELOW = 100, 20  # training images of a class; Liu et al., "Open Long-Tailed Recognition", CVPR 2019
 SHOTS = ("all", "many", "medium", "few")
 SHOT_SIZES = f"many > {MANY_ABOVE} training images, medium {FEW_BELOW}-{MANY_ABOVE}, few < {FEW_BELOW}"
 
@@ -36,14 +36,18 @@ def count_confusion(model: nn.Module, batches: Batches, num_classes: int, runtim
 def shot_accuracy(correct: Tensor, total: Tensor, class_counts: list[int]) -> dict[str, float]:
     """Return the accuracy over the images of each group of SHOTS; nan for a group without images. Counts have shape (C,)."""
     counts = torch.tensor(class_counts, device=correct.device)
-    groups = {"all": counts >= 0, "many": counts > MANY_ABOVE, "medium": (counts >= FEW_BELOW) & (counts <= MANY_ABOVE),
-              "few": counts < FEW_BELOW}
+    groups = {
+        "all": counts >= 0,
+        "many": counts > MANY_ABOVE,
+        "medium": (counts >= FEW_BELOW) & (counts <= MANY_ABOVE),
+        "few": counts < FEW_BELOW,
+    }
     return {name: (correct[group].sum() / total[group].sum()).item() for name, group in groups.items()}
 
 
 def macro_f1(confusion: Tensor) -> float:
     """Return F1 averaged over the classes that occur as labels or as predictions, from a confusion matrix (C, C)."""
-    confusion = confusion.cpu()                 # not every GPU has float64
+    confusion = confusion.cpu()  # not every GPU has float64
     either = confusion.sum(0) + confusion.sum(1)
     return (2 * confusion.diagonal().double() / either)[either > 0].mean().item()
 
@@ -63,14 +67,25 @@ def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] |
     """
     correct, total = confusion.diagonal(), confusion.sum(1)
     names, wrong = names or [str(c) for c in range(len(total))], confusion - correct.diag()
-    figures: dict[str, Any] = {"images": int(total.sum()), "accuracy": (correct.sum() / total.sum()).item(),
-                               "balanced_accuracy": balanced_accuracy(confusion), "f1": macro_f1(confusion)}
+    figures: dict[str, Any] = {
+        "images": int(total.sum()),
+        "accuracy": (correct.sum() / total.sum()).item(),
+        "balanced_accuracy": balanced_accuracy(confusion),
+        "f1": macro_f1(confusion),
+    }
     if class_counts:
         figures["shots"] = {name: known(share) for name, share in shot_accuracy(correct, total, class_counts).items()}
-    figures["classes"] = [{"name": names[c], "training_images": class_counts[c] if class_counts else None, "accuracy": known(share),
-                           "correct": int(correct[c]), "images": int(total[c]),
-                           "taken_for": names[wrong[c].argmax()] if wrong[c].any() else None}
-                          for c, share in enumerate((correct / total).tolist())]
+    figures["classes"] = [
+        {
+            "name": names[c],
+            "training_images": class_counts[c] if class_counts else None,
+            "accuracy": known(share),
+            "correct": int(correct[c]),
+            "images": int(total[c]),
+            "taken_for": names[wrong[c].argmax()] if wrong[c].any() else None,
+        }
+        for c, share in enumerate((correct / total).tolist())
+    ]
     return figures
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # so that `longtail` is found
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code, file_path
 from longtail.files import read_text, save_figure
@@ -25,9 +25,9 @@ from longtail.run import read_log
 from longtail.tables import cdb_settings_label
 
 DPI = 130
-MEASURES = ("epoch", "lr", "loss", "accuracy", "tau")     # columns of a log
-LARGEST_SETTINGS = 1 << 24     # bytes; with 1,000 classes they have 20,000
-GROUPS = 10                    # of classes with a similar number of training images, for the line through the points
+MEASURES = ("epoch", "lr", "loss", "accuracy", "tau")  # columns of a log
+LARGEST_SETTINGS = 1 << 24  # bytes; with 1,000 classes they have 20,000
+GROUPS = 10  # of classes with a similar number of training images, for the line through the points
 COLORS = ("#777777", "#c0392b", "#2471a3", "#239b56", "#b7950b", "#7d3c98", "#d35400", "#17202a")
 
 
@@ -42,7 +42,7 @@ class Log:
     accuracy: np.ndarray
     weight: np.ndarray
     class_counts: np.ndarray
-    by_class: bool      # whether the mean of the class accuracies chose the epoch, as where validation is not balanced
+    by_class: bool  # whether the mean of the class accuracies chose the epoch, as where validation is not balanced
 
     @property
     def best(self) -> int:
@@ -58,7 +58,11 @@ def find_log(run: Path) -> Path:
         return run
     logs = sorted(path for pattern in ("*.csv", "*.csv.gz") for path in run.glob(pattern) if beside(path).exists())
     if len(logs) != 1:
-        found = f"{len(logs)} runs ({', '.join(path.name for path in logs[:4])}): name one" if logs else "no run (X.csv beside X.json)"
+        found = (
+            f"{len(logs)} runs ({', '.join(path.name for path in logs[:4])}): name one"
+            if logs
+            else "no run (X.csv beside X.json)"
+        )
         raise FileNotFoundError(f"{run} holds {found}")
     return logs[0]
 
@@ -76,7 +80,12 @@ def read_settings(path: Path) -> tuple[np.ndarray, str, bool]:
     try:
         settings = json.loads(read_text(path, LARGEST_SETTINGS))
         class_counts, arguments = np.array(settings["class_counts"], dtype=float), settings["arguments"]
-        if class_counts.ndim != 1 or not len(class_counts) or not (class_counts > 0).all() or not np.isfinite(class_counts).all():
+        if (
+            class_counts.ndim != 1
+            or not len(class_counts)
+            or not (class_counts > 0).all()
+            or not np.isfinite(class_counts).all()
+        ):
             raise ValueError("class_counts must be a list of numbers above 0")
         label = arguments["loss_type"]
         if label.startswith("CDB"):
@@ -102,8 +111,16 @@ def load_log(run: Path) -> Log:
     if np.isnan(values["accuracy"]).all():
         raise ValueError(f"{path} holds no validated epoch yet")
     accuracy, weight = (np.stack([values[f"{kind}_{c}"] for c in classes], axis=1) for kind in ("accuracy", "weight"))
-    return Log(path.resolve().parent.name, beside(path).stem, label, {name: values[name] for name in MEASURES}, accuracy, weight,
-               class_counts, by_class)
+    return Log(
+        path.resolve().parent.name,
+        beside(path).stem,
+        label,
+        {name: values[name] for name in MEASURES},
+        accuracy,
+        weight,
+        class_counts,
+        by_class,
+    )
 
 
 def draw_curves(log: Log, path: Path) -> None:
@@ -121,15 +138,33 @@ def draw_curves(log: Log, path: Path) -> None:
     order = np.argsort(-log.class_counts, kind="stable")
     third = math.ceil(len(order) / 3)
     for name, part, style in (("most frequent third", order[:third], ":"), ("rarest third", order[-third:], "--")):
-        accuracy.plot(epochs[valid], np.ma.masked_invalid(log.accuracy[valid][:, part]).mean(1), style, color=COLORS[2], alpha=0.6,
-                      linewidth=1, label=name)
-    accuracy.plot(epochs[best], log.measures["accuracy"][best], "o", color=COLORS[1],
-                  label=f"kept: {log.measures['accuracy'][best]:.3f}, epoch {epochs[best]:.0f}")
+        accuracy.plot(
+            epochs[valid],
+            np.ma.masked_invalid(log.accuracy[valid][:, part]).mean(1),
+            style,
+            color=COLORS[2],
+            alpha=0.6,
+            linewidth=1,
+            label=name,
+        )
+    accuracy.plot(
+        epochs[best],
+        log.measures["accuracy"][best],
+        "o",
+        color=COLORS[1],
+        label=f"kept: {log.measures['accuracy'][best]:.3f}, epoch {epochs[best]:.0f}",
+    )
     accuracy.set(title="validation accuracy", ylim=(0, 1))
     accuracy.legend(fontsize="small")
     tau.plot(epochs, log.measures["tau"], color=COLORS[5])
-    tau.set(title="tau" if not np.isnan(log.measures["tau"]).all() else "tau (this loss has none)", xlabel="epoch", ylim=(0, None))
-    weights.fill_between(epochs, log.weight.min(1), log.weight.max(1), alpha=0.2, color=COLORS[3], label="smallest to largest")
+    tau.set(
+        title="tau" if not np.isnan(log.measures["tau"]).all() else "tau (this loss has none)",
+        xlabel="epoch",
+        ylim=(0, None),
+    )
+    weights.fill_between(
+        epochs, log.weight.min(1), log.weight.max(1), alpha=0.2, color=COLORS[3], label="smallest to largest"
+    )
     weights.plot(epochs, np.median(log.weight, axis=1), color=COLORS[3], label="median")
     weights.set(title="class weights", xlabel="epoch", ylim=(0, None))
     weights.legend(fontsize="small")
@@ -149,11 +184,21 @@ def draw_weights(log: Log, path: Path) -> None:
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
     edges = np.append(log.measures["epoch"], log.measures["epoch"][-1] + 1) - 0.5
-    picture = axes.pcolormesh(edges, np.arange(len(order) + 1), log.weight[:, order].T, cmap="RdBu_r",
-                              norm=TwoSlopeNorm(1, vmin=0, vmax=highest))
+    picture = axes.pcolormesh(
+        edges,
+        np.arange(len(order) + 1),
+        log.weight[:, order].T,
+        cmap="RdBu_r",
+        norm=TwoSlopeNorm(1, vmin=0, vmax=highest),
+    )
     ticks = np.unique(np.linspace(0, len(order) - 1, min(len(order), 11)).round().astype(int))
-    axes.set(title=f"{log.name}: {log.label}\nclass weights", xlabel="epoch", ylabel="training images of the class",
-             yticks=ticks + 0.5, yticklabels=[f"{log.class_counts[order[tick]]:.0f}" for tick in ticks])
+    axes.set(
+        title=f"{log.name}: {log.label}\nclass weights",
+        xlabel="epoch",
+        ylabel="training images of the class",
+        yticks=ticks + 0.5,
+        yticklabels=[f"{log.class_counts[order[tick]]:.0f}" for tick in ticks],
+    )
     axes.invert_yaxis()
     axes.xaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(picture, label="weight")
@@ -178,12 +223,24 @@ def draw_classes(logs: list[Log], path: Path) -> None:
         accuracy, color = log.accuracy[log.best], COLORS[number % len(COLORS)]
         order = np.argsort(-log.class_counts, kind="stable")
         groups = np.array_split(order, min(GROUPS, len(order)))
-        means = [np.ma.filled(np.ma.masked_invalid(accuracy[group]).mean(), np.nan) for group in groups]      # of classes with samples
+        means = [
+            np.ma.filled(np.ma.masked_invalid(accuracy[group]).mean(), np.nan) for group in groups
+        ]  # of classes with samples
         axes.plot(log.class_counts, accuracy, "o", color=color, markersize=3.5, alpha=0.35)
-        axes.plot([log.class_counts[group].mean() for group in groups], means,
-                  color=color, linewidth=2, label=f"{name}: {log.measures['accuracy'][log.best]:.3f}")
-    axes.set(title=f"{' / '.join(dict.fromkeys(log.name for log in logs))}: accuracy of each class, at the kept epoch", xscale="log",
-             xlabel="training images of the class", ylabel="validation accuracy", ylim=(-0.03, 1.03))
+        axes.plot(
+            [log.class_counts[group].mean() for group in groups],
+            means,
+            color=color,
+            linewidth=2,
+            label=f"{name}: {log.measures['accuracy'][log.best]:.3f}",
+        )
+    axes.set(
+        title=f"{' / '.join(dict.fromkeys(log.name for log in logs))}: accuracy of each class, at the kept epoch",
+        xscale="log",
+        xlabel="training images of the class",
+        ylabel="validation accuracy",
+        ylim=(-0.03, 1.03),
+    )
     axes.invert_xaxis()
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
@@ -193,8 +250,12 @@ def draw_classes(logs: list[Log], path: Path) -> None:
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=file_path, help="a run's CSV file (may be gzipped) or its folder")
-    parser.add_argument("--out", type=file_path, metavar="DIR", help="where the pictures go; default: the first run's folder")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=file_path, help="a run's CSV file (may be gzipped) or its folder"
+    )
+    parser.add_argument(
+        "--out", type=file_path, metavar="DIR", help="where the pictures go; default: the first run's folder"
+    )
     return parser.parse_args(argv)
 
 

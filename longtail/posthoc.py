@@ -10,9 +10,9 @@ from longtail.devices import Runtime
 from longtail.metrics import Batches, balanced_accuracy, count_confusion
 from longtail.signals import raise_if_stopped
 
-STRENGTHS = [step / 10 for step in range(31)]      # of logit adjustment, tried on validation
+STRENGTHS = [step / 10 for step in range(31)]  # of logit adjustment, tried on validation
 
-Outputs = list[tuple[Tensor, Tensor]]              # what a network puts out for a batch, (N, F) or (N, C), and the labels
+Outputs = list[tuple[Tensor, Tensor]]  # what a network puts out for a batch, (N, F) or (N, C), and the labels
 
 
 class LogitShift(nn.Module):
@@ -49,13 +49,16 @@ def exact(runtime: Runtime) -> Runtime:
     return dataclasses.replace(runtime, bf16=False)
 
 
-def best_of(values: Sequence[float], build: Callable[[float], nn.Module], outputs: Outputs, num_classes: int, runtime: Runtime) -> float:
+def best_of(
+    values: Sequence[float], build: Callable[[float], nn.Module], outputs: Outputs, num_classes: int, runtime: Runtime
+) -> float:
     """Return the value whose classifier build(value) has the best mean class accuracy on `outputs`; the first of equals.
 
     On a balanced set that is the one with the most images right.
     """
+
     def accuracy(value: float) -> float:
         confusion = count_confusion(build(value).to(runtime.device), outputs, num_classes, exact(runtime))
-        return round(balanced_accuracy(confusion), 9)      # equal up to rounding is equal
+        return round(balanced_accuracy(confusion), 9)  # equal up to rounding is equal
 
     return max(values, key=accuracy)

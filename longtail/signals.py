@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-_received = 0      # the number of the stop signal that arrived
+_received = 0  # the number of the stop signal that arrived
 
 
 class Stopped(Exception):

@@ -13,7 +13,10 @@ Result = dict[str, Any]
 
 def markdown(rows: list[dict[str, str]], left: Collection[str]) -> str:
     """Return a Markdown table of rows with equal keys. Columns in `left` are aligned left, the others right, as numbers are."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "".join("---|" if column in left else "--:|" for column in rows[0])]
+    lines = [
+        "| " + " | ".join(rows[0]) + " |",
+        "|" + "".join("---|" if column in left else "--:|" for column in rows[0]),
+    ]
     return "\n".join([*lines, *("| " + " | ".join(row.values()) + " |" for row in rows), ""])
 
 
@@ -41,8 +44,15 @@ def read_result(path: Path, origin: str, use: Callable[[Result], Any]) -> Any:
         raise ValueError(f"{path} is not a result of {origin}: {error!r}") from None
 
 
-def write_table(manual: str | None, argv: list[str] | None, origin: str, row: Callable[[Result], dict[str, str]],
-                note: Callable[[Result], str], left: Collection[str], marks: tuple[str, str]) -> None:
+def write_table(
+    manual: str | None,
+    argv: list[str] | None,
+    origin: str,
+    row: Callable[[Result], dict[str, str]],
+    note: Callable[[Result], str],
+    left: Collection[str],
+    marks: tuple[str, str],
+) -> None:
     """Print the table of the result files that the command line names, and write it where --out and --page say.
 
     `row` gives a result's row, `note` a line below the table, which is printed once if results share it. Raise ValueError for a file
@@ -51,9 +61,14 @@ def write_table(manual: str | None, argv: list[str] | None, origin: str, row: Ca
     parser = ArgumentParser(manual)
     parser.add_argument("results", type=file_path, nargs="+", metavar="JSON")
     parser.add_argument("--out", type=file_path, metavar="FILE", help="write the table there too")
-    parser.add_argument("--page", type=file_path, metavar="FILE", help="put the table between its marks in that page, such as README.md")
+    parser.add_argument(
+        "--page", type=file_path, metavar="FILE", help="put the table between its marks in that page, such as README.md"
+    )
     args = parser.parse_args(argv)
-    rows, notes = zip(*(read_result(path, origin, lambda figures: (row(figures), note(figures))) for path in args.results), strict=True)
+    rows, notes = zip(
+        *(read_result(path, origin, lambda figures: (row(figures), note(figures))) for path in args.results),
+        strict=True,
+    )
     text = markdown(list(rows), left) + "\n" + "".join(f"{line}\n" for line in sorted(set(notes)))
     if args.out:
         write_atomically(args.out, text.encode())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-BY_CLASS = ("accuracy", "weight")      # columns `accuracy_c` and `weight_c` of the log, for every class c
+BY_CLASS = ("accuracy", "weight")  # columns `accuracy_c` and `weight_c` of the log, for every class c
 
 
 class Board:

@@ -57,8 +57,8 @@ class Training:
     accumulate: int = 1
     loss_function: Callable[[Tensor, Tensor], Tensor] | None = None
     keep_by_class: bool = False
-    ema: AveragedModel | None = field(default=None, init=False)     # see average_weights
-    average_began: bool = field(default=False, init=False)          # whether it holds a step's weights
+    ema: AveragedModel | None = field(default=None, init=False)  # see average_weights
+    average_began: bool = field(default=False, init=False)  # whether it holds a step's weights
     first_epoch: int = field(default=1, init=False)
     best_accuracy: float = field(default=-1.0, init=False)
 
@@ -99,9 +99,15 @@ class Training:
         """Return all that changes from epoch to epoch. Random draws come from (seed, epoch) and need no state."""
         trained = {"trained": self.model.state_dict()} if self.ema else {}
         kept = {"keep_by_class": True} if self.keep_by_class else {}
-        return {"state_dict": self.selected.state_dict(), **trained, "criterion": self.criterion.state_dict(),
-                "class_weights": self.criterion.weight.tolist(),
-                "optimizer": self.optimizer.state_dict(), "best_accuracy": self.best_accuracy, **kept}
+        return {
+            "state_dict": self.selected.state_dict(),
+            **trained,
+            "criterion": self.criterion.state_dict(),
+            "class_weights": self.criterion.weight.tolist(),
+            "optimizer": self.optimizer.state_dict(),
+            "best_accuracy": self.best_accuracy,
+            **kept,
+        }
 
     def momenta(self, saved: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
         """Return copies of the optimizer's saved momentum buffers. Raise ValueError for one that does not fit its parameter.
@@ -109,26 +115,39 @@ class Training:
         PyTorch does not check: it would write to a buffer as if it had the parameter's shape.
         """
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        buffers = {number: state["momentum_buffer"] for number, state in saved.items() if state.get("momentum_buffer") is not None}
+        buffers = {
+            number: state["momentum_buffer"]
+            for number, state in saved.items()
+            if state.get("momentum_buffer") is not None
+        }
         for number, buffer in buffers.items():
             if number not in range(len(parameters)) or shape_of(buffer) != shape_of(parameters[number]):
                 raise ValueError(f"the momentum of parameter {number} does not fit it")
-        return {number: {"momentum_buffer": torch.empty_like(parameters[number]).copy_(buffer)} for number, buffer in buffers.items()}
+        return {
+            number: {"momentum_buffer": torch.empty_like(parameters[number]).copy_(buffer)}
+            for number, buffer in buffers.items()
+        }
 
     def restore(self, state: dict[str, Any], run: Run) -> None:
         """Continue after the epoch at which `state` was saved. Raise ValueError if it is not of this training."""
         load_weights(self.selected, state.get("state_dict"), run.last)
         if self.ema:
             load_weights(self.model, state.get("trained"), run.last)
-            self.average_began = True          # else the next step would overwrite the average
+            self.average_began = True  # else the next step would overwrite the average
         try:
             self.criterion.load_state_dict(state["criterion"])
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": self.momenta(state["optimizer"]["state"])})
+            self.optimizer.load_state_dict(
+                {**self.optimizer.state_dict(), "state": self.momenta(state["optimizer"]["state"])}
+            )
             self.first_epoch, self.best_accuracy = state["epoch"] + 1, float(state["best_accuracy"])
-            self.keep_by_class = bool(state.get("keep_by_class"))       # a run goes on as it began, and older ones kept by accuracy
+            self.keep_by_class = bool(
+                state.get("keep_by_class")
+            )  # a run goes on as it began, and older ones kept by accuracy
             self.set_lr(self.first_epoch, 0)
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{run.last} does not hold the state of this training: {error}; --overwrite starts again") from error
+            raise ValueError(
+                f"{run.last} does not hold the state of this training: {error}; --overwrite starts again"
+            ) from error
 
 
 def tensors(model: nn.Module) -> list[Tensor]:
@@ -136,18 +155,31 @@ def tensors(model: nn.Module) -> list[Tensor]:
     return [*(parameter.detach() for parameter in model.parameters()), *model.buffers()]
 
 
-def begin(training: Training, run: Run, arguments: dict[str, Any], description: dict[str, Any], resume: bool, overwrite: bool,
-          runtime: Runtime) -> bool:
+def begin(
+    training: Training,
+    run: Run,
+    arguments: dict[str, Any],
+    description: dict[str, Any],
+    resume: bool,
+    overwrite: bool,
+    runtime: Runtime,
+) -> bool:
     """Open the run and restore its last checkpoint if there is one to resume. Return True for a fresh start."""
-    details = {**description, "precision": runtime.precision, "versions": versions(runtime.device)}     # the argument may say `auto`
+    details = {
+        **description,
+        "precision": runtime.precision,
+        "versions": versions(runtime.device),
+    }  # the argument may say `auto`
     if training.keep_by_class:
         details["keep_by_class"] = True
     state = runtime.broadcast(run.open(arguments, details, resume, overwrite) if runtime.is_main else None)
     if state:
-        before = state.get("precision") or state["arguments"].get("precision")        # older versions kept the argument alone
+        before = state.get("precision") or state["arguments"].get("precision")  # older versions kept the argument alone
         if before not in (None, "auto", runtime.precision):
-            raise ValueError(f"{run.last} was trained in {before}, and this run would go on in {runtime.precision}: resume with precision "
-                             f"{before}, or choose another --save_model")
+            raise ValueError(
+                f"{run.last} was trained in {before}, and this run would go on in {runtime.precision}: resume with precision "
+                f"{before}, or choose another --save_model"
+            )
         training.restore(state, run)
     elif resume:
         runtime.say(f"nothing to resume in {run.folder}: starting from epoch 1")
@@ -160,7 +192,9 @@ def fit(training: Training, run: Run, description: dict[str, Any], runtime: Runt
     for epoch in range(training.first_epoch, training.epochs + 1):
         epoch_start = time.perf_counter()
         training.criterion.start_epoch((epoch - 1) / training.epochs)
-        torch.manual_seed(epoch_seed(training.seed, epoch, 1 + runtime.rank))     # for draws of a loss or a layer; (.., 0) would be (..)
+        torch.manual_seed(
+            epoch_seed(training.seed, epoch, 1 + runtime.rank)
+        )  # for draws of a loss or a layer; (.., 0) would be (..)
         loss = train_epoch(training, epoch, runtime)
         images_per_second = training.images_per_epoch / (time.perf_counter() - epoch_start)
         class_accuracy, accuracy = torch.full((training.num_classes,), math.nan), math.nan
@@ -169,16 +203,33 @@ def fit(training: Training, run: Run, description: dict[str, Any], runtime: Runt
         score = class_accuracy.nanmean().item() if training.keep_by_class else accuracy
         is_best = score > training.best_accuracy
         training.best_accuracy = score if is_best else training.best_accuracy
-        measures = {"epoch": epoch, "lr": training.optimizer.param_groups[0]["lr"], "loss": loss, "accuracy": accuracy,
-                    "tau": float(getattr(training.criterion, "exponent", math.nan)), "seconds": time.perf_counter() - epoch_start,
-                    "images_per_second": images_per_second}
+        measures = {
+            "epoch": epoch,
+            "lr": training.optimizer.param_groups[0]["lr"],
+            "loss": loss,
+            "accuracy": accuracy,
+            "tau": float(getattr(training.criterion, "exponent", math.nan)),
+            "seconds": time.perf_counter() - epoch_start,
+            "images_per_second": images_per_second,
+        }
         if runtime.is_main:
             row = log_row(measures, class_accuracy.tolist(), training.criterion.weight.tolist())
-            run.finish_epoch(row, {**training.state(), "epoch": epoch, "accuracy": accuracy, "precision": runtime.precision, **description},
-                             is_best)
+            run.finish_epoch(
+                row,
+                {
+                    **training.state(),
+                    "epoch": epoch,
+                    "accuracy": accuracy,
+                    "precision": runtime.precision,
+                    **description,
+                },
+                is_best,
+            )
         left = (time.perf_counter() - started) / (epoch - training.first_epoch + 1) * (training.epochs - epoch)
         runtime.say(progress_line(training, measures, score, left))
-    runtime.say(f"best validation accuracy{' (mean of classes)' * training.keep_by_class} {training.best_accuracy:.4f}: {run.best}")
+    runtime.say(
+        f"best validation accuracy{' (mean of classes)' * training.keep_by_class} {training.best_accuracy:.4f}: {run.best}"
+    )
 
 
 def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
@@ -197,19 +248,29 @@ def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
 def progress_line(training: Training, measures: dict[str, Any], score: float, seconds_left: float) -> str:
     """Return the one line that an epoch prints. `score` decides whether it is kept."""
     weight, digits = training.criterion.weight, {"tau": 3, "accuracy": 4}
-    tau, accuracy = ("-" if math.isnan(measures[name]) else f"{measures[name]:.{count}f}" for name, count in digits.items())
+    tau, accuracy = (
+        "-" if math.isnan(measures[name]) else f"{measures[name]:.{count}f}" for name, count in digits.items()
+    )
     by_class = f" (mean of classes {score:.4f})" if training.keep_by_class and accuracy != "-" else ""
-    return (f"epoch {measures['epoch']}/{training.epochs}  loss {measures['loss']:.4f}  val accuracy {accuracy}{by_class}  "
-            f"tau {tau}  weights {weight.min():.3f}..{weight.max():.3f}  {measures['images_per_second']:.3g} images/s  "
-            f"{seconds_left / 60:.1f} min left")
+    return (
+        f"epoch {measures['epoch']}/{training.epochs}  loss {measures['loss']:.4f}  val accuracy {accuracy}{by_class}  "
+        f"tau {tau}  weights {weight.min():.3f}..{weight.max():.3f}  {measures['images_per_second']:.3g} images/s  "
+        f"{seconds_left / 60:.1f} min left"
+    )
 
 
 def train_epoch(training: Training, epoch: int, runtime: Runtime) -> float:
     """Train on every batch of an epoch once. Return the mean loss. Raise ValueError if a loss or gradient is not finite."""
     losses = Losses(epoch, runtime.batches_between_reads)
     parameters = [p for p in training.model.parameters() if p.requires_grad]
-    batches = tqdm(training.train_batches(epoch), f"epoch {epoch}", training.batches_per_epoch, leave=False, unit="batch",
-                   disable=None if runtime.is_main else True)      # None: a bar on a terminal, nothing in a pipe
+    batches = tqdm(
+        training.train_batches(epoch),
+        f"epoch {epoch}",
+        training.batches_per_epoch,
+        leave=False,
+        unit="batch",
+        disable=None if runtime.is_main else True,
+    )  # None: a bar on a terminal, nothing in a pipe
     training.parallel_model.train()
     for batch, (inputs, labels) in enumerate(batches):
         raise_if_stopped()

@@ -14,9 +14,9 @@ import pytest
 from forked import FOLDERS, PRELOADED, become
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED_DATA = ROOT.parent / "shared" / "data"      # real data that a developer may have beside the repository
+SHARED_DATA = ROOT.parent / "shared" / "data"  # real data that a developer may have beside the repository
 sys.path[:0] = FOLDERS
-os.environ.setdefault("OMP_NUM_THREADS", "1")      # of every process here: tests may run beside other work
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of every process here: tests may run beside other work
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(PRELOADED)
@@ -24,7 +24,9 @@ SERVER.set_forkserver_preload(PRELOADED)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files whose single tests take longest, so that no process waits for one at the end."""
-    items.sort(key=lambda item: item.path.stem not in ("test_faults", "test_machines", "test_processes", "test_published"))
+    items.sort(
+        key=lambda item: item.path.stem not in ("test_faults", "test_machines", "test_processes", "test_published")
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,9 +70,17 @@ def failing(capsys):
 def started():
     """Run a script in a process of its own, as a user types it; CompletedProcess."""
 
-    def run(*command: object, cwd: Path | None = None, timeout: float = 200, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=timeout,
-                              env={**os.environ, **environment})
+    def run(
+        *command: object, cwd: Path | None = None, timeout: float = 200, **environment: str
+    ) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **environment},
+        )
 
     return run
 
@@ -79,10 +89,15 @@ def started():
 def processes(tmp_path_factory):
     """Run a script in several processes of one job, forked from one; CompletedProcess. test_machines.py has torchrun itself."""
 
-    def run(count: int, *command: object, cwd: Path | None = None, timeout: float = 200, **environment: str) -> subprocess.CompletedProcess:
+    def run(
+        count: int, *command: object, cwd: Path | None = None, timeout: float = 200, **environment: str
+    ) -> subprocess.CompletedProcess:
         place = tmp_path_factory.mktemp("forked")
         out, err = place / "out", place / "err"
-        job = SERVER.Process(target=become, args=(count, [*map(str, command)], cwd or Path.cwd(), {**os.environ, **environment}, out, err))
+        job = SERVER.Process(
+            target=become,
+            args=(count, [*map(str, command)], cwd or Path.cwd(), {**os.environ, **environment}, out, err),
+        )
         for file in (out, err):
             file.touch()
         job.start()

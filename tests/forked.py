@@ -10,7 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-PRELOADED = ["torch", "torch._dynamo", "sklearn.datasets"]      # the second by each optimizer, for a second; the third for the digits
+PRELOADED = [
+    "torch",
+    "torch._dynamo",
+    "sklearn.datasets",
+]  # the second by each optimizer, for a second; the third for the digits
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = [str(ROOT / folder) for folder in ("CIFAR-LT", "ImageNet-LT/data", "ImageNet-LT", "EGTEA/data", "EGTEA", ".")]
 
@@ -68,14 +72,16 @@ def become(count: int, command: list[str], cwd: Path, environment: dict[str, str
 
     Unlike in a process that was started, functions of atexit are not called at the end.
     """
-    os.setsid()                  # so that all of it can be killed
+    os.setsid()  # so that all of it can be killed
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    packages = [place for place in sys.path if place not in ("", str(ROOT), str(ROOT / "tests"), *FOLDERS)]      # not pytest's
+    packages = [
+        place for place in sys.path if place not in ("", str(ROOT), str(ROOT / "tests"), *FOLDERS)
+    ]  # not pytest's
     sys.path[:] = [*filter(None, environment.get("PYTHONPATH", "").split(":")), *packages]
     if count > 1:
         fork(count, lambda: run_script(*command))

@@ -17,7 +17,7 @@ from forked import fork
 from longtail.training import Training
 
 SHAPES = {"CIFAR-LT": (8, 3, 32, 32), "ImageNet-LT": (8, 3, 32, 32), "EGTEA": (8, 3, 4, 40, 40)}
-GENTLE = 0.01        # of the learning rate: without batch statistics a step goes far
+GENTLE = 0.01  # of the learning rate: without batch statistics a step goes far
 
 
 def smooth(values: torch.Tensor, inplace: bool = False) -> torch.Tensor:
@@ -29,11 +29,14 @@ def prepare(experiment: str, flags: list[str], runtime):
     """The experiment's own training, at epoch 1."""
     if experiment == "CIFAR-LT":
         import cifar_train
+
         return cifar_train.prepare(cifar_train.parse_arguments(flags), runtime)[0]
     if experiment == "EGTEA":
         import EGTEA_train
+
         return EGTEA_train.prepare(EGTEA_train.parse_arguments(flags), False, runtime)[0]
     import main
+
     return main.prepare(main.resolve(main.parse_arguments(flags)), False, runtime)[0]
 
 
@@ -78,7 +81,9 @@ def work(experiment: str, out: Path, flags: list[str], world_size: int) -> None:
         train_epoch(training, 1, runtime)
         if runtime.is_main:
             steps = parameters(training.model) - start
-            torch.save({"counts": counts, "weight": training.criterion.weight, "steps": steps}, out / f"{world_size}.pth")
+            torch.save(
+                {"counts": counts, "weight": training.criterion.weight, "steps": steps}, out / f"{world_size}.pth"
+            )
 
 
 def main(experiment: str, counts: str, out: str, *flags: str) -> None:

@@ -19,8 +19,14 @@ from test_imagenet_dataset import make_folder
 from test_imagenet_main import COUNTS, assert_same_state, last, rows, run, write_config
 
 # of 1000 classes, from torchvision's table of its weights
-PARAMETERS = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032, "resnet101": 44_549_160, "resnet152": 60_192_808,
-              "resnext50_32x4d": 25_028_904}
+PARAMETERS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "resnext50_32x4d": 25_028_904,
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,9 @@ def test_small_images_reach_layer4_as_one_pixel(backbone):
     sides = []
     with torch.device("meta"):
         network = ImageNetModel(5, backbone=backbone).eval()
-        network.feat_model.layer4.register_forward_pre_hook(lambda layer, inputs: sides.append(tuple(inputs[0].shape[2:])))
+        network.feat_model.layer4.register_forward_pre_hook(
+            lambda layer, inputs: sides.append(tuple(inputs[0].shape[2:]))
+        )
         for side in (1, 16, 17, 32):
             network(torch.zeros(1, 3, side, side))
     assert sides == [(1, 1), (1, 1), (2, 2), (2, 2)]
@@ -68,14 +76,16 @@ def test_a_network_computes_what_torchvisions_does(backbone):
     assert torch.allclose(ours(images), theirs(images), atol=1e-5)
 
 
-LAYOUTS = {         # the same weights as different programs save them, each with a head of its own size
+LAYOUTS = {  # the same weights as different programs save them, each with a head of its own size
     "torchvision": lambda bare, parts: bare,
     "DataParallel": lambda bare, parts: {f"module.{key}": value for key, value in bare.items()},
     "under state_dict": lambda bare, parts: {"state_dict": bare},
     "under model": lambda bare, parts: {"model": bare, "epoch": 3},
     "this project": lambda bare, parts: {**parts, "epoch": 3},
     "released": lambda bare, parts: {"state_dict_best": parts},
-    "both parts in one": lambda bare, parts: {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()},
+    "both parts in one": lambda bare, parts: {
+        f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()
+    },
     "PyTorch 0.4": lambda bare, parts: {key: value for key, value in bare.items() if "num_batches" not in key},
 }
 
@@ -110,7 +120,15 @@ def pretrained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first_stage(data, pretrained, tmp_path_factory):
-    return run(tmp_path_factory.mktemp("first"), data, "r18", backbone="resnet18", pretrained=pretrained, num_epochs=2, lr=1e-30)
+    return run(
+        tmp_path_factory.mktemp("first"),
+        data,
+        "r18",
+        backbone="resnet18",
+        pretrained=pretrained,
+        num_epochs=2,
+        lr=1e-30,
+    )
 
 
 def test_a_run_starts_from_pretrained_weights(first_stage, pretrained, data, tmp_path):
@@ -118,13 +136,17 @@ def test_a_run_starts_from_pretrained_weights(first_stage, pretrained, data, tmp
     state, weights = last(first_stage), torch.load(pretrained)
     assert torch.equal(state["feat_model"]["layer4.1.conv2.weight"], weights["layer4.1.conv2.weight"])
     assert state["classifier"]["fc.weight"].shape == (3, 512) and state["arguments"]["backbone"] == "resnet18"
-    assert state["arguments"]["pretrained"] == "resnet18.pth" and str(pretrained) not in (first_stage / "r18.json").read_text()
+    assert (
+        state["arguments"]["pretrained"] == "resnet18.pth"
+        and str(pretrained) not in (first_stage / "r18.json").read_text()
+    )
     figures = json.loads((first_stage / "test.json").read_text())
     assert name_of(figures) == "CE, resnet18 from resnet18.pth"
 
 
 def test_resume_is_exact_and_needs_no_pretrained_weights(data, pretrained, tmp_path, monkeypatch, capsys):
     """One run ends in its second epoch, the file is removed, and it continues; another one runs through."""
+
     def broken_off(training, epoch, runtime):
         if epoch == 2:
             raise OSError("the power is gone")
@@ -159,24 +181,44 @@ def test_every_test_runs(method, first_stage, capsys):
     assert "15 images" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("key", "value", "message"), [
-    ("backbone", "resnet20", f"backbone must be {', '.join(BACKBONES[:-1])} or {TORCHVISION[-1]}, not 'resnet20'"),
-    ("pretrained", "none.pth", "no checkpoint at"),
-    ("stage", "crt\nfirst_stage: /x\npretrained: x.pth", "pretrained x.pth does nothing in stage crt")])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("backbone", "resnet20", f"backbone must be {', '.join(BACKBONES[:-1])} or {TORCHVISION[-1]}, not 'resnet20'"),
+        ("pretrained", "none.pth", "no checkpoint at"),
+        ("stage", "crt\nfirst_stage: /x\npretrained: x.pth", "pretrained x.pth does nothing in stage crt"),
+    ],
+)
 def test_wrong_settings(key, value, message, data, tmp_path, failing):
     assert message in failing(main, "--cfg", write_config(tmp_path, data, "x", **{key: value}))
 
 
-@pytest.mark.parametrize(("images", "batch_size", "side", "processes", "gpus", "fits"), [
-    (65, 64, 32, 1, 0, False), (65, 64, 64, 1, 0, True), (66, 64, 32, 1, 1, True), (64, 64, 32, 1, 0, True), (67, 64, 32, 2, 1, False),
-    (65, 64, 32, 2, 1, True), (640, 4, 32, 4, 1, False), (67, 64, 32, 1, 2, False), (68, 64, 32, 1, 2, True), (69, 64, 32, 1, 4, False)])
+@pytest.mark.parametrize(
+    ("images", "batch_size", "side", "processes", "gpus", "fits"),
+    [
+        (65, 64, 32, 1, 0, False),
+        (65, 64, 64, 1, 0, True),
+        (66, 64, 32, 1, 1, True),
+        (64, 64, 32, 1, 0, True),
+        (67, 64, 32, 2, 1, False),
+        (65, 64, 32, 2, 1, True),
+        (640, 4, 32, 4, 1, False),
+        (67, 64, 32, 1, 2, False),
+        (68, 64, 32, 1, 2, True),
+        (69, 64, 32, 1, 4, False),
+    ],
+)
 def test_a_single_image_of_a_single_pixel_is_refused(images, batch_size, side, processes, gpus, fits):
     """BatchNorm needs two values of a channel; 32 pixels reach layer4 as one. 67 in two processes: a rest of 3, one for each.
 
     DataParallel gives a rest of 3 to two GPUs as 2 and 1, one of 5 to four as 2, 2 and 1.
     """
     runtime = Runtime(torch.device("cpu"), gpus=gpus, world_size=processes)
-    with contextlib.nullcontext() if fits else pytest.raises(ValueError, match=f"batch_size {batch_size} of {images} images"):
+    with (
+        contextlib.nullcontext()
+        if fits
+        else pytest.raises(ValueError, match=f"batch_size {batch_size} of {images} images")
+    ):
         check_batches(images, batch_size, side, runtime)
 
 

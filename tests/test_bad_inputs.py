@@ -20,10 +20,26 @@ from longtail.run import read_log
 from test_cifar_dataset import write_python2
 
 FAULTS = ROOT / "tests/faults"
-FEW = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-LINES = st.lists(st.lists(st.one_of(st.text(max_size=8), st.integers().map(str), st.sampled_from(
-    ("a-b-c-d", "train/a.JPEG", "..", "/", "lr:", "num_classes:", "&a", "*a", "[", "{", "epoch", "\0", '"'))), max_size=5).map(" ".join),
-    max_size=6).map("\n".join)
+FEW = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+LINES = st.lists(
+    st.lists(
+        st.one_of(
+            st.text(max_size=8),
+            st.integers().map(str),
+            st.sampled_from(
+                ("a-b-c-d", "train/a.JPEG", "..", "/", "lr:", "num_classes:", "&a", "*a", "[", "{", "epoch", "\0", '"')
+            ),
+        ),
+        max_size=5,
+    ).map(" ".join),
+    max_size=6,
+).map("\n".join)
 BYTES = st.one_of(st.binary(max_size=300), LINES.map(lambda text: text.encode("utf-8", "surrogatepass")))
 
 
@@ -71,11 +87,16 @@ told(lambda argv: tell(argv, line=f"x.csv {(folder / 'canary').write_text('')}\\
 def test_the_judge_notices(started, tmp_path):
     run = started("-c", JUDGED, tmp_path, FAULTS)
     assert run.stdout.splitlines() == [
-        "True script.py, name: fine", "False script.py, name: exit code 1, not one line that names x.csv",
-        "False script.py, name: exit code 0", "False script.py, name: not one line that names x.csv",
-        "False script.py, name: not one line that names x.csv", "False script.py, name: did not end within 1 s",
-        "False script.py, name: 0.3 GB of memory", "False script.py, name: earlier results changed",
-        "False script.py, name: the file ran code"], run.stderr
+        "True script.py, name: fine",
+        "False script.py, name: exit code 1, not one line that names x.csv",
+        "False script.py, name: exit code 0",
+        "False script.py, name: not one line that names x.csv",
+        "False script.py, name: not one line that names x.csv",
+        "False script.py, name: did not end within 1 s",
+        "False script.py, name: 0.3 GB of memory",
+        "False script.py, name: earlier results changed",
+        "False script.py, name: the file ran code",
+    ], run.stderr
 
 
 def readable(read, path: Path, content: bytes) -> None:
@@ -87,12 +108,20 @@ def readable(read, path: Path, content: bytes) -> None:
         assert str(error)
 
 
-@pytest.mark.parametrize("read", [
-    lambda path: read_list(path, path.parent, 3), read_clips, lambda path: read_class_names(path, 3), lambda path: read_clip_lines(path, 4),
-    read_config,
-    read_log,
-    lambda path: read_images(path, "cifar10"), load_checkpoint],
-    ids=["list", "split", "names", "annotations", "YAML", "log", "pickle", "checkpoint"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: read_list(path, path.parent, 3),
+        read_clips,
+        lambda path: read_class_names(path, 3),
+        lambda path: read_clip_lines(path, 4),
+        read_config,
+        read_log,
+        lambda path: read_images(path, "cifar10"),
+        load_checkpoint,
+    ],
+    ids=["list", "split", "names", "annotations", "YAML", "log", "pickle", "checkpoint"],
+)
 @FEW
 @given(content=BYTES)
 def test_any_bytes_are_read_or_refused(tmp_path, read, content):
@@ -100,8 +129,11 @@ def test_any_bytes_are_read_or_refused(tmp_path, read, content):
 
 
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=5))
-VALUES = st.recursive(PLAIN, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
-                      max_leaves=8)
+VALUES = st.recursive(
+    PLAIN,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=8,
+)
 
 
 @FEW
@@ -126,14 +158,19 @@ def test_a_cut_or_changed_checkpoint(tmp_path, cut, seed):
     path, rng = tmp_path / "a.pth", random.Random(seed)
     save_checkpoint(path, {"weights": torch.arange(40.0), "epoch": 3})
     content = bytearray(path.read_bytes())
-    readable(load_checkpoint, path, bytes(content[:int(cut * len(content))]))
+    readable(load_checkpoint, path, bytes(content[: int(cut * len(content))]))
     for _ in range(rng.randint(1, 5)):
         content[rng.randrange(len(content))] = rng.randrange(256)
     readable(load_checkpoint, path, bytes(content))
 
 
 @FEW
-@given(rows=st.lists(st.lists(st.one_of(st.integers(0, 3).map(str), st.floats().map(str), st.text(max_size=4)), max_size=4), max_size=4))
+@given(
+    rows=st.lists(
+        st.lists(st.one_of(st.integers(0, 3).map(str), st.floats().map(str), st.text(max_size=4)), max_size=4),
+        max_size=4,
+    )
+)
 def test_any_table_as_a_log(tmp_path, rows):
     with open(tmp_path / "x.csv", "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
         csv.writer(file).writerows([["epoch", "loss"], *rows])

@@ -9,23 +9,45 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cifar_step, clip_loading, imagenet_input, list_memory, mnist5k, resnet10_step, resnext3d_step, time_to_accuracy
+from benchmarks import (
+    cifar_step,
+    clip_loading,
+    imagenet_input,
+    list_memory,
+    mnist5k,
+    resnet10_step,
+    resnext3d_step,
+    time_to_accuracy,
+)
 from conftest import ROOT
 from longtail.devices import Runtime
 
 CPU = Runtime(torch.device("cpu"))
-RUNS = [ROOT / f"CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5{recipe}_seed0/cifar100_imbalance200.csv.gz" for recipe in ("", "_fast")]
+RUNS = [
+    ROOT / f"CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5{recipe}_seed0/cifar100_imbalance200.csv.gz"
+    for recipe in ("", "_fast")
+]
 
 
 def test_a_step_of_either_side():
-    images, labels = cifar_step.noise(sum(cifar_step.COUNTS)), torch.arange(100).repeat_interleave(torch.tensor(cifar_step.COUNTS))
+    images, labels = (
+        cifar_step.noise(sum(cifar_step.COUNTS)),
+        torch.arange(100).repeat_interleave(torch.tensor(cifar_step.COUNTS)),
+    )
     assert cifar_step.ours(images, labels, False, CPU)[0](1) > 0
     assert cifar_step.conventional(images[:64], labels[:64], 0)(1) > 0
 
 
-@pytest.mark.parametrize(("benchmark", "flags"), [
-    (clip_loading, "--rounds 1 --clips 1"), (imagenet_input, "--rounds 1 --images 2"), (resnet10_step, "--rounds 1 --size 32 --batch 2"),
-    (resnext3d_step, "--rounds 1 --sample_size 48 --batch_size 1")], ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("benchmark", "flags"),
+    [
+        (clip_loading, "--rounds 1 --clips 1"),
+        (imagenet_input, "--rounds 1 --images 2"),
+        (resnet10_step, "--rounds 1 --size 32 --batch 2"),
+        (resnext3d_step, "--rounds 1 --sample_size 48 --batch_size 1"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 def test_the_smallest_measurement(benchmark, flags, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["", *flags.split()])
     benchmark.main()

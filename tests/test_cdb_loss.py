@@ -15,11 +15,13 @@ from cdb_loss import CDBLoss, dynamic_tau
 
 LOGITS = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
 LABELS = torch.tensor([0, 1, 2])
-CE = [math.log(math.e ** 2 + 2) - 2, math.log(math.e + 2) - 1, math.log(3)]      # of the three rows above
+CE = [math.log(math.e**2 + 2) - 2, math.log(math.e + 2) - 1, math.log(3)]  # of the three rows above
 
 
-@pytest.mark.parametrize(("accuracy", "paper", "released"), [
-    ((0.9, 0.0), 2.000, 1.000), ((0.9, 0.3), 1.741, 0.948), ((0.7, 0.7), 0.993, 0.728), ((0.0, 0.0), 0.5379, 0.5)])
+@pytest.mark.parametrize(
+    ("accuracy", "paper", "released"),
+    [((0.9, 0.0), 2.000, 1.000), ((0.9, 0.3), 1.741, 0.948), ((0.7, 0.7), 0.993, 0.728), ((0.0, 0.0), 0.5379, 0.5)],
+)
 def test_dynamic_tau(accuracy, paper, released):
     assert dynamic_tau(torch.tensor(accuracy)).item() == pytest.approx(paper, abs=5e-4)
     assert dynamic_tau(torch.tensor(accuracy), released=True).item() == pytest.approx(released, abs=5e-4)
@@ -28,18 +30,21 @@ def test_dynamic_tau(accuracy, paper, released):
 def test_a_loss_prints_what_differs_from_cross_entropy():
     assert str(CDBLoss(3)) == "CDBLoss(3, tau=dynamic, reduction=mean, difficulty=paper)"
     assert str(CDBLoss(3, tau=2, ignore_index=0, class_counts=[3, 2, 1])) == (
-        "CDBLoss(3, tau=2, reduction=mean, difficulty=paper, ignore_index=0, class_counts=True)")
+        "CDBLoss(3, tau=2, reduction=mean, difficulty=paper, ignore_index=0, class_counts=True)"
+    )
 
 
 def test_weights_follow_difficulty():
     loss = CDBLoss(num_classes=4, tau=1.0)
-    loss.update_from_accuracy(torch.tensor([0.9, 0.5, 0.5, 0.1]))        # difficulty 0.1 0.5 0.5 0.9, sum 2
+    loss.update_from_accuracy(torch.tensor([0.9, 0.5, 0.5, 0.1]))  # difficulty 0.1 0.5 0.5 0.9, sum 2
     assert loss.weight.tolist() == pytest.approx([0.2, 1.0, 1.0, 1.8])
 
 
 def test_weights_from_counts_with_tau_2():
     loss = CDBLoss(3, tau=2)
-    loss.update(torch.tensor([3, 1, 0]), torch.tensor([4, 2, 8]))        # d = 1/4, 1/2, 1; d**2 = 1/16, 4/16, 16/16; sum 21/16
+    loss.update(
+        torch.tensor([3, 1, 0]), torch.tensor([4, 2, 8])
+    )  # d = 1/4, 1/2, 1; d**2 = 1/16, 4/16, 16/16; sum 21/16
     assert loss.weight.tolist() == pytest.approx([3 / 21, 12 / 21, 48 / 21])
 
 
@@ -47,7 +52,7 @@ def test_dynamic_tau_sets_the_exponent():
     loss = CDBLoss(2)
     assert math.isnan(loss.exponent)
     loss.update_from_accuracy(torch.tensor([0.9, 0.3]))
-    ratio = (0.7 / 0.1) ** 1.74051                                       # b = .9/.31 - 1 = 1.90323; 2 / (1 + e**-b) = 1.74051
+    ratio = (0.7 / 0.1) ** 1.74051  # b = .9/.31 - 1 = 1.90323; 2 / (1 + e**-b) = 1.74051
     assert loss.exponent.item() == pytest.approx(1.74051, abs=1e-5)
     assert (loss.weight[1] / loss.weight[0]).item() == pytest.approx(ratio, rel=1e-4)
     released = CDBLoss(2, tau="dynamic-released")
@@ -57,8 +62,8 @@ def test_dynamic_tau_sets_the_exponent():
 
 def test_mean_divides_by_the_batch_size():
     loss = CDBLoss(3, tau=1)
-    assert loss(LOGITS, LABELS).item() == pytest.approx(sum(CE) / 3)     # uniform before the first update
-    loss.update_from_accuracy(torch.tensor([0.8, 0.6, 0.4]))             # d = 1/5 2/5 3/5 -> weights 1/2 1 3/2
+    assert loss(LOGITS, LABELS).item() == pytest.approx(sum(CE) / 3)  # uniform before the first update
+    loss.update_from_accuracy(torch.tensor([0.8, 0.6, 0.4]))  # d = 1/5 2/5 3/5 -> weights 1/2 1 3/2
     assert loss(LOGITS[:2], LABELS[:2]).item() == pytest.approx((0.5 * CE[0] + CE[1]) / 2)
 
 
@@ -112,7 +117,7 @@ def test_absent_class_is_named_or_keeps_its_weight():
     with pytest.raises(ValueError, match="class 1"):
         CDBLoss(3).update(correct, total)
     loss = CDBLoss(3, tau=1, allow_absent=True)
-    loss.update(correct, total)                                          # d = 1/2, -, 3/4; 2 to share out: 4/5, 6/5
+    loss.update(correct, total)  # d = 1/2, -, 3/4; 2 to share out: 4/5, 6/5
     assert loss.weight.tolist() == pytest.approx([0.8, 1.0, 1.2])
     with pytest.raises(ValueError, match="class 0, 1, 2"):
         loss.update(torch.zeros(3, dtype=torch.long), torch.zeros(3, dtype=torch.long))
@@ -120,17 +125,18 @@ def test_absent_class_is_named_or_keeps_its_weight():
 
 # Smoothed difficulty: counts of earlier passes times 0.9 a pass, and 100 pseudo-images of each class at the overall accuracy.
 
+
 def test_smoothed_difficulty_of_two_passes():
     loss = CDBLoss(2, tau=1, difficulty="smoothed")
-    loss.update([8, 2], [10, 10])                            # overall 1/2: d = 1 - (8 + 50) / 110 and 1 - (2 + 50) / 110
+    loss.update([8, 2], [10, 10])  # overall 1/2: d = 1 - (8 + 50) / 110 and 1 - (2 + 50) / 110
     assert loss.weight.tolist() == pytest.approx([2 * 52 / 110, 2 * 58 / 110])
-    loss.update([10, 0], [10, 10])                           # 17.2 and 1.8 of 19 right, overall still 1/2
+    loss.update([10, 0], [10, 10])  # 17.2 and 1.8 of 19 right, overall still 1/2
     assert loss.weight.tolist() == pytest.approx([2 * (19 - 17.2 + 50) / 119, 2 * (19 - 1.8 + 50) / 119])
 
 
 def test_dynamic_tau_comes_from_the_smoothed_accuracies():
     loss = CDBLoss(2, difficulty="smoothed")
-    loss.update([8, 2], [10, 10])                            # accuracies 58/110, 52/110: b = .527273 / .482727 - 1 = .092279
+    loss.update([8, 2], [10, 10])  # accuracies 58/110, 52/110: b = .527273 / .482727 - 1 = .092279
     assert loss.exponent.item() == pytest.approx(2 / (1 + math.exp(-0.092279)), abs=1e-5)
 
 
@@ -148,8 +154,8 @@ def test_smoothed_difficulty_forgets_no_solved_class():
     """100 passes with class 0 solved leave it the share of the pseudo-images; without one mistake anywhere the last weights stand."""
     loss = CDBLoss(2, tau=2, difficulty="smoothed")
     for _ in range(100):
-        loss.update([10, 5], [10, 10])                       # 100 of each class count in the end: d = .25 * 100 / 200, (50 + 25) / 200
-    assert loss.weight.tolist() == pytest.approx([2 * 0.125 ** 2 / (0.125 ** 2 + 0.375 ** 2), 1.8], rel=1e-3)
+        loss.update([10, 5], [10, 10])  # 100 of each class count in the end: d = .25 * 100 / 200, (50 + 25) / 200
+    assert loss.weight.tolist() == pytest.approx([2 * 0.125**2 / (0.125**2 + 0.375**2), 1.8], rel=1e-3)
     never_wrong = CDBLoss(2, difficulty="smoothed")
     never_wrong.update([10, 10], [10, 10])
     assert never_wrong.weight.tolist() == [1, 1]
@@ -199,11 +205,15 @@ def test_wrong_tau(tau):
         CDBLoss(3, tau=tau)
 
 
-@pytest.mark.parametrize(("correct", "total", "match"), [
-    (torch.zeros(2, dtype=torch.long), torch.ones(3, dtype=torch.long), r"correct.*\(2,\)"),
-    (torch.zeros(3), torch.ones(3, dtype=torch.long), "float32"),
-    (torch.tensor([2, 0, 0]), torch.ones(3, dtype=torch.long), r"\[2, 0, 0\]"),
-    (torch.tensor([-1, 0, 0]), torch.ones(3, dtype=torch.long), "-1")])
+@pytest.mark.parametrize(
+    ("correct", "total", "match"),
+    [
+        (torch.zeros(2, dtype=torch.long), torch.ones(3, dtype=torch.long), r"correct.*\(2,\)"),
+        (torch.zeros(3), torch.ones(3, dtype=torch.long), "float32"),
+        (torch.tensor([2, 0, 0]), torch.ones(3, dtype=torch.long), r"\[2, 0, 0\]"),
+        (torch.tensor([-1, 0, 0]), torch.ones(3, dtype=torch.long), "-1"),
+    ],
+)
 def test_wrong_counts(correct, total, match):
     with pytest.raises(ValueError, match=match):
         CDBLoss(3).update(correct, total)
@@ -215,7 +225,9 @@ def test_wrong_accuracy(accuracy):
         CDBLoss(2).update_from_accuracy(torch.tensor(accuracy))
 
 
-@pytest.mark.parametrize("setting", [{"num_classes": 0}, {"num_classes": 2, "reduction": "all"}, {"num_classes": 2, "focal_gamma": -1.0}])
+@pytest.mark.parametrize(
+    "setting", [{"num_classes": 0}, {"num_classes": 2, "reduction": "all"}, {"num_classes": 2, "focal_gamma": -1.0}]
+)
 def test_wrong_settings(setting):
     with pytest.raises(ValueError, match=re.escape(str(list(setting.values())[-1]))):
         CDBLoss(**setting)
@@ -232,8 +244,10 @@ def test_state_resumes_and_is_a_buffer():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, 25), min_size=2, max_size=50),
-       st.one_of(st.sampled_from(["dynamic", "dynamic-released"]), st.floats(0.1, 5)))
+@given(
+    st.lists(st.integers(0, 25), min_size=2, max_size=50),
+    st.one_of(st.sampled_from(["dynamic", "dynamic-released"]), st.floats(0.1, 5)),
+)
 def test_weights_always_sum_to_the_number_of_classes_and_fall_with_accuracy(correct, tau):
     loss = CDBLoss(len(correct), tau=tau)
     loss.update(torch.tensor(correct), torch.full((len(correct),), 25))
@@ -246,7 +260,11 @@ def test_weights_always_sum_to_the_number_of_classes_and_fall_with_accuracy(corr
 def test_the_example_of_the_docstring_runs():
     """It trains a linear classifier on two overlapping classes, with one of ten times as many samples."""
     example = textwrap.dedent(re.search(r"(?s)(    criterion = CDBLoss.*?)\n\nSave", cdb_loss.__doc__)[1])
-    example = example.replace("num_classes=10", "num_classes=2").replace("minlength=10", "minlength=2").replace("(2, 10,", "(2, 2,")
+    example = (
+        example.replace("num_classes=10", "num_classes=2")
+        .replace("minlength=10", "minlength=2")
+        .replace("(2, 10,", "(2, 2,")
+    )
     generator = torch.Generator().manual_seed(0)
 
     def samples(counts):
@@ -254,8 +272,16 @@ def test_the_example_of_the_docstring_runs():
         return torch.randn(len(labels), 2, generator=generator) + labels[:, None] * 1.5, labels
 
     network = nn.Linear(2, 2)
-    scope = {"CDBLoss": CDBLoss, "torch": torch, "model": network, "device": "cpu", "epochs": 30, "train_batches": [samples([200, 20])],
-             "val_batches": [samples([100, 100])], "optimizer": torch.optim.SGD(network.parameters(), lr=0.5)}
+    scope = {
+        "CDBLoss": CDBLoss,
+        "torch": torch,
+        "model": network,
+        "device": "cpu",
+        "epochs": 30,
+        "train_batches": [samples([200, 20])],
+        "val_batches": [samples([100, 100])],
+        "optimizer": torch.optim.SGD(network.parameters(), lr=0.5),
+    }
     exec(compile(example, "docstring", "exec"), scope)
     assert scope["counts"][1].tolist() == [100, 100] and not network.training
     assert scope["criterion"].weight[1] > 1 > scope["criterion"].weight[0]

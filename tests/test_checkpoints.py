@@ -42,18 +42,34 @@ def test_hostile_torch_file(tmp_path, monkeypatch):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize(("state", "match"), [
-    ({"arguments": [1]}, "arguments"), ({"arguments": {"tau": [1]}}, "arguments"), ({"arguments": {1: torch.ones(1)}}, "arguments"),
-    ({"epoch": 10 ** 12}, "epoch"), ({"epoch": -1}, "epoch"), ({"epoch": torch.tensor(3)}, "epoch"), ({"accuracy": "0.5"}, "accuracy")])
+@pytest.mark.parametrize(
+    ("state", "match"),
+    [
+        ({"arguments": [1]}, "arguments"),
+        ({"arguments": {"tau": [1]}}, "arguments"),
+        ({"arguments": {1: torch.ones(1)}}, "arguments"),
+        ({"epoch": 10**12}, "epoch"),
+        ({"epoch": -1}, "epoch"),
+        ({"epoch": torch.tensor(3)}, "epoch"),
+        ({"accuracy": "0.5"}, "accuracy"),
+    ],
+)
 def test_what_a_checkpoint_says_of_itself_is_checked(tmp_path, state, match):
     save_checkpoint(tmp_path / "a.pth", state)
     with pytest.raises(ValueError, match=f"a.pth is not a checkpoint that can be used: its {match} cannot be right"):
         load_checkpoint(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("state", [None, [torch.ones(1)], {1: torch.ones(1)},
-                                   {"weight": torch.eye(3, 2).to_sparse(), "bias": torch.ones(3)},
-                                   {"weight": torch.ones(3, 2, device="meta"), "bias": torch.ones(3)}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        [torch.ones(1)],
+        {1: torch.ones(1)},
+        {"weight": torch.eye(3, 2).to_sparse(), "bias": torch.ones(3)},
+        {"weight": torch.ones(3, 2, device="meta"), "bias": torch.ones(3)},
+    ],
+)
 def test_weights_that_are_none(state):
     with pytest.raises(ValueError, match=r"x\.pth"):
         load_weights(nn.Linear(2, 3), state, Path("x.pth"))
@@ -73,7 +89,9 @@ def test_load_weights_strips_module_and_names_what_differs():
     network = nn.Linear(2, 3)
     load_weights(network, {"module.weight": torch.ones(3, 2), "module.bias": torch.ones(3)}, Path("x.pth"))
     assert network.weight.sum() == 6
-    with pytest.raises(ValueError, match=r"x\.pth.*bias 4 instead of 3; extra scalar instead of absent; weight absent instead of 3x2"):
+    with pytest.raises(
+        ValueError, match=r"x\.pth.*bias 4 instead of 3; extra scalar instead of absent; weight absent instead of 3x2"
+    ):
         load_weights(network, {"bias": torch.ones(4), "extra": torch.tensor(1)}, Path("x.pth"))
 
 
@@ -84,9 +102,13 @@ def test_a_nested_tensor_fits_no_weight():
         load_weights(nn.Linear(2, 3), {"weight": nested, "bias": torch.ones(3)}, Path("x.pth"))
 
 
-@pytest.mark.parametrize("content", [b"<!DOCTYPE html><html><body>404</body></html>", b"\xef\xbb\xbf\n  <html>",
-                                     b"<?xml version='1.0'?><Error/>"])
+@pytest.mark.parametrize(
+    "content",
+    [b"<!DOCTYPE html><html><body>404</body></html>", b"\xef\xbb\xbf\n  <html>", b"<?xml version='1.0'?><Error/>"],
+)
 def test_a_web_page_is_called_one(content, tmp_path):
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="x.pth is a web page, not a checkpoint: the download brought an error or a login"):
+    with pytest.raises(
+        ValueError, match="x.pth is a web page, not a checkpoint: the download brought an error or a login"
+    ):
         load_checkpoint(tmp_path / "x.pth")

@@ -34,21 +34,25 @@ def finished(tmp_path_factory) -> Path:
     """A folder with an uninterrupted run of two epochs."""
     folder = tmp_path_factory.mktemp("finished")
     command = [sys.executable, TRAIN, *SHORT, "--save_model", folder]
-    output = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, cwd="/").stdout.splitlines()
+    output = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=True, cwd="/"
+    ).stdout.splitlines()
     assert output[0] == "no GPU found: running on the CPU" or torch.accelerator.is_available()
-    assert sum(line.startswith("epoch ") for line in output) == 2          # one plain line an epoch in a pipe
+    assert sum(line.startswith("epoch ") for line in output) == 2  # one plain line an epoch in a pipe
     return folder
 
 
 def same_weights(one: Path, other: Path) -> bool:
     one, other = (load_checkpoint(folder / f"last_{NAME}.pth") for folder in (one, other))
     return one["state_dict"].keys() == other["state_dict"].keys() and all(
-        torch.equal(one["state_dict"][key], other["state_dict"][key]) for key in one["state_dict"])
+        torch.equal(one["state_dict"][key], other["state_dict"][key]) for key in one["state_dict"]
+    )
 
 
 def test_a_run_leaves_its_files(finished):
     assert sorted(path.name for path in finished.iterdir()) == sorted(
-        [f"best_{NAME}.pth", f"last_{NAME}.pth", f"{NAME}.csv", f"{NAME}.json", f"{NAME}.lock"])
+        [f"best_{NAME}.pth", f"last_{NAME}.pth", f"{NAME}.csv", f"{NAME}.json", f"{NAME}.lock"]
+    )
     columns, rows = read_log(finished / f"{NAME}.csv")
     assert len(rows) == 2
     assert {"accuracy_9", "weight_0", "tau", "loss"} <= set(columns)
@@ -98,7 +102,9 @@ cifar_train.main(sys.argv[3:])
 
 
 @pytest.mark.parametrize("state", [1, 2])
-def test_killed_while_a_state_is_written_and_resumed_ends_bit_for_bit_like_uninterrupted(finished, tmp_path, shell, capsys, state):
+def test_killed_while_a_state_is_written_and_resumed_ends_bit_for_bit_like_uninterrupted(
+    finished, tmp_path, shell, capsys, state
+):
     """Half of the first state, or of the second, is written; the log and the best epoch are ahead of it."""
     flags = [*map(str, SHORT), "--save_model", str(tmp_path), "--resume"]
     killed = shell("-c", DIES_AT_A_WRITE, ROOT / "CIFAR-LT", state, *flags)
@@ -109,8 +115,9 @@ def test_killed_while_a_state_is_written_and_resumed_ends_bit_for_bit_like_unint
     assert same_weights(finished, tmp_path)
     rows, expected = (read_log(folder / f"{NAME}.csv")[1] for folder in (tmp_path, finished))
     timing = ("seconds", "images_per_second")
-    assert [{k: v for k, v in row.items() if k not in timing} for row in rows] == \
-        [{k: v for k, v in row.items() if k not in timing} for row in expected]
+    assert [{k: v for k, v in row.items() if k not in timing} for row in rows] == [
+        {k: v for k, v in row.items() if k not in timing} for row in expected
+    ]
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -131,7 +138,9 @@ def test_sigterm_stops_within_a_batch_and_a_finished_run_has_nothing_to_do(finis
 
 def test_test_script_prints_and_writes_its_figures(finished, tmp_path, shell):
     out = tmp_path / "figures.json"
-    run = shell(TEST, "--saved_model_path", finished / f"best_{NAME}.pth", "--class_num", 10, "--n_gpus", 1, "--json", out)
+    run = shell(
+        TEST, "--saved_model_path", finished / f"best_{NAME}.pth", "--class_num", 10, "--n_gpus", 1, "--json", out
+    )
     figures = json.loads(out.read_text())
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == f"Test Accuracy is {figures['accuracy']:.4f}"
@@ -141,8 +150,10 @@ def test_test_script_prints_and_writes_its_figures(finished, tmp_path, shell):
 
 
 def test_a_class_without_test_images_is_not_among_the_hardest(capsys):
-    classes = [{"name": name, "training_images": 5, "accuracy": accuracy, "images": images}
-               for name, accuracy, images in (("lost", 0.0, 2), ("unseen", None, 0), ("known", 1.0, 2))]
+    classes = [
+        {"name": name, "training_images": 5, "accuracy": accuracy, "images": images}
+        for name, accuracy, images in (("lost", 0.0, 2), ("unseen", None, 0), ("known", 1.0, 2))
+    ]
     cifar_test.show({"classes": classes, "accuracy": 0.5})
     hardest = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert hardest == ["lost", "known"]
@@ -151,7 +162,9 @@ def test_a_class_without_test_images_is_not_among_the_hardest(capsys):
 def test_figures_that_cannot_be_written_are_printed_all_the_same(finished, tmp_path, capsys, failing, monkeypatch):
     """But a folder that is not there is named before the test."""
     flags = ("--saved_model_path", finished / f"best_{NAME}.pth", "--json")
-    assert f"--json {tmp_path}/none/test.json: there is no folder" in failing(cifar_test.main, *flags, tmp_path / "none/test.json")
+    assert f"--json {tmp_path}/none/test.json: there is no folder" in failing(
+        cifar_test.main, *flags, tmp_path / "none/test.json"
+    )
 
     def full(path, content):
         raise OSError(f"{path} could not be written: No space left on device")
@@ -159,7 +172,10 @@ def test_figures_that_cannot_be_written_are_printed_all_the_same(finished, tmp_p
     monkeypatch.setattr(cifar_test, "write_atomically", full)
     assert cifar_test.main([*map(str, flags), str(tmp_path / "test.json")]) == 2
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[-1].startswith("Test Accuracy is 0.") and "test.json could not be written" in captured.err
+    assert (
+        captured.out.splitlines()[-1].startswith("Test Accuracy is 0.")
+        and "test.json could not be written" in captured.err
+    )
 
 
 def test_three_processes_count_what_one_counts(finished, tmp_path, processes):
@@ -168,8 +184,10 @@ def test_three_processes_count_what_one_counts(finished, tmp_path, processes):
     assert cifar_test.main([*map(str, flags), str(tmp_path / "1.json")]) == 0
     run = processes(3, TEST, *flags, tmp_path / "3.json")
     assert run.returncode == 0, run.stderr
-    one, three = ([(entry["correct"], entry["images"]) for entry in json.loads((tmp_path / name).read_text())["classes"]]
-                  for name in ("1.json", "3.json"))
+    one, three = (
+        [(entry["correct"], entry["images"]) for entry in json.loads((tmp_path / name).read_text())["classes"]]
+        for name in ("1.json", "3.json")
+    )
     assert one == three
     assert sum(images for _, images in one) == 400
 
@@ -179,7 +197,7 @@ def test_two_processes_train_with_the_same_weights_on_every_rank(tmp_path, proce
     probe = tmp_path / "probe.py"
     probe.write_text(f"""
 import json, sys
-sys.path.insert(0, {str(ROOT / 'CIFAR-LT')!r})
+sys.path.insert(0, {str(ROOT / "CIFAR-LT")!r})
 import cifar_train, torch
 def fit(training, run, description, runtime, fit=cifar_train.fit):
     fit(training, run, description, runtime)
@@ -189,7 +207,16 @@ def fit(training, run, description, runtime, fit=cifar_train.fit):
 cifar_train.fit = fit
 sys.exit(cifar_train.main())
 """)
-    flags = ("--class_num", 10, "--data_root", write_cifar(tmp_path, "cifar10", per_class=35), "--imbalance", 1, "--recipe", "fast")
+    flags = (
+        "--class_num",
+        10,
+        "--data_root",
+        write_cifar(tmp_path, "cifar10", per_class=35),
+        "--imbalance",
+        1,
+        "--recipe",
+        "fast",
+    )
     run = processes(2, probe, *flags, "--max_epochs", 2, "--save_model", tmp_path / "run")
     assert run.returncode == 0, run.stderr
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
@@ -202,9 +229,16 @@ sys.exit(cifar_train.main())
 def test_logit_adjustment_is_chosen_on_validation(finished, tmp_path, capsys):
     """Its strength is among the figures; the accuracy is that of the scores minus strength times log prior, worked out here."""
     checkpoint, file = finished / f"best_{NAME}.pth", tmp_path / "test.json"
-    assert cifar_test.main(["--saved_model_path", str(checkpoint), "--logit_adjustment", "--json", str(file), "--precision", "fp32"]) == 0
+    assert (
+        cifar_test.main(
+            ["--saved_model_path", str(checkpoint), "--logit_adjustment", "--json", str(file), "--precision", "fp32"]
+        )
+        == 0
+    )
     figures = json.loads(file.read_text())
-    assert f"logit adjustment of strength {figures['logit_adjustment']:g}, chosen on validation" in capsys.readouterr().out
+    assert (
+        f"logit adjustment of strength {figures['logit_adjustment']:g}, chosen on validation" in capsys.readouterr().out
+    )
     state, images = load_checkpoint(checkpoint), read_split("digits", Path(), "test")
     model = ResNet32(10).eval()
     model.load_state_dict(state["state_dict"])
@@ -218,8 +252,9 @@ def test_logit_adjustment_of_cosines_is_that_of_the_logits_they_stand_for():
     """Priors 0.9 and 0.1, cosines (0.52, 0.5): logits 30 times as large differ by 0.6, and strength 0.3 shifts them by 0.66."""
     cosines, labels = torch.tensor([[0.52, 0.5]]), torch.tensor([1])
     for head, chosen in (("cosine", 0.3), ("linear", 0.1)):
-        confusion, strength = cifar_test.count_adjusted(torch.nn.Identity(), [(cosines, labels)], [(cosines, labels)], [90, 10], head,
-                                                        Runtime(torch.device("cpu")))
+        confusion, strength = cifar_test.count_adjusted(
+            torch.nn.Identity(), [(cosines, labels)], [(cosines, labels)], [90, 10], head, Runtime(torch.device("cpu"))
+        )
         assert strength == chosen and confusion.tolist() == [[0, 0], [0, 1]]
 
 
@@ -229,7 +264,9 @@ def test_logit_adjustment_needs_counts_and_validation(finished, tmp_path, failin
     flags = ["--logit_adjustment", "--dataset", "digits"]
     assert "give --imbalance" in failing(cifar_test.main, "--saved_model_path", str(tmp_path / "bare.pth"), *flags)
     torch.save({**state, "arguments": {**state["arguments"], "protocol": "common"}}, tmp_path / "common.pth")
-    assert "needs validation images" in failing(cifar_test.main, "--saved_model_path", str(tmp_path / "common.pth"), *flags)
+    assert "needs validation images" in failing(
+        cifar_test.main, "--saved_model_path", str(tmp_path / "common.pth"), *flags
+    )
 
 
 @pytest.fixture(scope="module")
@@ -240,9 +277,19 @@ def cifar(tmp_path_factory) -> Path:
 def test_cifar100_command_to_the_letter_and_a_released_checkpoint(cifar, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("cifar_dataset.HELD_OUT_PER_CLASS", 2)
     start = ["--data_root", str(cifar), "--class_num", "100", "--imbalance", "10", "--n_gpus", "1"]
-    assert cifar_train.main([*start, "--loss_type", "CDB-CE", "--tau", "1.5", "--max_epochs", "1", "--save_model", str(tmp_path)]) == 0
+    assert (
+        cifar_train.main(
+            [*start, "--loss_type", "CDB-CE", "--tau", "1.5", "--max_epochs", "1", "--save_model", str(tmp_path)]
+        )
+        == 0
+    )
     best = tmp_path / "best_cifar100_imbalance10.pth"
-    assert cifar_test.main(["--saved_model_path", str(best), "--data_root", str(cifar), "--class_num", "100", "--n_gpus", "1"]) == 0
+    assert (
+        cifar_test.main(
+            ["--saved_model_path", str(best), "--data_root", str(cifar), "--class_num", "100", "--n_gpus", "1"]
+        )
+        == 0
+    )
     ours = capsys.readouterr().out.splitlines()[-1]
     released = tmp_path / "released" / best.name
     released.parent.mkdir()
@@ -250,7 +297,7 @@ def test_cifar100_command_to_the_letter_and_a_released_checkpoint(cifar, tmp_pat
     assert cifar_test.main(["--saved_model_path", str(released), "--data_root", str(cifar)]) == 0
     output = capsys.readouterr().out.splitlines()
     assert output[-1] == ours
-    assert any("few" in line for line in output)                     # the file's name says imbalance 10
+    assert any("few" in line for line in output)  # the file's name says imbalance 10
 
 
 def red_or_not() -> ResNet32:
@@ -261,7 +308,7 @@ def red_or_not() -> ResNet32:
     torch.nn.init.ones_(network.bn1.weight)
     with torch.no_grad():
         network.conv1.weight[:2, 0, 1, 1] = torch.tensor([1.0, -1.0])
-        network.linear.weight[[0, 1], [24, 25]] = 1                  # 8 channels before, then 16 more
+        network.linear.weight[[0, 1], [24, 25]] = 1  # 8 channels before, then 16 more
     return network
 
 
@@ -269,28 +316,50 @@ def red_or_not() -> ResNet32:
 def test_a_released_checkpoint_is_tested_as_the_flags_and_its_name_say(tmp_path, flags, accuracy):
     """Pixels of 125 / 255 = 0.490 lie above ImageNet's mean of red, 0.485, and below the released test's, 0.4914."""
     write_cifar(tmp_path, per_class=1)
-    write_python2(tmp_path / "cifar-100-python/test", {b"data": np.full((100, 3072), 125, np.uint8), b"fine_labels": list(range(100))})
+    write_python2(
+        tmp_path / "cifar-100-python/test",
+        {b"data": np.full((100, 3072), 125, np.uint8), b"fine_labels": list(range(100))},
+    )
     path, out = tmp_path / "cifar100_imbalance10.pth", tmp_path / "figures.json"
     torch.save({f"module.{key}": value for key, value in red_or_not().state_dict().items()}, path)
-    assert cifar_test.main(["--saved_model_path", str(path), "--data_root", str(tmp_path), "--json", str(out), *flags]) == 0
+    assert (
+        cifar_test.main(["--saved_model_path", str(path), "--data_root", str(tmp_path), "--json", str(out), *flags])
+        == 0
+    )
     classes = json.loads(out.read_text())["classes"]
     assert [classes[c]["accuracy"] for c in (0, 1)] == accuracy
-    assert [classes[c]["training_images"] for c in (0, 99)] == [475, 47]      # 500 less 25 for validation, and a tenth
+    assert [classes[c]["training_images"] for c in (0, 99)] == [475, 47]  # 500 less 25 for validation, and a tenth
 
 
 def test_schedules():
     """The paper's rate falls at epochs 160 and 210 of 240; the fast one is level from 10 % to 40 % and ends at 0."""
     paper = [cifar_train.step_schedule(epoch / 240) for epoch in (0, 159, 160, 209, 210, 239)]
     assert paper == pytest.approx([1, 1, 0.01, 0.01, 0.0001, 0.0001])
-    assert [cifar_train.level_schedule(share) for share in (0, 0.05, 0.1, 0.399, 0.7, 1)] == pytest.approx([0.04, 0.52, 1, 1, 0.5, 0])
-    assert [cifar_train.one_cycle_schedule(share) for share in (0, 0.15, 0.3, 0.65, 1)] == pytest.approx([0.04, 0.52, 1, 0.5, 0])
+    assert [cifar_train.level_schedule(share) for share in (0, 0.05, 0.1, 0.399, 0.7, 1)] == pytest.approx(
+        [0.04, 0.52, 1, 1, 0.5, 0]
+    )
+    assert [cifar_train.one_cycle_schedule(share) for share in (0, 0.15, 0.3, 0.65, 1)] == pytest.approx(
+        [0.04, 0.52, 1, 0.5, 0]
+    )
 
 
 def test_fast_recipe_common_protocol_and_reduction(tmp_path, capsys):
     """The flags reach the run: Nesterov, batch size, averaged weights, Muon; 35 instead of 10 images of the largest class."""
     data = write_cifar(tmp_path, "cifar10", per_class=35)
-    flags = ["--dataset", "cifar10", "--recipe", "fast", "--protocol", "common", "--reduction", "weighted_mean", "--imbalance", "35",
-             "--max_epochs", "1"]
+    flags = [
+        "--dataset",
+        "cifar10",
+        "--recipe",
+        "fast",
+        "--protocol",
+        "common",
+        "--reduction",
+        "weighted_mean",
+        "--imbalance",
+        "35",
+        "--max_epochs",
+        "1",
+    ]
     assert cifar_train.main([*flags, "--data_root", str(data), "--save_model", str(tmp_path)]) == 0
     last = load_checkpoint(tmp_path / "last_cifar10_imbalance35.pth")
     assert last["class_counts"][0] == 35
@@ -298,15 +367,33 @@ def test_fast_recipe_common_protocol_and_reduction(tmp_path, capsys):
     assert last["arguments"]["batch_size"] == cifar_train.FAST.batch_size
     assert (last["arguments"]["recipe"], last["arguments"]["reduction"]) == ("fast", "weighted_mean")
     assert not torch.equal(last["trained"]["conv1.weight"], last["state_dict"]["conv1.weight"])
-    assert last["trained"]["layer2.3.conv2.weight"].norm() ** 2 == pytest.approx(32, rel=0.05)     # filters: norm sqrt(32) and a small step
-    assert last["trained"]["conv1.weight"].norm() ** 2 != pytest.approx(16, rel=0.05)              # of an image: SGD
-    assert cifar_test.main(["--saved_model_path", str(tmp_path / "best_cifar10_imbalance35.pth"), "--data_root", str(data)]) == 0
+    assert last["trained"]["layer2.3.conv2.weight"].norm() ** 2 == pytest.approx(
+        32, rel=0.05
+    )  # filters: norm sqrt(32) and a small step
+    assert last["trained"]["conv1.weight"].norm() ** 2 != pytest.approx(16, rel=0.05)  # of an image: SGD
+    assert (
+        cifar_test.main(
+            ["--saved_model_path", str(tmp_path / "best_cifar10_imbalance35.pth"), "--data_root", str(data)]
+        )
+        == 0
+    )
     assert "was chosen on the test set" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("loss_type", ["FL", "EQL", "CB_Focal", "LDAM-DRW", "Logit_Adjustment"])
 def test_rival_losses_train_and_test(loss_type, tmp_path):
-    flags = ["--dataset", "digits", "--imbalance", "100", "--max_epochs", "1", "--loss_type", loss_type, "--save_model", str(tmp_path)]
+    flags = [
+        "--dataset",
+        "digits",
+        "--imbalance",
+        "100",
+        "--max_epochs",
+        "1",
+        "--loss_type",
+        loss_type,
+        "--save_model",
+        str(tmp_path),
+    ]
     assert cifar_train.main(flags) == 0
     assert cifar_test.main(["--saved_model_path", str(tmp_path / f"best_{NAME}.pth")]) == 0
 
@@ -314,19 +401,34 @@ def test_rival_losses_train_and_test(loss_type, tmp_path):
 DIGITS = ("--dataset", "digits")
 
 
-@pytest.mark.parametrize(("flags", "match"), [
-    (("--class_num", 50), "--class_num 50: cifar100 has 100 classes"), ((*DIGITS, "--class_num", 100), "digits has 10 classes"),
-    ((*DIGITS, "--eql_gamma", 1.5), "--eql_gamma: must be a number of at least 0 and at most 1, not '1.5'"),
-    (("--dataset", "svhn"), "'svhn'"), ((*DIGITS, "--tau", -1), "--tau: must be a number above 0.*'-1'"),
-    ((*DIGITS, "--tau", "nan"), "'nan'"), ((*DIGITS, "--tau", "fast"), "'fast'"),
-    ((*DIGITS, "--imbalance", 0), "--imbalance: must be a number of at least 1, not '0'"),
-    ((*DIGITS, "--imbalance", 1000), "between 1 and 114.*not 1000"), ((*DIGITS, "--imbalance", "nan"), "nan"),
-    ((*DIGITS, "--n_gpus", 0), "--n_gpus must be at least 1, not 0"), ((*DIGITS, "--max_epochs", 0), "'0'"),
-    ((*DIGITS, "--batch_size", -4), "'-4'"),
-    ((*DIGITS, "--lr", 0), "--lr: must be a number above 0"), ((*DIGITS, "--lr", "inf"), "not 'inf'"),
-    ((*DIGITS, "--recipe", "fast"), "--recipe fast is for CIFAR"), (("--recipe", "slow"), "'slow'"),
-    ((*DIGITS, "--loss_type", "GAN"), "'GAN'"), ((*DIGITS, "--beta", 1), "'1'"), ((*DIGITS, "--gamma", "x"), "'x'"),
-    ((*DIGITS, "--seed", -1), "'-1'"), ((*DIGITS, "--validate_after_every", 0), "'0'"), ((*DIGITS, "--epochs", 3), "--epochs")])
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (("--class_num", 50), "--class_num 50: cifar100 has 100 classes"),
+        ((*DIGITS, "--class_num", 100), "digits has 10 classes"),
+        ((*DIGITS, "--eql_gamma", 1.5), "--eql_gamma: must be a number of at least 0 and at most 1, not '1.5'"),
+        (("--dataset", "svhn"), "'svhn'"),
+        ((*DIGITS, "--tau", -1), "--tau: must be a number above 0.*'-1'"),
+        ((*DIGITS, "--tau", "nan"), "'nan'"),
+        ((*DIGITS, "--tau", "fast"), "'fast'"),
+        ((*DIGITS, "--imbalance", 0), "--imbalance: must be a number of at least 1, not '0'"),
+        ((*DIGITS, "--imbalance", 1000), "between 1 and 114.*not 1000"),
+        ((*DIGITS, "--imbalance", "nan"), "nan"),
+        ((*DIGITS, "--n_gpus", 0), "--n_gpus must be at least 1, not 0"),
+        ((*DIGITS, "--max_epochs", 0), "'0'"),
+        ((*DIGITS, "--batch_size", -4), "'-4'"),
+        ((*DIGITS, "--lr", 0), "--lr: must be a number above 0"),
+        ((*DIGITS, "--lr", "inf"), "not 'inf'"),
+        ((*DIGITS, "--recipe", "fast"), "--recipe fast is for CIFAR"),
+        (("--recipe", "slow"), "'slow'"),
+        ((*DIGITS, "--loss_type", "GAN"), "'GAN'"),
+        ((*DIGITS, "--beta", 1), "'1'"),
+        ((*DIGITS, "--gamma", "x"), "'x'"),
+        ((*DIGITS, "--seed", -1), "'-1'"),
+        ((*DIGITS, "--validate_after_every", 0), "'0'"),
+        ((*DIGITS, "--epochs", 3), "--epochs"),
+    ],
+)
 def test_wrong_flags(failing, tmp_path, flags, match):
     import re
 
@@ -337,7 +439,9 @@ def test_wrong_flags(failing, tmp_path, flags, match):
 
 def test_more_gpus_than_there_are(failing, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "find_gpus", lambda: ("cuda", 1))
-    assert "--n_gpus 2: this machine has 1 GPU" in failing(cifar_train.main, *SHORT, "--n_gpus", 2, "--save_model", tmp_path)
+    assert "--n_gpus 2: this machine has 1 GPU" in failing(
+        cifar_train.main, *SHORT, "--n_gpus", 2, "--save_model", tmp_path
+    )
 
 
 def test_missing_data_says_what_to_do(failing, tmp_path):
@@ -356,6 +460,7 @@ def test_damaged_data(failing, cifar, tmp_path, damage):
         (folder / "train").write_bytes((folder / "train").read_bytes()[:5000])
     elif damage == "hostile":
         import pickle
+
         (folder / "train").write_bytes(pickle.dumps(Gadget(tmp_path / "owned")))
     else:
         write_python2(folder / "train", {b"data": np.zeros((100, 3072), np.uint8), b"fine_labels": list(range(100))})
@@ -416,7 +521,9 @@ def test_wrong_checkpoints(failing, finished, tmp_path):
     state = load_checkpoint(best)
     del state["state_dict"]["conv1.weight"]
     save_checkpoint(tmp_path / "cut.pth", state)
-    assert "conv1.weight absent instead of 16x3x3x3" in failing(cifar_test.main, "--saved_model_path", tmp_path / "cut.pth")
+    assert "conv1.weight absent instead of 16x3x3x3" in failing(
+        cifar_test.main, "--saved_model_path", tmp_path / "cut.pth"
+    )
     torch.save({"module.linear.bias": torch.zeros(37)}, tmp_path / "other.pth")
     assert "37 classes" in failing(cifar_test.main, "--saved_model_path", tmp_path / "other.pth")
     assert "--jsn x" in failing(cifar_test.main, "--saved_model_path", best, "--jsn", "x")
@@ -429,7 +536,7 @@ def test_torchrun_needs_a_batch_that_divides():
 
 
 def test_compile_is_for_what_trains_not_for_what_is_kept(monkeypatch):
-    monkeypatch.setattr(torch, "compile", torch.nn.Sequential)                  # the real one takes a minute
+    monkeypatch.setattr(torch, "compile", torch.nn.Sequential)  # the real one takes a minute
     args = cifar_train.parse_arguments([*map(str, SHORT), "--compile"])
     training, _ = cifar_train.prepare(args, Runtime(torch.device("cpu")))
     assert training.parallel_model[0] is training.model
@@ -438,4 +545,4 @@ def test_compile_is_for_what_trains_not_for_what_is_kept(monkeypatch):
 
 def test_a_flag_of_several_lines_is_told_in_one_and_a_huge_number_is_none(failing):
     assert "unrecognized arguments: --a b" in failing(cifar_train.main, "--a\nb")
-    assert "--batch_size" in failing(cifar_train.main, *SHORT, "--batch_size", 10 ** 20)
+    assert "--batch_size" in failing(cifar_train.main, *SHORT, "--batch_size", 10**20)

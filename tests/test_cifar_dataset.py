@@ -36,7 +36,10 @@ class Python2Pickler(pickle._Pickler):
 
     def save_bytes(self, text):
         short = len(text) < 256
-        self.write((pickle.SHORT_BINSTRING + bytes([len(text)]) if short else pickle.BINSTRING + struct.pack("<i", len(text))) + text)
+        self.write(
+            (pickle.SHORT_BINSTRING + bytes([len(text)]) if short else pickle.BINSTRING + struct.pack("<i", len(text)))
+            + text
+        )
         self.memoize(text)
 
     dispatch[bytes] = save_bytes
@@ -56,18 +59,24 @@ def write_cifar(root: Path, dataset: str = "cifar100", per_class: int = 27, test
     labels = np.tile(np.arange(classes), per_class)
     images = (np.arange(len(labels)) % 251).astype(np.uint8)[:, None].repeat(3072, axis=1)
     files = ["train"] if dataset == "cifar100" else [f"data_batch_{n}" for n in range(1, 6)]
-    for name, part, part_labels in zip(files, np.array_split(images, len(files)), np.array_split(labels, len(files)), strict=True):
+    for name, part, part_labels in zip(
+        files, np.array_split(images, len(files)), np.array_split(labels, len(files)), strict=True
+    ):
         write_python2(folder / name, {b"data": part, key: part_labels.tolist()})
     test_labels = np.tile(np.arange(classes), tests)
     noise = np.random.default_rng(0).integers(0, 256, (len(test_labels), 3072), dtype=np.uint8)
-    write_python2(folder / ("test" if dataset == "cifar100" else "test_batch"), {b"data": noise, key: test_labels.tolist()})
+    write_python2(
+        folder / ("test" if dataset == "cifar100" else "test_batch"), {b"data": noise, key: test_labels.tolist()}
+    )
     names = [f"class {c}".encode() for c in range(classes)]
     meta, names_key = ("meta", b"fine_label_names") if dataset == "cifar100" else ("batches.meta", b"label_names")
     write_python2(folder / meta, {names_key: names})
     return root
 
 
-@pytest.mark.parametrize(("imbalance", "total"), [(200, 9_022), (100, 10_302), (50, 11_975), (20, 15_111), (10, 18_591), (1, 47_500)])
+@pytest.mark.parametrize(
+    ("imbalance", "total"), [(200, 9_022), (100, 10_302), (50, 11_975), (20, 15_111), (10, 18_591), (1, 47_500)]
+)
 def test_long_tail_totals_of_the_paper(imbalance, total):
     counts = long_tail_counts(475, 100, imbalance)
     assert sum(counts) == total
@@ -75,7 +84,9 @@ def test_long_tail_totals_of_the_paper(imbalance, total):
     assert counts[-1] == int(475 / imbalance + 1e-9)
 
 
-@pytest.mark.parametrize(("imbalance", "total"), [(200, 9_502), (100, 10_847), (50, 12_608), (20, 15_907), (10, 19_573), (1, 50_000)])
+@pytest.mark.parametrize(
+    ("imbalance", "total"), [(200, 9_502), (100, 10_847), (50, 12_608), (20, 15_907), (10, 19_573), (1, 50_000)]
+)
 def test_long_tail_totals_of_other_papers(imbalance, total):
     assert sum(long_tail_counts(500, 100, imbalance)) == total
 
@@ -114,19 +125,29 @@ def test_long_tailed_parts_do_not_overlap(tmp_path):
     assert train.class_counts(10) == long_tail_counts(10, 10, 10) == [10, 7, 5, 4, 3, 2, 2, 1, 1, 1]
     assert val.class_counts(10) == [25] * 10
     seen = train.images[:, 0, 0, 0].tolist()
-    assert sorted(seen)[:12] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]      # the first images of the file
-    assert val.images[:, 0, 0, 0].min() == 0 and val.images[0, 0, 0, 0] == 100    # images 100.. are held out; 251 wraps to 0
+    assert sorted(seen)[:12] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]  # the first images of the file
+    assert (
+        val.images[:, 0, 0, 0].min() == 0 and val.images[0, 0, 0, 0] == 100
+    )  # images 100.. are held out; 251 wraps to 0
 
 
 def test_other_protocols_cut_from_all_images_or_validate_on_the_test_set(tmp_path):
     write_cifar(tmp_path, "cifar10", per_class=35, tests=3)
     train, val = long_tailed("cifar10", tmp_path, 10, "common")
-    assert train.class_counts(10) == [35, 27, 20, 16, 12, 9, 7, 5, 4, 3]           # 35 * 10 ** (-c / 9), cut to a whole number
+    assert train.class_counts(10) == [35, 27, 20, 16, 12, 9, 7, 5, 4, 3]  # 35 * 10 ** (-c / 9), cut to a whole number
     assert torch.equal(val.images, read_split("cifar10", tmp_path, "test").images)
     held_out_first, val = long_tailed("cifar10", tmp_path, 10, "paper-on-test")
-    assert torch.equal(held_out_first.images, long_tailed("cifar10", tmp_path, 10)[0].images)      # 10 of 35 images, 25 unused
+    assert torch.equal(
+        held_out_first.images, long_tailed("cifar10", tmp_path, 10)[0].images
+    )  # 10 of 35 images, 25 unused
     assert torch.equal(val.images, read_split("cifar10", tmp_path, "test").images)
-    assert [sum(long_tail_counts(500, 100, imbalance)) for imbalance in (200, 100, 50, 20, 10)] == [9_502, 10_847, 12_608, 15_907, 19_573]
+    assert [sum(long_tail_counts(500, 100, imbalance)) for imbalance in (200, 100, 50, 20, 10)] == [
+        9_502,
+        10_847,
+        12_608,
+        15_907,
+        19_573,
+    ]
 
 
 def test_digits():
@@ -134,7 +155,7 @@ def test_digits():
     test = read_split("digits", Path("nowhere"), "test")
     assert len(val) == 200
     assert len(test) == 400
-    assert train.class_counts(10)[0] == 114                                  # the rarest digit, 8, has 174 images: 174 - 40 - 20
+    assert train.class_counts(10)[0] == 114  # the rarest digit, 8, has 174 images: 174 - 40 - 20
     assert train.class_counts(10)[-1] == 5
     assert train.images.shape[1:] == (3, 16, 16)
     assert torch.equal(train.images[:, 0], train.images[:, 2])
@@ -155,14 +176,25 @@ def test_real_cifar100(shared_data, tmp_path):
     train, val = long_tailed("cifar100", tmp_path, 200)
     assert (len(train), len(val)) == (9_022, 2_500)
     assert val.class_counts(100) == [25] * 100
-    assert torch.equal(read_split("cifar100", tmp_path, "train").images[0], torch.from_numpy(first.transpose(2, 0, 1).copy()))
+    assert torch.equal(
+        read_split("cifar100", tmp_path, "train").images[0], torch.from_numpy(first.transpose(2, 0, 1).copy())
+    )
 
 
-@pytest.mark.parametrize("entry", [
-    [1, 2], {}, {b"data": np.zeros((2, 3072), np.float32), b"fine_labels": [0, 1]}, {b"data": np.zeros((2, 3071), np.uint8)},
-    {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0]}, {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, 100]},
-    {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, -1]}, {b"data": np.zeros((0, 3072), np.uint8), b"fine_labels": []},
-    {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, "1"]}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        [1, 2],
+        {},
+        {b"data": np.zeros((2, 3072), np.float32), b"fine_labels": [0, 1]},
+        {b"data": np.zeros((2, 3071), np.uint8)},
+        {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, 100]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, -1]},
+        {b"data": np.zeros((0, 3072), np.uint8), b"fine_labels": []},
+        {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, "1"]},
+    ],
+)
 def test_files_that_are_no_cifar(tmp_path, entry):
     (tmp_path / "cifar-100-python").mkdir()
     write_python2(tmp_path / "cifar-100-python" / "train", entry)
@@ -213,7 +245,7 @@ def test_augmentation_is_a_crop_of_the_padded_image_and_a_flip():
     for n in range(300):
         padded = np.pad(images[n].numpy(), ((0, 0), (4, 4), (4, 4)))
         row, column = int(augment.rows[n]), int(augment.columns[n])
-        crop = padded[:, row:row + 8, column:column + 8]
+        crop = padded[:, row : row + 8, column : column + 8]
         assert np.array_equal(result[n].numpy(), crop[:, :, ::-1] if augment.flipped[n] else crop)
     assert set(augment.rows.tolist()) == set(augment.columns.tolist()) == set(range(9))
     assert 100 < augment.flipped.sum() < 200
@@ -224,5 +256,10 @@ def test_each_evaluation_image_is_in_exactly_one_process():
     images = ImageSet(torch.zeros(601, 3, 4, 4, dtype=torch.uint8), torch.arange(601))
     for world_size in (1, 2, 3):
         places = [Runtime(torch.device("cpu"), rank=rank, world_size=world_size) for rank in range(world_size)]
-        seen = [label for place in places for _, labels in evaluation_batches(images, "train", place) for label in labels.tolist()]
+        seen = [
+            label
+            for place in places
+            for _, labels in evaluation_batches(images, "train", place)
+            for label in labels.tolist()
+        ]
         assert sorted(seen) == list(range(601))

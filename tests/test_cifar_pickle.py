@@ -27,12 +27,19 @@ def test_a_pickle_that_tries_to_run_code_is_refused(tmp_path):
     assert not target.exists()
 
 
-@pytest.mark.parametrize(("content", "match"), [
-    (b"\x80\x02" + b"(" * 100_000 + b".", "damaged"), (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x.", "damaged"),
-    (pickle.dumps(np.empty(3, object), 2), "other values than bytes"), (pickle.dumps(np.dtype("O")), "other values than bytes"),
-    (pickle.dumps(bytearray(9), 5), "holds a bytearray"), (pickle.dumps({1, 2}, 4), "holds a set"),
-    (b"cnumpy.core.multiarray\n_reconstruct\n}(X\x01\x00\x00\x00aK\x01ub.", "holds a function"),
-    (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR.", "asks for an encoding")])
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"\x80\x02" + b"(" * 100_000 + b".", "damaged"),
+        (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x.", "damaged"),
+        (pickle.dumps(np.empty(3, object), 2), "other values than bytes"),
+        (pickle.dumps(np.dtype("O")), "other values than bytes"),
+        (pickle.dumps(bytearray(9), 5), "holds a bytearray"),
+        (pickle.dumps({1, 2}, 4), "holds a set"),
+        (b"cnumpy.core.multiarray\n_reconstruct\n}(X\x01\x00\x00\x00aK\x01ub.", "holds a function"),
+        (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR.", "asks for an encoding"),
+    ],
+)
 def test_a_pickle_that_asks_for_more_than_data_is_refused(tmp_path, content, match):
     (tmp_path / "train").write_bytes(content)
     with pytest.raises(ValueError, match=f"train .*{match}"):

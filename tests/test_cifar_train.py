@@ -11,9 +11,11 @@ from longtail.training import Training
 from test_cifar_dataset import write_cifar, write_python2
 
 CPU = Runtime(torch.device("cpu"))
-MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))     # ImageNet's
+MEAN, STD = (
+    torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+)  # ImageNet's
 DIGITS = ("--dataset", "digits", "--imbalance", "20")
-COUNTS = [114, 81, 58, 41, 30, 21, 15, 11, 7, 5]                 # 114 * 20 ** (-c / 9)
+COUNTS = [114, 81, 58, 41, 30, 21, 15, 11, 7, 5]  # 114 * 20 ** (-c / 9)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,9 @@ def test_paper_recipe(cifar10):
     training = prepared(*cifar10)
     assert (training.epochs, training.batches_per_epoch, training.ema) == (240, 13, None)
     assert len(next(iter(training.train_batches(1)))[1]) == 32
-    assert rates(training, (1, 160, 161, 210, 211, 240)) == [pytest.approx([lr] * 2) for lr in (0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5)]
+    assert rates(training, (1, 160, 161, 210, 211, 240)) == [
+        pytest.approx([lr] * 2) for lr in (0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5)
+    ]
     assert groups(training) == [(94, 5e-4), (1, 0)]
     assert training.optimizer.param_groups[1]["params"][0] is training.model.linear.bias
     assert all((group["momentum"], group["nesterov"]) == (0.9, False) for group in training.optimizer.param_groups)
@@ -68,7 +72,9 @@ def test_fast_recipe(cifar10):
     assert (training.epochs, training.batches_per_epoch) == (30, 7)
     assert len(next(iter(training.train_batches(1)))[1]) == 64
     shares = {1: 0.04, 4: 1, 12: 1, 22: 0.5, 28: 1 / 6}
-    assert rates(training, tuple(shares)) == [pytest.approx([0.1 * share, 0.1 * share, 0.02 * share]) for share in shares.values()]
+    assert rates(training, tuple(shares)) == [
+        pytest.approx([0.1 * share, 0.1 * share, 0.02 * share]) for share in shares.values()
+    ]
     assert groups(training) == [(64, 5e-4), (1, 0), (30, 0)]
     assert training.optimizer.param_groups[1]["params"][0] is training.model.linear.bias
     assert [group.get("orthogonal", False) for group in training.optimizer.param_groups] == [False, False, True]
@@ -103,24 +109,36 @@ def test_training_images_are_shifted_by_up_to_4_pixels_flipped_and_normalised(ci
 
 def test_validation_images_are_whole_and_normalised_as_in_training(cifar10):
     images, labels = (torch.cat(parts) for parts in zip(*prepared(*cifar10).val_batches(), strict=True))
-    assert torch.allclose(pixels(images)[:, :2], torch.stack(torch.meshgrid(*[torch.arange(1.0, 33)] * 2, indexing="ij")), atol=1e-3)
+    assert torch.allclose(
+        pixels(images)[:, :2], torch.stack(torch.meshgrid(*[torch.arange(1.0, 33)] * 2, indexing="ij")), atol=1e-3
+    )
     assert torch.allclose(pixels(images)[:, 2, 0, 0], labels.float(), atol=1e-3)
     assert labels.bincount().tolist() == [25] * 10
 
 
 def test_every_epoch_has_an_order_of_its_own(cifar10):
     training, again = prepared(*cifar10), prepared(*cifar10)
-    first, second, repeated = (torch.cat([labels for _, labels in batches])
-                               for batches in (training.train_batches(1), training.train_batches(2), again.train_batches(1)))
+    first, second, repeated = (
+        torch.cat([labels for _, labels in batches])
+        for batches in (training.train_batches(1), training.train_batches(2), again.train_batches(1))
+    )
     assert torch.equal(first, repeated)
     assert not torch.equal(first, second) and first.bincount().tolist() == second.bincount().tolist() == [40] * 10
 
 
-@pytest.mark.parametrize(("flags", "name", "value"), [
-    (("--tau", "1.5"), "tau", 1.5), (("--tau", "dynamic-released"), "tau", "dynamic-released"), ((), "tau", "dynamic"),
-    (("--reduction", "weighted_mean"), "reduction", "weighted_mean"), ((), "reduction", "mean"),
-    (("--loss_type", "FL", "--gamma", "3"), "gamma", 3), (("--loss_type", "CDB-FL", "--gamma", "3"), "focal_gamma", 3),
-    (("--loss_type", "EQL", "--eql_gamma", "0.3"), "gamma", 0.3)])
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        (("--tau", "1.5"), "tau", 1.5),
+        (("--tau", "dynamic-released"), "tau", "dynamic-released"),
+        ((), "tau", "dynamic"),
+        (("--reduction", "weighted_mean"), "reduction", "weighted_mean"),
+        ((), "reduction", "mean"),
+        (("--loss_type", "FL", "--gamma", "3"), "gamma", 3),
+        (("--loss_type", "CDB-FL", "--gamma", "3"), "focal_gamma", 3),
+        (("--loss_type", "EQL", "--eql_gamma", "0.3"), "gamma", 0.3),
+    ],
+)
 def test_flags_reach_the_loss(flags, name, value):
     assert getattr(prepared(*DIGITS, *flags).criterion, name) == value
 

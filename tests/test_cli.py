@@ -34,8 +34,13 @@ def test_parser_errors_are_one_line(capsys):
     parser = ArgumentParser("what")
     parser.add_argument("--seed", type=seed_number)
     parser.add_argument("--epochs", type=positive_int)
-    for flags, match in ((["--seed", "-1"], "from 0 to 4294967295, not '-1'"), (["--epochs", "0"], "at least 1, not '0'"),
-                         (["--seed", str(2 ** 32)], "4294967296"), (["--see", "1"], "--see"), (["--epochs", "1.5"], "'1.5'")):
+    for flags, match in (
+        (["--seed", "-1"], "from 0 to 4294967295, not '-1'"),
+        (["--epochs", "0"], "at least 1, not '0'"),
+        (["--seed", str(2**32)], "4294967296"),
+        (["--see", "1"], "--see"),
+        (["--epochs", "1.5"], "'1.5'"),
+    ):
         with pytest.raises(SystemExit) as end:
             parser.parse_args(flags)
         error = capsys.readouterr().err
@@ -44,11 +49,21 @@ def test_parser_errors_are_one_line(capsys):
         assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("processes, action, code, left", [
-    (1, "print('done', end='')", 0, "done, torn down"), (2, "print('done', end='')", 0, "done"), (2, "int('x')", 2, "")])
+@pytest.mark.parametrize(
+    "processes, action, code, left",
+    [
+        (1, "print('done', end='')", 0, "done, torn down"),
+        (2, "print('done', end='')", 0, "done"),
+        (2, "int('x')", 2, ""),
+    ],
+)
 def test_a_process_of_several_ends_without_taking_python_down(processes, action, code, left, started):
     """Its threads may still need Python: three processes that trained one batch aborted in 2 of 6 jobs."""
-    run = started("-c", f"import atexit, sys; from longtail.cli import exit_code; "
-                        f"atexit.register(print, ', torn down', end=''); sys.exit(exit_code(lambda: {action}))", cwd=ROOT,
-                  WORLD_SIZE=str(processes))
+    run = started(
+        "-c",
+        f"import atexit, sys; from longtail.cli import exit_code; "
+        f"atexit.register(print, ', torn down', end=''); sys.exit(exit_code(lambda: {action}))",
+        cwd=ROOT,
+        WORLD_SIZE=str(processes),
+    )
     assert (run.returncode, run.stdout) == (code, left), run.stderr

@@ -9,38 +9,51 @@ from longtail import compare
 from longtail.compare import main
 from longtail.run import log_row
 
-COUNTS = [200, 50, 10]           # one class of each group
+COUNTS = [200, 50, 10]  # one class of each group
 
 
 def write_run(folder, seed, accuracy, *, loss="CE", epochs=2, test=None, done=2):
     """A run of `epochs`, of which `done` are in the log; its best epoch is the first, with `accuracy` of the three classes."""
     folder.mkdir(parents=True)
-    description = {"arguments": {"loss_type": loss, "tau": "dynamic", "seed": seed, "max_epochs": epochs}, "class_counts": COUNTS,
-                   "class_names": ["a", "b", "c"]}
+    description = {
+        "arguments": {"loss_type": loss, "tau": "dynamic", "seed": seed, "max_epochs": epochs},
+        "class_counts": COUNTS,
+        "class_names": ["a", "b", "c"],
+    }
     (folder / "x.json").write_text(json.dumps(description))
-    rows = [log_row({"epoch": epoch, "lr": 0.1, "loss": 1.0, "accuracy": value, "tau": 1.0}, accuracy, [1.0] * 3)
-            for epoch, value in zip(range(1, done + 1), (0.5, 0.4), strict=False)]
+    rows = [
+        log_row({"epoch": epoch, "lr": 0.1, "loss": 1.0, "accuracy": value, "tau": 1.0}, accuracy, [1.0] * 3)
+        for epoch, value in zip(range(1, done + 1), (0.5, 0.4), strict=False)
+    ]
     lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
     (folder / "x.csv").write_text("\n".join(lines) + "\n")
     if test:
-        classes = [{"name": name, "training_images": count, "correct": correct, "images": 10}
-                   for name, count, correct in zip("abc", COUNTS, test, strict=True)]
+        classes = [
+            {"name": name, "training_images": count, "correct": correct, "images": 10}
+            for name, count, correct in zip("abc", COUNTS, test, strict=True)
+        ]
         (folder / "test.json").write_text(json.dumps({"classes": classes}))
     return str(folder)
 
 
 def settings(tmp_path, **more):
     """Two settings with seeds 0 to 2: test accuracy of all 60, 70, 80 % against 50, 50, 50."""
-    a = [write_run(tmp_path / f"a{seed}", seed, (0.9, 0.5, 0.1), loss="CDB-CE", test=test, **more)
-         for seed, test in enumerate([(9, 6, 3), (9, 7, 5), (9, 8, 7)])]
+    a = [
+        write_run(tmp_path / f"a{seed}", seed, (0.9, 0.5, 0.1), loss="CDB-CE", test=test, **more)
+        for seed, test in enumerate([(9, 6, 3), (9, 7, 5), (9, 8, 7)])
+    ]
     b = [write_run(tmp_path / f"b{seed}", seed, (0.8, 0.4, 0.3), test=(9, 5, 1), **more) for seed in range(3)]
     return a, b
 
 
 def table(output):
     """The cells of the printed rows by the name of the group."""
-    return {cells[0]: cells[1:] for line in output.splitlines() if line.startswith("| ")
-            for cells in ([cell.strip() for cell in line.strip("| ").split("|")],)}
+    return {
+        cells[0]: cells[1:]
+        for line in output.splitlines()
+        if line.startswith("| ")
+        for cells in ([cell.strip() for cell in line.strip("| ").split("|")],)
+    }
 
 
 def test_paired_difference(tmp_path, capsys):
@@ -79,14 +92,26 @@ def test_the_picture_is_named_by_loss_or_by_folder(tmp_path, capsys):
     assert "| CE (mine0) " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("change", "match"), [
-    (lambda a, b, path: (a[:1], b), "a0 is one run: a spread needs at least two seeds"),
-    (lambda a, b, path: ([*a, a[0]], b), "has seed 0, as a run before it"),
-    (lambda a, b, path: ([*a, write_run(path / "other", 3, (0, 0, 0), loss="FL", test=(1, 1, 1))], b),
-     "other/x.csv is of FL, the first run of CDB-CE"),
-    (lambda a, b, path: ([*a, write_run(path / "half", 3, (0, 0, 0), done=1)], b), "has 1 of 2 epochs: only finished runs"),
-    (lambda a, b, path: ([*a, str(path / "nowhere")], b), "nowhere"),
-    (lambda a, b, path: ([*a, write_run(path / "odd", 3, (0, 0, 0), loss="CDB-CE", test=("x", 1, 1))], b), "odd/test.json does not hold")])
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda a, b, path: (a[:1], b), "a0 is one run: a spread needs at least two seeds"),
+        (lambda a, b, path: ([*a, a[0]], b), "has seed 0, as a run before it"),
+        (
+            lambda a, b, path: ([*a, write_run(path / "other", 3, (0, 0, 0), loss="FL", test=(1, 1, 1))], b),
+            "other/x.csv is of FL, the first run of CDB-CE",
+        ),
+        (
+            lambda a, b, path: ([*a, write_run(path / "half", 3, (0, 0, 0), done=1)], b),
+            "has 1 of 2 epochs: only finished runs",
+        ),
+        (lambda a, b, path: ([*a, str(path / "nowhere")], b), "nowhere"),
+        (
+            lambda a, b, path: ([*a, write_run(path / "odd", 3, (0, 0, 0), loss="CDB-CE", test=("x", 1, 1))], b),
+            "odd/test.json does not hold",
+        ),
+    ],
+)
 def test_what_cannot_be_compared_is_named(tmp_path, capsys, change, match):
     runs, against = change(*settings(tmp_path), tmp_path)
     assert compare.main([*runs, "--against", *against]) == 2
@@ -108,11 +133,15 @@ def test_settings_in_folders_of_one_name_are_two_columns(tmp_path, capsys):
     assert all(f"| CE ({side}) " in output for side in "ab")
 
 
-@pytest.mark.parametrize(("run", "other", "names"), [
-    ("results/CE_strong_seed0", "results/CE_fast_seed0", ("strong", "fast")),
-    ("CE_fast_seed0", "CE_fast_weighted_mean_seed5", ("", "weighted mean")),
-    ("CE_fast_seed0", "CE_fast_seed5", ("CE_fast_seed0", "CE_fast_seed5")),
-    ("strong/x.csv", "fast/x.csv", ("strong", "fast"))])
+@pytest.mark.parametrize(
+    ("run", "other", "names"),
+    [
+        ("results/CE_strong_seed0", "results/CE_fast_seed0", ("strong", "fast")),
+        ("CE_fast_seed0", "CE_fast_weighted_mean_seed5", ("", "weighted mean")),
+        ("CE_fast_seed0", "CE_fast_seed5", ("CE_fast_seed0", "CE_fast_seed5")),
+        ("strong/x.csv", "fast/x.csv", ("strong", "fast")),
+    ],
+)
 def test_settings_of_one_loss_are_told_apart_by_the_words_that_differ(run, other, names):
     assert compare.apart_by_name(Path(run), Path(other)) == names
 

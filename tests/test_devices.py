@@ -13,8 +13,15 @@ from longtail.devices import Runtime, check_gpus, choose_device, find_gpus, want
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("n_gpus", "found", "match"), [(0, 0, "--n_gpus must be at least 1, not 0"), (-2, 1, "not -2"),
-                                                        (2, 1, "--n_gpus 2: this machine has 1 GPU$"), (5, 4, "has 4 GPUs$")])
+@pytest.mark.parametrize(
+    ("n_gpus", "found", "match"),
+    [
+        (0, 0, "--n_gpus must be at least 1, not 0"),
+        (-2, 1, "not -2"),
+        (2, 1, "--n_gpus 2: this machine has 1 GPU$"),
+        (5, 4, "has 4 GPUs$"),
+    ],
+)
 def test_impossible_numbers_of_gpus(n_gpus, found, match):
     with pytest.raises(ValueError, match=match):
         check_gpus(n_gpus, found)
@@ -22,7 +29,7 @@ def test_impossible_numbers_of_gpus(n_gpus, found, match):
 
 def test_possible_numbers_of_gpus():
     check_gpus(1, 0)
-    check_gpus(8, 0)                     # a machine without any says so and uses its CPU
+    check_gpus(8, 0)  # a machine without any says so and uses its CPU
     check_gpus(4, 4)
     with pytest.raises(ValueError, match="process 3 on a machine with 2 GPUs"):
         check_gpus(1, 2, local_rank=2)
@@ -37,10 +44,19 @@ def test_pytorch_decides_which_gpus_there_are(monkeypatch):
     assert find_gpus() == ("cpu", 0)
 
 
-@pytest.mark.parametrize(("found", "asked", "expected"), [
-    (("cpu", 0), (None, 4), ("cpu", 0)), (("cuda", 4), (None, 1), ("cuda:0", 1)), (("cuda", 4), ("cuda", 3), ("cuda:0", 3)),
-    (("cuda", 4), ("cuda:2", 1), ("cuda:2", 1)), (("mps", 1), ("mps", 1), ("mps:0", 1)), (("xpu", 2), (None, 1, 1, 2), ("xpu:1", 1)),
-    (("cuda", 4), ("cpu", 4), ("cpu", 0)), (("cuda", 2), ("cpu", 1, 3, 4), ("cpu", 0))])
+@pytest.mark.parametrize(
+    ("found", "asked", "expected"),
+    [
+        (("cpu", 0), (None, 4), ("cpu", 0)),
+        (("cuda", 4), (None, 1), ("cuda:0", 1)),
+        (("cuda", 4), ("cuda", 3), ("cuda:0", 3)),
+        (("cuda", 4), ("cuda:2", 1), ("cuda:2", 1)),
+        (("mps", 1), ("mps", 1), ("mps:0", 1)),
+        (("xpu", 2), (None, 1, 1, 2), ("xpu:1", 1)),
+        (("cuda", 4), ("cpu", 4), ("cpu", 0)),
+        (("cuda", 2), ("cpu", 1, 3, 4), ("cpu", 0)),
+    ],
+)
 def test_the_device_of_a_process(monkeypatch, found, asked, expected):
     """asked: --device, --n_gpus, the process's number on its machine, how many processes."""
     monkeypatch.setattr(devices, "find_gpus", lambda: found)
@@ -48,12 +64,20 @@ def test_the_device_of_a_process(monkeypatch, found, asked, expected):
     assert (str(device), gpus) == expected
 
 
-@pytest.mark.parametrize(("found", "asked", "match"), [
-    (("cpu", 0), ("cuda", 1), "--device cuda: there is no such device here; GPUs of this machine: none$"),
-    (("mps", 1), ("cuda", 1), "GPUs of this machine: 1 of type mps$"), (("cuda", 2), ("cuda:2", 1), "2 of type cuda$"),
-    (("cuda", 2), ("gpu", 1), "--device gpu is not a PyTorch device"), (("cuda", 2), ("meta", 1), "no such device"),
-    (("cuda", 2), ("cuda:1", 2), "cuda:1 names one GPU"), (("cuda", 2), ("cuda:1", 1, 1, 2), "cuda:1 names one GPU"),
-    (("cuda", 2), (None, 3), "--n_gpus 3: this machine has 2 GPUs"), (("cuda", 2), ("cpu", 0), "--n_gpus must be at least 1")])
+@pytest.mark.parametrize(
+    ("found", "asked", "match"),
+    [
+        (("cpu", 0), ("cuda", 1), "--device cuda: there is no such device here; GPUs of this machine: none$"),
+        (("mps", 1), ("cuda", 1), "GPUs of this machine: 1 of type mps$"),
+        (("cuda", 2), ("cuda:2", 1), "2 of type cuda$"),
+        (("cuda", 2), ("gpu", 1), "--device gpu is not a PyTorch device"),
+        (("cuda", 2), ("meta", 1), "no such device"),
+        (("cuda", 2), ("cuda:1", 2), "cuda:1 names one GPU"),
+        (("cuda", 2), ("cuda:1", 1, 1, 2), "cuda:1 names one GPU"),
+        (("cuda", 2), (None, 3), "--n_gpus 3: this machine has 2 GPUs"),
+        (("cuda", 2), ("cpu", 0), "--n_gpus must be at least 1"),
+    ],
+)
 def test_a_device_that_cannot_be(monkeypatch, found, asked, match):
     monkeypatch.setattr(devices, "find_gpus", lambda: found)
     with pytest.raises(ValueError, match=match):
@@ -104,9 +128,15 @@ def test_shares_are_equal_and_disjoint():
         Runtime(CPU, world_size=3).check_batch_size(32)
 
 
-@pytest.mark.parametrize(("amx", "avx512", "processor", "bf16"), [
-    (True, True, "Intel(R) Xeon(R) Processor", True), (False, True, "Intel(R) Xeon(R) Processor", False),
-    (False, True, "AMD EPYC 9R14", True), (False, False, "AMD EPYC 7571", False)])
+@pytest.mark.parametrize(
+    ("amx", "avx512", "processor", "bf16"),
+    [
+        (True, True, "Intel(R) Xeon(R) Processor", True),
+        (False, True, "Intel(R) Xeon(R) Processor", False),
+        (False, True, "AMD EPYC 9R14", True),
+        (False, False, "AMD EPYC 7571", False),
+    ],
+)
 def test_auto_is_bf16_on_processors_that_are_faster_in_it(amx, avx512, processor, bf16, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)

@@ -14,9 +14,15 @@ from longtail.losses import RIVALS, build_rival
 
 C = 5
 COUNTS = [80, 40, 20, 10, 5]
-BALANCED = [16] * C                                  # a constant added to all logits, or equal weights: cross-entropy
-LIKE_CROSS_ENTROPY = {"CE": {}, "FL": {"gamma": 0.0}, "EQL": {"eql_gamma": 0.0}, "CB_Softmax": {}, "Balanced_Softmax": {},
-                      "Logit_Adjustment": {}}
+BALANCED = [16] * C  # a constant added to all logits, or equal weights: cross-entropy
+LIKE_CROSS_ENTROPY = {
+    "CE": {},
+    "FL": {"gamma": 0.0},
+    "EQL": {"eql_gamma": 0.0},
+    "CB_Softmax": {},
+    "Balanced_Softmax": {},
+    "Logit_Adjustment": {},
+}
 
 
 def all_equal_losses(**options):
@@ -35,13 +41,20 @@ def inputs(draw):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     shape = (*batch[:1], C, *batch[1:])
     logits = torch.randn(shape, generator=generator, dtype=draw(st.sampled_from([torch.float32, torch.float64])))
-    options = {"reduction": draw(st.sampled_from(["mean", "sum", "none"])), "label_smoothing": draw(st.sampled_from([0.0, 0.1]))}
+    options = {
+        "reduction": draw(st.sampled_from(["mean", "sum", "none"])),
+        "label_smoothing": draw(st.sampled_from([0.0, 0.1])),
+    }
     if draw(st.booleans()):
-        return logits, logits.new_empty(shape).uniform_(0.1, 1, generator=generator).softmax(min(1, len(batch))), options
+        return (
+            logits,
+            logits.new_empty(shape).uniform_(0.1, 1, generator=generator).softmax(min(1, len(batch))),
+            options,
+        )
     options["ignore_index"] = draw(st.sampled_from([-100, 255, 2]))
     labels = torch.randint(C, batch, generator=generator)
     ignored = torch.rand(batch, generator=generator) < draw(st.sampled_from([0.0, 0.3]))
-    if ignored.all():                                # PyTorch's mean is nan there; see test_nothing_counts
+    if ignored.all():  # PyTorch's mean is nan there; see test_nothing_counts
         ignored = torch.zeros_like(ignored)
     labels = labels.masked_fill(ignored, options["ignore_index"])
     return logits, labels if (labels != options["ignore_index"]).any() else labels.fill_(1), options
@@ -75,13 +88,19 @@ def weighted(reduction):
 @pytest.mark.parametrize("probabilities", [False, True])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 def test_weights_apply_as_in_pytorch(probabilities, label_smoothing):
-    """"weighted_mean" is what nn.CrossEntropyLoss(weight=...) calls mean, whatever the target."""
+    """ "weighted_mean" is what nn.CrossEntropyLoss(weight=...) calls mean, whatever the target."""
     torch.manual_seed(0)
     logits = torch.randn(4, C, 3)
-    target = torch.rand(4, C, 3).softmax(1) if probabilities else torch.tensor([[0, 4, -100], [1, 1, 2], [3, 0, 0], [-100, 2, 4]])
+    target = (
+        torch.rand(4, C, 3).softmax(1)
+        if probabilities
+        else torch.tensor([[0, 4, -100], [1, 1, 2], [3, 0, 0], [-100, 2, 4]])
+    )
     criterion = weighted("weighted_mean")
     criterion.label_smoothing = label_smoothing
-    expected = nn.CrossEntropyLoss(torch.tensor([0.2, 0.6, 1.0, 1.4, 1.8]), label_smoothing=label_smoothing)(logits, target)
+    expected = nn.CrossEntropyLoss(torch.tensor([0.2, 0.6, 1.0, 1.4, 1.8]), label_smoothing=label_smoothing)(
+        logits, target
+    )
     assert criterion(logits, target).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -95,8 +114,14 @@ def test_pixels_are_elements():
     torch.manual_seed(0)
     logits, labels = torch.randn(2, C, 8, 8), torch.randint(C, (2, 8, 8))
     weight = [0.2, 0.6, 1.0, 1.4, 1.8]
-    expected = np.mean([-weight[labels[n, i, j]] * log_softmax(logits[n, :, i, j])[labels[n, i, j]]
-                        for n in range(2) for i in range(8) for j in range(8)])
+    expected = np.mean(
+        [
+            -weight[labels[n, i, j]] * log_softmax(logits[n, :, i, j])[labels[n, i, j]]
+            for n in range(2)
+            for i in range(8)
+            for j in range(8)
+        ]
+    )
     assert weighted("mean")(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -105,8 +130,14 @@ def test_counts_are_added_along_the_classes(loss_type):
     """Also where the picture is as wide as there are classes, (N, 5, 2, 5)."""
     torch.manual_seed(0)
     logits, labels = torch.randn(2, C, 2, C), torch.randint(C, (2, 2, C))
-    expected = np.mean([-log_softmax(logits[n, :, i, j].numpy() + np.log(COUNTS))[labels[n, i, j]]
-                        for n in range(2) for i in range(2) for j in range(C)])
+    expected = np.mean(
+        [
+            -log_softmax(logits[n, :, i, j].numpy() + np.log(COUNTS))[labels[n, i, j]]
+            for n in range(2)
+            for i in range(2)
+            for j in range(C)
+        ]
+    )
     assert build_rival(loss_type, COUNTS)(logits, labels).item() == pytest.approx(expected, rel=1e-5)
     assert CDBLoss(C, class_counts=COUNTS)(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
@@ -137,7 +168,9 @@ def test_labels_of_any_integer_type(dtype):
 @pytest.mark.parametrize("reduction", ["mean", "weighted_mean", "sum"])
 def test_nothing_counts(loss_type, reduction):
     """The loss and the gradient are 0, where PyTorch's mean is nan."""
-    criterion = CDBLoss(C, reduction=reduction) if loss_type == "CDB" else build_rival(loss_type, COUNTS, reduction=reduction)
+    criterion = (
+        CDBLoss(C, reduction=reduction) if loss_type == "CDB" else build_rival(loss_type, COUNTS, reduction=reduction)
+    )
     logits = torch.zeros(2, C, requires_grad=True)
     loss = criterion(logits, torch.full((2,), -100))
     loss.backward()
@@ -182,13 +215,13 @@ def test_rivals_on_pixels_are_rivals_on_rows(loss_type):
     labels[0, 0, 0] = -100
     rows = criterion(logits.permute(0, 2, 3, 1).reshape(-1, C), labels.flatten())
     torch.testing.assert_close(criterion(logits, labels).flatten(), rows)
-    torch.testing.assert_close(criterion(logits[0, :, 1, 2], labels[0, 1, 2]), rows[6])     # without a batch axis
+    torch.testing.assert_close(criterion(logits[0, :, 1, 2], labels[0, 1, 2]), rows[6])  # without a batch axis
 
 
 @pytest.mark.parametrize("kind", [torch.tensor, np.array, list, lambda values: torch.tensor(values, dtype=torch.int32)])
 def test_update_takes_tensors_arrays_and_lists(kind):
     criterion = CDBLoss(3, tau=1)
-    criterion.update(kind([3, 1, 0]), kind([4, 2, 4]))                   # d = 1/4, 1/2, 1
+    criterion.update(kind([3, 1, 0]), kind([4, 2, 4]))  # d = 1/4, 1/2, 1
     assert criterion.weight.tolist() == pytest.approx([3 / 7, 6 / 7, 12 / 7])
 
 
@@ -207,7 +240,11 @@ def test_compiles_as_one_graph():
     """On the eager backend: what is tested is that nothing breaks the graph."""
     torch.manual_seed(0)
     logits, labels = torch.randn(8, C), torch.randint(C, (8,))
-    for criterion in (weighted("mean"), weighted("weighted_mean"), CDBLoss(C, class_counts=COUNTS, focal_gamma=1.0),
-                      *(build_rival(name, COUNTS, eql_gamma=1.0) for name in RIVALS)):
+    for criterion in (
+        weighted("mean"),
+        weighted("weighted_mean"),
+        CDBLoss(C, class_counts=COUNTS, focal_gamma=1.0),
+        *(build_rival(name, COUNTS, eql_gamma=1.0) for name in RIVALS),
+    ):
         compiled = torch.compile(criterion, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(logits, labels), criterion(logits, labels))

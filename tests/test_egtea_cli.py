@@ -26,9 +26,21 @@ from test_extract_frames import write_video
 from test_resnext3d import random_state
 
 TRAIN, TEST = ROOT / "EGTEA/EGTEA_train.py", ROOT / "EGTEA/EGTEA_test.py"
-CLIPS = {"P01": (1, 1, 1, 2, 2, 3, 3, 1), "P20": (1, 2, 3), "OP01": (1, 2, 3, 3)}     # the verbs of each subject's clips
-SMALL = ("--pretrained_model", "none", "--sample_size", "40", "--frames_per_clip", "3", "--batch_size", "4", "--max_epochs", "2",
-         "--lr", "0.01")
+CLIPS = {"P01": (1, 1, 1, 2, 2, 3, 3, 1), "P20": (1, 2, 3), "OP01": (1, 2, 3, 3)}  # the verbs of each subject's clips
+SMALL = (
+    "--pretrained_model",
+    "none",
+    "--sample_size",
+    "40",
+    "--frames_per_clip",
+    "3",
+    "--batch_size",
+    "4",
+    "--max_epochs",
+    "2",
+    "--lr",
+    "0.01",
+)
 
 
 def make_data(root: Path) -> Path:
@@ -38,7 +50,9 @@ def make_data(root: Path) -> Path:
     for subject, verbs in CLIPS.items():
         for number, verb in enumerate(verbs):
             clip = f"{subject}-R01-Tea-{number}-F{number:06d}"
-            write_video(root / f"videos/{subject}-R01-Tea/{clip}.mp4", [70 * verb - 20 + 2 * (frame % 5) for frame in range(9)])
+            write_video(
+                root / f"videos/{subject}-R01-Tea/{clip}.mp4", [70 * verb - 20 + 2 * (frame % 5) for frame in range(9)]
+            )
             lines["test" if subject == "OP01" else "train"].append(f"{clip} 1 {verb} 1\n")
     for name, split in lines.items():
         (root / f"annotations/{name}_split1.txt").write_text("".join(split))
@@ -55,14 +69,31 @@ def data(tmp_path_factory) -> Path:
 
 def training(data: Path, folder: Path, *flags: object) -> list[str]:
     """Arguments of EGTEA_train.py."""
-    return [*SMALL, "--data_root", str(data / "frames"), "--train_file", str(data / "splits/train_split.txt"),
-            "--val_file", str(data / "splits/val_split.txt"), "--save_model", str(folder), *map(str, flags)]
+    return [
+        *SMALL,
+        "--data_root",
+        str(data / "frames"),
+        "--train_file",
+        str(data / "splits/train_split.txt"),
+        "--val_file",
+        str(data / "splits/val_split.txt"),
+        "--save_model",
+        str(folder),
+        *map(str, flags),
+    ]
 
 
 def flags_for_test(data: Path, checkpoint: Path, *flags: object) -> list[str]:
     """Arguments of EGTEA_test.py."""
-    return ["--data_root", str(data / "frames"), "--test_file", str(data / "splits/test_split.txt"), "--trained_model", str(checkpoint),
-            *map(str, flags)]
+    return [
+        "--data_root",
+        str(data / "frames"),
+        "--test_file",
+        str(data / "splits/test_split.txt"),
+        "--trained_model",
+        str(checkpoint),
+        *map(str, flags),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +105,13 @@ def finished(data, tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_its_files(finished):
-    assert sorted(path.name for path in finished.iterdir()) == ["best_model.pth", "last_model.pth", "model.csv", "model.json", "model.lock"]
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "best_model.pth",
+        "last_model.pth",
+        "model.csv",
+        "model.json",
+        "model.lock",
+    ]
     _, rows = read_log(finished / "model.csv")
     assert len(rows) == 2
     description = json.loads((finished / "model.json").read_text())
@@ -82,7 +119,12 @@ def test_a_run_leaves_its_files(finished):
     assert not any(str(finished.parent) in str(value) for value in description["arguments"].values())
     best = load_checkpoint(finished / "best_model.pth")
     assert (best["class_names"], best["class_counts"]) == (["take", "put", "cut"], [4, 2, 2])
-    assert (best["frames_per_clip"], best["sample_size"], best["head"], best["normalization"]) == (3, 40, "linear", "kinetics-mean")
+    assert (best["frames_per_clip"], best["sample_size"], best["head"], best["normalization"]) == (
+        3,
+        40,
+        "linear",
+        "kinetics-mean",
+    )
     assert best["criterion"]["weight"].sum().item() == pytest.approx(3, rel=1e-4)
     assert best["epoch"] in (1, 2) and 0 <= best["accuracy"] <= 1
     assert "optimizer" not in best and "conv1.weight" in best["state_dict"]
@@ -99,20 +141,24 @@ def test_killed_and_resumed_without_workers_ends_bit_for_bit_like_uninterrupted_
     output, _ = process.communicate()
     assert "nothing to resume" in output and "starting from epoch 1" in output
     assert load_checkpoint(tmp_path / "last_model.pth")["epoch"] == 1
-    assert EGTEA_train.main([flag if flag != "none" else str(tmp_path / "gone.pth") for flag in arguments]) == 2     # another experiment
+    assert (
+        EGTEA_train.main([flag if flag != "none" else str(tmp_path / "gone.pth") for flag in arguments]) == 2
+    )  # another experiment
     assert EGTEA_train.main(arguments) == 0
     one, other = (load_checkpoint(folder / "last_model.pth") for folder in (finished, tmp_path))
     assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
     assert torch.equal(one["criterion"]["weight"], other["criterion"]["weight"])
     before = (tmp_path / "last_model.pth").stat().st_mtime_ns
-    assert EGTEA_train.main(arguments) == 0                                                 # nothing left to do
+    assert EGTEA_train.main(arguments) == 0  # nothing left to do
     assert (tmp_path / "last_model.pth").stat().st_mtime_ns == before
 
 
 def test_report_of_two_runs_is_the_same_and_adds_up(data, finished, tmp_path, capsys, shell):
     best = finished / "best_model.pth"
     flags = ("--majority_above", 3, "--figure", tmp_path / "matrix.png")
-    run = shell(TEST, *flags_for_test(data, best, *flags, "--json", tmp_path / "one.json", "--workers", 0), cwd=Path("/"))
+    run = shell(
+        TEST, *flags_for_test(data, best, *flags, "--json", tmp_path / "one.json", "--workers", 0), cwd=Path("/")
+    )
     assert run.returncode == 0, run.stderr
     assert EGTEA_test.main(flags_for_test(data, best, *flags, "--json", tmp_path / "two.json", "--batch_size", 8)) == 0
     assert capsys.readouterr().out == run.stdout
@@ -127,13 +173,25 @@ def test_report_of_two_runs_is_the_same_and_adds_up(data, finished, tmp_path, ca
 
 def test_released_checkpoint_gives_the_same_figures(data, finished, tmp_path):
     weights = load_checkpoint(finished / "best_model.pth")["state_dict"]
-    torch.save({"epoch": 7, "state_dict": {f"module.{key}": value for key, value in weights.items()}}, tmp_path / "released.pth")
+    torch.save(
+        {"epoch": 7, "state_dict": {f"module.{key}": value for key, value in weights.items()}},
+        tmp_path / "released.pth",
+    )
     flags = ("--train_file", data / "splits/train_split.txt", "--frames_per_clip", 3, "--sample_size", 40)
-    assert EGTEA_test.main(flags_for_test(data, tmp_path / "released.pth", *flags, "--json", tmp_path / "released.json")) == 0
-    assert EGTEA_test.main(flags_for_test(data, finished / "best_model.pth", "--json", tmp_path / "ours.json",
-                                   "--figure", tmp_path / "ours.png")) == 0
+    assert (
+        EGTEA_test.main(flags_for_test(data, tmp_path / "released.pth", *flags, "--json", tmp_path / "released.json"))
+        == 0
+    )
+    assert (
+        EGTEA_test.main(
+            flags_for_test(
+                data, finished / "best_model.pth", "--json", tmp_path / "ours.json", "--figure", tmp_path / "ours.png"
+            )
+        )
+        == 0
+    )
     released, ours = (json.loads((tmp_path / name).read_text()) for name in ("released.json", "ours.json"))
-    about = {"checkpoint", "arguments", "epoch", "val_accuracy"}        # what a released file does not say, or otherwise
+    about = {"checkpoint", "arguments", "epoch", "val_accuracy"}  # what a released file does not say, or otherwise
     assert {key: released[key] for key in released.keys() - about} == {key: ours[key] for key in ours.keys() - about}
     assert (released["epoch"], released["arguments"], released["val_accuracy"]) == (7, {}, None)
     assert (tmp_path / "confusion_matrix.png").exists()
@@ -141,7 +199,7 @@ def test_released_checkpoint_gives_the_same_figures(data, finished, tmp_path):
 
 def test_precision_and_recall_are_those_of_scikit_learn():
     generator = np.random.default_rng(0)
-    true, predicted = generator.integers(0, 5, 300), generator.integers(0, 4, 300)           # class 4 is never predicted
+    true, predicted = generator.integers(0, 5, 300), generator.integers(0, 4, 300)  # class 4 is never predicted
     confusion = torch.zeros(5, 5, dtype=torch.long)
     for pair in zip(true, predicted, strict=True):
         confusion[pair] += 1
@@ -163,13 +221,25 @@ def test_a_class_without_test_clips_is_left_out_of_the_means(capsys):
     assert figures["verbs"][2]["recall"] is None
     assert "majority" not in figures
     EGTEA_test.show(figures)
-    assert "minority   3 classes, 2 tested  top-1 0.7500  mean precision 0.8333  mean recall 0.7500\n" in capsys.readouterr().out
+    assert (
+        "minority   3 classes, 2 tested  top-1 0.7500  mean precision 0.8333  mean recall 0.7500\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_checkpoint_says_how_test_clips_are_loaded_unless_a_flag_does(failing, tmp_path, monkeypatch):
     (tmp_path / "test_split.txt").write_text("OP01-R01-Tea-0 1 1 1\n")
-    save_checkpoint(tmp_path / "best.pth", {"state_dict": {"fc.bias": torch.zeros(3)}, "class_names": list("abc"), "head": "linear",
-                                            "class_counts": [4, 2, 2], "frames_per_clip": 5, "sample_size": 48})
+    save_checkpoint(
+        tmp_path / "best.pth",
+        {
+            "state_dict": {"fc.bias": torch.zeros(3)},
+            "class_names": list("abc"),
+            "head": "linear",
+            "class_counts": [4, 2, 2],
+            "frames_per_clip": 5,
+            "sample_size": 48,
+        },
+    )
     usual = ("--trained_model", tmp_path / "best.pth", "--test_file", tmp_path / "test_split.txt")
 
     def refuse(root: Path, clips: list, frames: int, size: int) -> None:
@@ -178,7 +248,11 @@ def test_the_checkpoint_says_how_test_clips_are_loaded_unless_a_flag_does(failin
     monkeypatch.setattr(EGTEA_test, "ResNeXt3D", lambda num_classes, head: None)
     monkeypatch.setattr(EGTEA_test, "load_weights", lambda network, weights, path: None)
     monkeypatch.setattr(EGTEA_test, "ClipSet", refuse)
-    for flags, told in (((), "5 frames of 48"), (("--frames_per_clip", 2), "2 frames of 48"), (("--sample_size", 64), "5 frames of 64")):
+    for flags, told in (
+        ((), "5 frames of 48"),
+        (("--frames_per_clip", 2), "2 frames of 48"),
+        (("--sample_size", 64), "5 frames of 64"),
+    ):
         assert f"error: 1 clip, {told} pixels" in failing(EGTEA_test.main, *usual, *flags)
 
 
@@ -195,7 +269,10 @@ def test_defaults_of_the_test():
     args = EGTEA_test.parse_arguments([])
     assert (args.majority_above, args.batch_size, args.n_gpus, args.precision, args.workers) == (600, 8, 1, "auto", 4)
     assert (args.frames_per_clip, args.sample_size, args.json) == (None, None, None)
-    assert (args.trained_model, args.figure) == (ROOT / "EGTEA/models/best_model.pth", ROOT / "EGTEA/models/confusion_matrix.png")
+    assert (args.trained_model, args.figure) == (
+        ROOT / "EGTEA/models/best_model.pth",
+        ROOT / "EGTEA/models/confusion_matrix.png",
+    )
     assert (args.data_root, args.test_file) == (ROOT / "EGTEA/extracted_frames", ROOT / "EGTEA/data/test_split.txt")
     assert args.train_file == ROOT / "EGTEA/data/train_split.txt"
 
@@ -206,23 +283,51 @@ def test_step_schedule():
 
 def test_paper_recipe_is_the_default():
     args = EGTEA_train.parse_arguments([])
-    assert (args.lr, args.momentum, args.batch_size, args.max_epochs, args.frames_per_clip, args.sample_size) == (0.001, 0, 8, 100, 10, 224)
+    assert (args.lr, args.momentum, args.batch_size, args.max_epochs, args.frames_per_clip, args.sample_size) == (
+        0.001,
+        0,
+        8,
+        100,
+        10,
+        224,
+    )
     assert args.data_root == ROOT / "EGTEA/extracted_frames"
     assert args.train_file == ROOT / "EGTEA/data/train_split.txt"
     assert args.save_model == ROOT / "EGTEA/models"
-    assert args.pretrained_model == ROOT / "pretrained_weights/resnext-101-kinetics.pth" or (ROOT / "EGTEA/pretrained_weights").is_dir()
+    assert (
+        args.pretrained_model == ROOT / "pretrained_weights/resnext-101-kinetics.pth"
+        or (ROOT / "EGTEA/pretrained_weights").is_dir()
+    )
 
 
 def test_flags_arrive_in_the_training(data, tmp_path):
     """Ten epochs of two batches: the learning rate falls at the first batch of epoch 7, 60 % on."""
     torch.save({"state_dict": random_state()}, tmp_path / "kinetics.pth")
-    flags = ("--lr", 0.02, "--momentum", 0.7, "--tau", 1.5, "--max_epochs", 10, "--accumulate", 2, "--validate_after_every", 3,
-             "--pretrained_model", tmp_path / "kinetics.pth", "--workers", 0)
+    flags = (
+        "--lr",
+        0.02,
+        "--momentum",
+        0.7,
+        "--tau",
+        1.5,
+        "--max_epochs",
+        10,
+        "--accumulate",
+        2,
+        "--validate_after_every",
+        3,
+        "--pretrained_model",
+        tmp_path / "kinetics.pth",
+        "--workers",
+        0,
+    )
     args = EGTEA_train.parse_arguments(training(data, tmp_path, *flags))
     prepared, _ = EGTEA_train.prepare(args, False, Runtime(torch.device("cpu")))
     [group] = prepared.optimizer.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.02, 0.7, 5e-4)
-    assert {id(parameter) for parameter in group["params"]} == {id(parameter) for parameter in prepared.model.parameters()}
+    assert {id(parameter) for parameter in group["params"]} == {
+        id(parameter) for parameter in prepared.model.parameters()
+    }
     rates = []
     for epoch, batch in ((1, 0), (6, 1), (7, 0), (10, 1)):
         prepared.set_lr(epoch, batch)
@@ -263,18 +368,40 @@ def test_a_rival_does_not_read_reduction():
     EGTEA_train.parse_arguments(["--loss_type", "CE", "--accumulate", "2", "--reduction", "weighted_mean"])
 
 
-@pytest.mark.parametrize(("flags", "match"), [
-    (("--tau", -1), "--tau: must be a number above 0.*'-1'"), (("--lr", 0), "--lr: must be.*'0'"), (("--lr", "nan"), "'nan'"),
-    (("--momentum", 1), "--momentum.*'1'"), (("--n_gpus", 0), "--n_gpus must be at least 1, not 0"), (("--max_epochs", 0), "'0'"),
-    (("--batch_size", -4), "'-4'"), (("--frames_per_clip", 0), "--frames_per_clip.*'0'"), (("--sample_size", "x"), "--sample_size.*'x'"),
-    (("--loss_type", "GAN"), "'GAN'"), (("--seed", -1), "'-1'"), (("--workers", -1), "'-1'"), (("--epochs", 3), "--epochs"),
-    (("--accumulate", 9), "--accumulate 9: a batch of 4 clips"), (("--precision", "fp8"), "'fp8'"),
-    (("--accumulate", 2, "--reduction", "weighted_mean"), "--accumulate 2 goes with neither --reduction weighted_mean nor"),
-    (("--accumulate", 2, "--loss_type", "LDAM-DRW"), "--loss_type LDAM-DRW: both divide by the summed weights of the whole batch"),
-    (("--data_root", "/nowhere"), "/nowhere not found; pass --data_root"), (("--train_file", "/none.txt"), "/none.txt; .*make_splits.py"),
-    (("--val_file", "/none.txt"), "no split file /none.txt"), (("--class_names", "/none.txt"), "--class_names /none.txt: there is no such"),
-    (("--class_names", "/"), "--class_names /: there is no such file"),
-    (("--pretrained_model", "/none.pth"), "/none.pth: get resnext-101-kinetics.pth from .*--pretrained_model none")])
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (("--tau", -1), "--tau: must be a number above 0.*'-1'"),
+        (("--lr", 0), "--lr: must be.*'0'"),
+        (("--lr", "nan"), "'nan'"),
+        (("--momentum", 1), "--momentum.*'1'"),
+        (("--n_gpus", 0), "--n_gpus must be at least 1, not 0"),
+        (("--max_epochs", 0), "'0'"),
+        (("--batch_size", -4), "'-4'"),
+        (("--frames_per_clip", 0), "--frames_per_clip.*'0'"),
+        (("--sample_size", "x"), "--sample_size.*'x'"),
+        (("--loss_type", "GAN"), "'GAN'"),
+        (("--seed", -1), "'-1'"),
+        (("--workers", -1), "'-1'"),
+        (("--epochs", 3), "--epochs"),
+        (("--accumulate", 9), "--accumulate 9: a batch of 4 clips"),
+        (("--precision", "fp8"), "'fp8'"),
+        (
+            ("--accumulate", 2, "--reduction", "weighted_mean"),
+            "--accumulate 2 goes with neither --reduction weighted_mean nor",
+        ),
+        (
+            ("--accumulate", 2, "--loss_type", "LDAM-DRW"),
+            "--loss_type LDAM-DRW: both divide by the summed weights of the whole batch",
+        ),
+        (("--data_root", "/nowhere"), "/nowhere not found; pass --data_root"),
+        (("--train_file", "/none.txt"), "/none.txt; .*make_splits.py"),
+        (("--val_file", "/none.txt"), "no split file /none.txt"),
+        (("--class_names", "/none.txt"), "--class_names /none.txt: there is no such"),
+        (("--class_names", "/"), "--class_names /: there is no such file"),
+        (("--pretrained_model", "/none.pth"), "/none.pth: get resnext-101-kinetics.pth from .*--pretrained_model none"),
+    ],
+)
 def test_wrong_flags(failing, data, tmp_path, flags, match):
     assert re.search(match, failing(EGTEA_train.main, *training(data, tmp_path / "run", *flags)))
     assert not (tmp_path / "run").exists()
@@ -286,16 +413,34 @@ def rewritten(path: Path, folder: Path, change) -> Path:
     return copy
 
 
-@pytest.mark.parametrize(("name", "change", "match"), [
-    ("train_split.txt", lambda lines: [line for line in lines if line.split()[2] != "2"], "no clip of verb 2; verbs are numbered"),
-    ("val_split.txt", lambda lines: lines[:2], "no sample of class 3: their difficulty cannot be measured; --difficulty smoothed"),
-    ("val_split.txt", lambda lines: [*lines, "P20-R01-Tea-9 1 4 1\n"], "verb 4 of P20-R01-Tea-9 is not among the 3"),
-    ("train_split.txt", lambda lines: [*lines, "P01-R01-Tea-77 1 1 1\n"], "no frames at .*P01-R01-Tea-77"),
-    ("train_split.txt", lambda lines: ["\x00PNG"], "line 1")])
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        (
+            "train_split.txt",
+            lambda lines: [line for line in lines if line.split()[2] != "2"],
+            "no clip of verb 2; verbs are numbered",
+        ),
+        (
+            "val_split.txt",
+            lambda lines: lines[:2],
+            "no sample of class 3: their difficulty cannot be measured; --difficulty smoothed",
+        ),
+        (
+            "val_split.txt",
+            lambda lines: [*lines, "P20-R01-Tea-9 1 4 1\n"],
+            "verb 4 of P20-R01-Tea-9 is not among the 3",
+        ),
+        ("train_split.txt", lambda lines: [*lines, "P01-R01-Tea-77 1 1 1\n"], "no frames at .*P01-R01-Tea-77"),
+        ("train_split.txt", lambda lines: ["\x00PNG"], "line 1"),
+    ],
+)
 def test_wrong_splits(failing, data, tmp_path, name, change, match):
     split = rewritten(data / "splits" / name, tmp_path, change)
     flag = "--train_file" if name.startswith("train") else "--val_file"
-    error = failing(EGTEA_train.main, *training(data, tmp_path / "run", flag, split, "--class_names", data / "splits/verbs.txt"))
+    error = failing(
+        EGTEA_train.main, *training(data, tmp_path / "run", flag, split, "--class_names", data / "splits/verbs.txt")
+    )
     assert re.search(match, error)
     assert not (tmp_path / "run").exists()
 
@@ -311,9 +456,14 @@ def test_only_cdb_needs_every_verb_in_validation(data, tmp_path):
 def test_smoothed_difficulty_needs_no_clip_of_a_verb(data, tmp_path, capsys):
     """Verb 3 has no clip: 1 or 2 clips, and it has the overall difficulty, exactly between or at theirs."""
     split = rewritten(data / "splits/val_split.txt", tmp_path, lambda lines: lines[:2])
-    args = training(data, tmp_path / "run", "--val_file", split, "--difficulty", "smoothed", "--tau", "1", "--max_epochs", "1")
+    args = training(
+        data, tmp_path / "run", "--val_file", split, "--difficulty", "smoothed", "--tau", "1", "--max_epochs", "1"
+    )
     assert EGTEA_train.main([str(arg) for arg in args]) == 0
-    assert capsys.readouterr().out.count("val_split.txt has no sample of class 3: CDB gives them the overall difficulty") == 1
+    assert (
+        capsys.readouterr().out.count("val_split.txt has no sample of class 3: CDB gives them the overall difficulty")
+        == 1
+    )
     row = read_log(tmp_path / "run" / "model.csv")[1][0]
     assert float(row["weight_2"]) == pytest.approx((float(row["weight_0"]) + float(row["weight_1"])) / 2, abs=1e-3)
     assert row["accuracy_2"] == ""
@@ -327,7 +477,10 @@ def test_a_truncated_frame_ends_training_in_one_line(data, tmp_path, shell):
         copy.write_bytes(path.read_bytes() if "P01-R01-Tea-2-" not in str(path) else path.read_bytes()[:-30])
     run = shell(TRAIN, *training(data, tmp_path / "run", "--data_root", tmp_path / "frames", "--workers", 2))
     assert run.returncode == 2
-    assert re.fullmatch(rf"EGTEA_train.py: error: {folder}/P01-R01-Tea-2-\S+/00000\d.jpg is a truncated or damaged JPEG; .*\n", run.stderr)
+    assert re.fullmatch(
+        rf"EGTEA_train.py: error: {folder}/P01-R01-Tea-2-\S+/00000\d.jpg is a truncated or damaged JPEG; .*\n",
+        run.stderr,
+    )
 
 
 def test_existing_run_is_left_alone(failing, data, finished):
@@ -335,7 +488,9 @@ def test_existing_run_is_left_alone(failing, data, finished):
     error = failing(EGTEA_train.main, *training(data, finished))
     assert all(flag in error for flag in ("--resume", "--overwrite", "--save_model"))
     assert "with seed 0, not 7" in failing(EGTEA_train.main, *training(data, finished, "--seed", 7, "--resume"))
-    assert "pretrained weights at" in failing(EGTEA_train.main, *training(data, finished, "--overwrite", "--pretrained_model", "/none.pth"))
+    assert "pretrained weights at" in failing(
+        EGTEA_train.main, *training(data, finished, "--overwrite", "--pretrained_model", "/none.pth")
+    )
     assert before == {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.iterdir()}
 
 
@@ -344,11 +499,16 @@ def test_another_split_is_another_experiment(failing, data, finished, tmp_path, 
     other = rewritten(data / f"splits/{split}_split.txt", tmp_path, lambda lines: lines[::-1])
     error = failing(EGTEA_train.main, *training(data, finished, "--resume", f"--{split}_file", other))
     blobs = [git_blob(path) for path in (data / f"splits/{split}_split.txt", other)]
-    assert f"with {split}_file {split}_split.txt {blobs[0]}, not {split}_split.txt {blobs[1]}: resume with the same settings" in error
+    assert (
+        f"with {split}_file {split}_split.txt {blobs[0]}, not {split}_split.txt {blobs[1]}: resume with the same settings"
+        in error
+    )
 
 
 def git_blob(path: Path) -> str:
-    return subprocess.run(["git", "hash-object", "--no-filters", path], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "hash-object", "--no-filters", path], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_a_split_may_move_and_an_old_checkpoint_knows_none(data, finished, tmp_path):
@@ -357,7 +517,9 @@ def test_a_split_may_move_and_an_old_checkpoint_knows_none(data, finished, tmp_p
     moved = rewritten(data / "splits/train_split.txt", tmp_path, lambda lines: lines)
     assert EGTEA_train.main(training(data, tmp_path, "--resume", "--train_file", moved)) == 0
     state = load_checkpoint(tmp_path / "last_model.pth")
-    state["arguments"] = {key: value for key, value in state["arguments"].items() if key not in ("train_file", "val_file")}
+    state["arguments"] = {
+        key: value for key, value in state["arguments"].items() if key not in ("train_file", "val_file")
+    }
     save_checkpoint(tmp_path / "last_model.pth", state)
     assert EGTEA_train.main(training(data, tmp_path, "--resume")) == 0
 
@@ -390,32 +552,50 @@ def test_before_any_training_the_test_says_to_train(failing, tmp_path):
 
 def test_wrong_checkpoints(failing, data, finished, tmp_path):
     (tmp_path / "damaged.pth").write_bytes(b"PK\3\4 cut")
-    assert "damaged.pth is not a checkpoint" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "damaged.pth"))
+    assert "damaged.pth is not a checkpoint" in failing(
+        EGTEA_test.main, *flags_for_test(data, tmp_path / "damaged.pth")
+    )
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "headless.pth")
-    torch.save({"fc.bias": torch.zeros(1).expand(10 ** 9)}, tmp_path / "huge.pth")
-    assert "has no head (fc) of at most 1000 verbs" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "huge.pth"))
+    torch.save({"fc.bias": torch.zeros(1).expand(10**9)}, tmp_path / "huge.pth")
+    assert "has no head (fc) of at most 1000 verbs" in failing(
+        EGTEA_test.main, *flags_for_test(data, tmp_path / "huge.pth")
+    )
     assert "has no head (fc)" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "headless.pth"))
     state = load_checkpoint(finished / "best_model.pth")
     save_checkpoint(tmp_path / "mute.pth", {**state, "frames_per_clip": None})
     assert "missing or wrong: frames_per_clip" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "mute.pth"))
     del state["state_dict"]["layer4.0.conv2.weight"]
     save_checkpoint(tmp_path / "cut.pth", state)
-    assert "layer4.0.conv2.weight absent instead of 1024x32x3x3x3" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "cut.pth"))
+    assert "layer4.0.conv2.weight absent instead of 1024x32x3x3x3" in failing(
+        EGTEA_test.main, *flags_for_test(data, tmp_path / "cut.pth")
+    )
 
 
 def test_wrong_test_data(failing, data, finished, tmp_path):
     best = finished / "best_model.pth"
     assert "/nowhere not found" in failing(EGTEA_test.main, *flags_for_test(data, best, "--data_root", "/nowhere"))
-    assert "make_splits.py" in failing(EGTEA_test.main, *flags_for_test(data, best, "--test_file", tmp_path / "none.txt"))
+    assert "make_splits.py" in failing(
+        EGTEA_test.main, *flags_for_test(data, best, "--test_file", tmp_path / "none.txt")
+    )
     split = rewritten(data / "splits/test_split.txt", tmp_path, lambda lines: [*lines, "OP01-R01-Tea-9 1 19 1\n"])
-    assert "verb 19 of OP01-R01-Tea-9 is not among the 3" in failing(EGTEA_test.main, *flags_for_test(data, best, "--test_file", split))
-    assert "there is no folder" in failing(EGTEA_test.main, *flags_for_test(data, best, "--json", tmp_path / "no/such.json"))
+    assert "verb 19 of OP01-R01-Tea-9 is not among the 3" in failing(
+        EGTEA_test.main, *flags_for_test(data, best, "--test_file", split)
+    )
+    assert "there is no folder" in failing(
+        EGTEA_test.main, *flags_for_test(data, best, "--json", tmp_path / "no/such.json")
+    )
     assert "--frames_per_clip" in failing(EGTEA_test.main, *flags_for_test(data, best, "--frames_per_clip", 0))
 
 
-@pytest.mark.parametrize(("flag", "name", "match"), [
-    ("--figure", "matrix.xyz", "matrix.xyz: a picture's name ends in .png, "), ("--figure", "matrix", "a picture's name ends in"),
-    ("--figure", "folder.png", "--figure .*folder.png is a folder"), ("--json", "folder.png", "--json .*folder.png is a folder")])
+@pytest.mark.parametrize(
+    ("flag", "name", "match"),
+    [
+        ("--figure", "matrix.xyz", "matrix.xyz: a picture's name ends in .png, "),
+        ("--figure", "matrix", "a picture's name ends in"),
+        ("--figure", "folder.png", "--figure .*folder.png is a folder"),
+        ("--json", "folder.png", "--json .*folder.png is a folder"),
+    ],
+)
 def test_places_of_results_are_checked_before_the_evaluation(failing, tmp_path, flag, name, match):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "unread.pth").write_bytes(b"")
@@ -425,7 +605,9 @@ def test_places_of_results_are_checked_before_the_evaluation(failing, tmp_path, 
 def test_pictures_of_every_kind_can_be_drawn():
     from matplotlib.figure import Figure
 
-    assert {suffix.removeprefix(".") for suffix in EGTEA_test.FIGURE_SUFFIXES} < set(Figure().canvas.get_supported_filetypes())
+    assert {suffix.removeprefix(".") for suffix in EGTEA_test.FIGURE_SUFFIXES} < set(
+        Figure().canvas.get_supported_filetypes()
+    )
 
 
 def test_the_report_is_printed_before_files_that_may_fail(data, finished, tmp_path, capsys, monkeypatch):

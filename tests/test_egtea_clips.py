@@ -17,15 +17,28 @@ def test_split_lines(tmp_path):
 
 def test_identity_is_the_name_and_gits_id_without_the_place(tmp_path):
     (tmp_path / "split.txt").write_text("hello\n")
-    assert split_identity(tmp_path / "split.txt") == "split.txt ce013625030ba8dba906f756967f9e9ca394464a"     # git hash-object
+    assert (
+        split_identity(tmp_path / "split.txt") == "split.txt ce013625030ba8dba906f756967f9e9ca394464a"
+    )  # git hash-object
 
 
-@pytest.mark.parametrize(("text", "match"), [
-    ("a-b-c-d 1 2 3\na-b-c-e 1 zero 3\n", "line 2: 'a-b-c-e 1 zero 3' is not"), ("a-b-c-d 1 0 3", "line 1.*from 1 to 1000"),
-    ("a-b-c-d 1", "line 1"), ("../../x 1 1 1", "line 1"), ("a-b-c-d 1 2 3\na-b-c-d 1 2 3\n", "line 2: a-b-c-d is listed twice"),
-    ("\n", "holds no clip"), ("\x00\x01\xff", "is not text"), (".. 1 1 1", "line 1: '..' is not named as a clip"),
-    ("a-b-c-/etc 1 1 1", "line 1: .*is not named as a clip"), ("a-b-c-d 1 1001 3", "line 1.*from 1 to 1000"),
-    (f"a-b-c-d 1 {'9' * 5000} 3", "line 1"), ("a-b-c-d 1 \xb2 3", "is not text")])
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("a-b-c-d 1 2 3\na-b-c-e 1 zero 3\n", "line 2: 'a-b-c-e 1 zero 3' is not"),
+        ("a-b-c-d 1 0 3", "line 1.*from 1 to 1000"),
+        ("a-b-c-d 1", "line 1"),
+        ("../../x 1 1 1", "line 1"),
+        ("a-b-c-d 1 2 3\na-b-c-d 1 2 3\n", "line 2: a-b-c-d is listed twice"),
+        ("\n", "holds no clip"),
+        ("\x00\x01\xff", "is not text"),
+        (".. 1 1 1", "line 1: '..' is not named as a clip"),
+        ("a-b-c-/etc 1 1 1", "line 1: .*is not named as a clip"),
+        ("a-b-c-d 1 1001 3", "line 1.*from 1 to 1000"),
+        (f"a-b-c-d 1 {'9' * 5000} 3", "line 1"),
+        ("a-b-c-d 1 \xb2 3", "is not text"),
+    ],
+)
 def test_damaged_split(tmp_path, text, match):
     (tmp_path / "split.txt").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=match):

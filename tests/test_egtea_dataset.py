@@ -43,7 +43,7 @@ def write_clip(root: Path, clip: str, frames: list[np.ndarray]) -> Path:
 def claiming(jpeg: bytes, height: int, width: int) -> bytes:
     """The same JPEG with another size in its header."""
     place = jpeg.index(b"\xff\xc0") + 5
-    return jpeg[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[place + 4:]
+    return jpeg[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[place + 4 :]
 
 
 def grey(level: int, height: int = 24, width: int = 32) -> np.ndarray:
@@ -53,7 +53,9 @@ def grey(level: int, height: int = 24, width: int = 32) -> np.ndarray:
 def picture(height: int, width: int) -> np.ndarray:
     """Smooth, and different everywhere and in every channel."""
     y, x = np.mgrid[:height, :width] / height
-    return np.stack([120 + 90 * np.sin(2 * x + channel) * np.cos(3 * y - channel) for channel in range(3)], -1).astype(np.uint8)
+    return np.stack([120 + 90 * np.sin(2 * x + channel) * np.cos(3 * y - channel) for channel in range(3)], -1).astype(
+        np.uint8
+    )
 
 
 @pytest.fixture
@@ -75,23 +77,34 @@ def test_a_frame_that_claims_to_be_huge_is_refused_unread(tmp_path, height, widt
 
 
 def test_a_clip_of_absurd_size(tmp_path):
-    for frames, size in ((10 ** 9, 224), (10, 10 ** 6)):
+    for frames, size in ((10**9, 224), (10, 10**6)):
         with pytest.raises(ValueError, match="--frames_per_clip or --sample_size"):
             ClipSet(tmp_path, [], frames, size)
 
 
-@pytest.mark.parametrize(("count", "expected"), [
-    (10, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]), (20, [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]), (30, [1, 4, 7, 10, 13, 16, 19, 22, 25, 28]),
-    (4, [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]), (1, [0] * 10)])
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (10, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (20, [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]),
+        (30, [1, 4, 7, 10, 13, 16, 19, 22, 25, 28]),
+        (4, [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]),
+        (1, [0] * 10),
+    ],
+)
 def test_evaluation_takes_segment_centres(count, expected):
     assert frame_indices(count, 10).tolist() == expected
 
 
-@given(st.integers(1, 300), st.integers(1, 32), st.integers(0, 2 ** 32 - 1))
+@given(st.integers(1, 300), st.integers(1, 32), st.integers(0, 2**32 - 1))
 def test_training_takes_one_frame_of_every_segment(count, segments, seed):
     indices = frame_indices(count, segments, np.random.default_rng(seed))
     for i, index in enumerate(indices):
-        assert math.floor(i * count / segments) <= index < max((i + 1) * count / segments, math.floor(i * count / segments) + 1)
+        assert (
+            math.floor(i * count / segments)
+            <= index
+            < max((i + 1) * count / segments, math.floor(i * count / segments) + 1)
+        )
 
 
 def test_training_reaches_every_frame_of_a_segment():
@@ -129,7 +142,7 @@ def test_one_warp_equals_crop_rotate_flip_resize(tmp_path, angle, flip):
     """Against the steps one by one, away from the corners that a rotation uncovers."""
     folder = write_clip(tmp_path, "P01-R01-Tea-1", [picture(480, 640)])
     frame = cv2.imread(str(folder / "000000.jpg"))[:, :, ::-1]
-    square = np.ascontiguousarray(frame[:, 40:520])                                   # position 0.25 of 160 spare columns
+    square = np.ascontiguousarray(frame[:, 40:520])  # position 0.25 of 160 spare columns
     turned = cv2.warpAffine(square, cv2.getRotationMatrix2D((239.5, 239.5), angle, 1.0), (480, 480))
     steps = cv2.resize(turned[:, ::-1] if flip else turned, (224, 224), interpolation=cv2.INTER_AREA)
     seen = read_clip([folder / "000000.jpg"], View(0.25, angle, flip), 224)[0]
@@ -174,9 +187,17 @@ def test_one_view_for_a_whole_clip(tmp_path):
     assert (clip == clip[0]).all()
 
 
-@pytest.mark.parametrize(("height", "size", "flag"), [
-    (480, 224, cv2.IMREAD_REDUCED_COLOR_2), (448, 224, cv2.IMREAD_REDUCED_COLOR_2), (447, 224, cv2.IMREAD_COLOR),
-    (120, 112, cv2.IMREAD_COLOR), (960, 224, cv2.IMREAD_REDUCED_COLOR_4), (256, 32, cv2.IMREAD_REDUCED_COLOR_8)])
+@pytest.mark.parametrize(
+    ("height", "size", "flag"),
+    [
+        (480, 224, cv2.IMREAD_REDUCED_COLOR_2),
+        (448, 224, cv2.IMREAD_REDUCED_COLOR_2),
+        (447, 224, cv2.IMREAD_COLOR),
+        (120, 112, cv2.IMREAD_COLOR),
+        (960, 224, cv2.IMREAD_REDUCED_COLOR_4),
+        (256, 32, cv2.IMREAD_REDUCED_COLOR_8),
+    ],
+)
 def test_reduced_decoding_never_falls_below_the_output(tmp_path, height, size, flag):
     path = write_clip(tmp_path, "P01-R01-Tea-1", [grey(9, height, height + 50)]) / "000000.jpg"
     assert frame_size(path, path.read_bytes()) == (height, height + 50)
@@ -224,7 +245,10 @@ def test_deleted_frames_are_named(tmp_path):
     (folder / "3.frames").touch()
     assert len(ClipSet(tmp_path, [("P01-R01-Tea-1", 0)], 2, 16).names[0]) == 3
     (folder / "000002.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match="P01-R01-Tea-1 holds 2 of the 3 frames that were extracted; delete its folder and extract"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="P01-R01-Tea-1 holds 2 of the 3 frames that were extracted; delete its folder and extract",
+    ):
         ClipSet(tmp_path, [("P01-R01-Tea-1", 0)], 2, 16)
     (folder / "3.frames").unlink()
     assert len(ClipSet(tmp_path, [("P01-R01-Tea-1", 0)], 2, 16).names[0]) == 2
@@ -239,16 +263,21 @@ def test_workers_and_processes_change_nothing(clips):
     inputs, labels = whole(training_batches(clips, 4, seed=5, epoch=2, workers=0, runtime=CPU))
     threaded, threaded_labels = whole(training_batches(clips, 4, seed=5, epoch=2, workers=3, runtime=CPU))
     assert torch.equal(inputs, threaded) and torch.equal(labels, threaded_labels)
-    ranks = [list(training_batches(clips, 4, 5, 2, 0, Runtime(torch.device("cpu"), rank=rank, world_size=2))) for rank in (0, 1)]
+    ranks = [
+        list(training_batches(clips, 4, 5, 2, 0, Runtime(torch.device("cpu"), rank=rank, world_size=2)))
+        for rank in (0, 1)
+    ]
     together = torch.cat([part[0] for pair in zip(*ranks, strict=True) for part in pair])
-    assert torch.equal(together, inputs[:6])                # 7 clips in batches of 4 and 3: two each, then one each
+    assert torch.equal(together, inputs[:6])  # 7 clips in batches of 4 and 3: two each, then one each
     another, _ = whole(training_batches(clips, 4, seed=5, epoch=3, workers=0, runtime=CPU))
     assert not torch.equal(inputs, another)
 
 
 def test_every_training_clip_once_an_epoch(clips, monkeypatch):
     seen = []
-    monkeypatch.setattr(ClipSet, "load", lambda self, index, seed: seen.append((index, seed)) or np.zeros((4, 16, 16, 3), np.uint8))
+    monkeypatch.setattr(
+        ClipSet, "load", lambda self, index, seed: seen.append((index, seed)) or np.zeros((4, 16, 16, 3), np.uint8)
+    )
     sizes = [len(labels) for _, labels in training_batches(clips, 3, 0, 1, 0, CPU)]
     assert sizes == [3, 3, 1]
     assert sorted(index for index, _ in seen) == list(range(7))
@@ -257,7 +286,9 @@ def test_every_training_clip_once_an_epoch(clips, monkeypatch):
 
 def test_training_order_is_shuffled_anew_every_epoch(clips, monkeypatch):
     order = []
-    monkeypatch.setattr(ClipSet, "load", lambda self, index, seed: order.append(index) or np.zeros((4, 16, 16, 3), np.uint8))
+    monkeypatch.setattr(
+        ClipSet, "load", lambda self, index, seed: order.append(index) or np.zeros((4, 16, 16, 3), np.uint8)
+    )
 
     def order_of(seed: int, epoch: int) -> list[int]:
         order.clear()
@@ -271,8 +302,10 @@ def test_training_order_is_shuffled_anew_every_epoch(clips, monkeypatch):
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 9])
 def test_every_validation_clip_in_one_process(clips, processes):
-    parts = [list(evaluation_batches(clips, 2, 0, Runtime(torch.device("cpu"), rank=rank, world_size=processes)))
-             for rank in range(processes)]
+    parts = [
+        list(evaluation_batches(clips, 2, 0, Runtime(torch.device("cpu"), rank=rank, world_size=processes)))
+        for rank in range(processes)
+    ]
     sums = sorted(clip.sum().item() for part in parts for inputs, _ in part for clip in inputs)
     expected = sorted(clip.sum().item() for inputs, _ in evaluation_batches(clips, 7, 0, CPU) for clip in inputs)
     assert sums == pytest.approx(expected)
@@ -282,7 +315,10 @@ def test_every_validation_clip_in_one_process(clips, processes):
 def test_evaluation_sees_segment_centres_and_the_centre_square(clips):
     """Of 6 frames in 4 segments the centres are 0, 2, 3 and 5."""
     inputs, labels = whole(evaluation_batches(clips, 3, 0, CPU))
-    expected = [read_clip([folder / f"{i:06d}.jpg" for i in (0, 2, 3, 5)], View(0.5, 0.0, False), 16) for folder in clips.folders]
+    expected = [
+        read_clip([folder / f"{i:06d}.jpg" for i in (0, 2, 3, 5)], View(0.5, 0.0, False), 16)
+        for folder in clips.folders
+    ]
     assert torch.equal(inputs, normalize(torch.from_numpy(np.stack(expected))))
     assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
@@ -292,7 +328,7 @@ def test_an_error_of_a_worker_arrives_as_it_is(clips, workers):
     path = clips.folders[4] / "000003.jpg"
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(ValueError, match=f"{path} is a truncated"):
-        for epoch in range(20):                             # some epoch draws the frame
+        for epoch in range(20):  # some epoch draws the frame
             list(training_batches(clips, 4, 0, epoch, workers, CPU))
 
 

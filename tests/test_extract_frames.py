@@ -24,7 +24,9 @@ SCRIPT = ROOT / "EGTEA/data/extract_frames.py"
 def write_video(path: Path, levels: list[int], height: int = 48, width: int = 64) -> Path:
     """An mp4, or an AVI of JPEGs, of flat frames with the given grey levels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v")), 12, (width, height))
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter_fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v")), 12, (width, height)
+    )
     assert writer.isOpened()
     for level in levels:
         writer.write(np.full((height, width, 3), level, np.uint8))
@@ -55,7 +57,10 @@ def extracted(videos, tmp_path_factory) -> Path:
 
 def test_frames_are_numbered_in_order(extracted):
     folder = extracted / "P01-R01-Tea/P01-R01-Tea-3-F000003"
-    assert [path.name for path in sorted(folder.iterdir())] == [*(f"{number:06d}.jpg" for number in range(40)), "40.frames"]
+    assert [path.name for path in sorted(folder.iterdir())] == [
+        *(f"{number:06d}.jpg" for number in range(40)),
+        "40.frames",
+    ]
     levels = [cv2.imread(str(path)).mean() / 6 for path in sorted(folder.glob("*.jpg"))]
     assert np.abs(np.array(levels) - np.arange(40)).max() < 0.8
     assert len(list(extracted.glob("*/*"))) == 12
@@ -91,7 +96,7 @@ def extracts(process: int) -> bool:
     """Whether it lives and is one of ours."""
     try:
         return "extract" in Path(f"/proc/{process}/cmdline").read_text()
-    except OSError:         # it ended, perhaps while it was read
+    except OSError:  # it ended, perhaps while it was read
         return False
 
 
@@ -109,7 +114,7 @@ def test_killed_extraction_leaves_no_process_and_continues_to_the_same_frames(vi
     while any(map(extracts, workers)):
         assert time.monotonic() < end, "a worker outlived its parent"
         time.sleep(0.05)
-    half = tmp_path / "P01-R01-Tea/.P01-R01-Tea-9-F000009.partial"        # the last in order: not extracted yet
+    half = tmp_path / "P01-R01-Tea/.P01-R01-Tea-9-F000009.partial"  # the last in order: not extracted yet
     half.mkdir(parents=True, exist_ok=True)
     (half / "000099.jpg").write_bytes(b"half a frame")
     assert extract_frames.main(command[2:]) == 0
@@ -119,7 +124,9 @@ def test_killed_extraction_leaves_no_process_and_continues_to_the_same_frames(vi
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "SIGINT", 130), (signal.SIGTERM, "SIGTERM", 143)])
 def test_a_stop_signal_ends_in_one_line(videos, tmp_path, number, name, code):
     command = [sys.executable, str(SCRIPT), "--videos", str(videos), "--out", str(tmp_path), "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert "12 videos" in process.stdout.readline()
     process.send_signal(number)
     _, error = process.communicate(timeout=30)
@@ -155,7 +162,7 @@ def test_a_video_that_breaks_off_is_named_and_not_taken(tmp_path, capfd):
     root = tmp_path / "videos"
     root.mkdir()
     for number, share in ((1, 1.0), (2, 0.9), (3, 0.8), (4, 0.4)):
-        (root / f"P01-R01-Tea-{number}.avi").write_bytes(whole[:int(share * len(whole))])
+        (root / f"P01-R01-Tea-{number}.avi").write_bytes(whole[: int(share * len(whole))])
     assert extract_frames.main(["--videos", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]) == 1
     named = re.findall(r"P01-R01-Tea-(\d).avi breaks off after (\d+) of 100 frames", capfd.readouterr().err)
     assert [clip for clip, _ in named] == ["2", "3", "4"]
@@ -163,14 +170,21 @@ def test_a_video_that_breaks_off_is_named_and_not_taken(tmp_path, capfd):
     assert [path.name for path in (tmp_path / "out/P01-R01-Tea").iterdir()] == ["P01-R01-Tea-1"]
 
 
-@pytest.mark.parametrize(("frames", "promised", "trouble"), [
-    (40, 42, None), (40, 43, "breaks off after 40 of 43 frames"), (990, 1000, None), (989, 1000, "breaks off after 989 of 1000 frames")])
+@pytest.mark.parametrize(
+    ("frames", "promised", "trouble"),
+    [
+        (40, 42, None),
+        (40, 43, "breaks off after 40 of 43 frames"),
+        (990, 1000, None),
+        (989, 1000, "breaks off after 989 of 1000 frames"),
+    ],
+)
 def test_a_container_may_promise_a_few_frames_too_many(tmp_path, frames, promised, trouble):
     video = write_video(tmp_path / "clip.avi", [0] * frames, 16, 16)
     content = bytearray(video.read_bytes())
-    place = content.index(b"strh") + 40         # dwLength of the stream's header
-    assert int.from_bytes(content[place:place + 4], "little") == frames
-    content[place:place + 4] = promised.to_bytes(4, "little")
+    place = content.index(b"strh") + 40  # dwLength of the stream's header
+    assert int.from_bytes(content[place : place + 4], "little") == frames
+    content[place : place + 4] = promised.to_bytes(4, "little")
     video.write_bytes(content)
     told = extract_frames.write_frames(video, tmp_path, every=100)
     assert told is None if trouble is None else told.startswith(trouble) and "--allow_short" in told
@@ -198,6 +212,7 @@ def test_one_extraction_at_a_time_into_a_folder(failing, videos, tmp_path, monke
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_a_file_system_without_locks(number, videos, tmp_path, monkeypatch):
     """Which refuses, or knows no such call."""
+
     def flock(file: int, operation: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -212,7 +227,9 @@ def test_nothing_to_extract(failing, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no video" in failing(extract_frames.main, "--videos", tmp_path / "empty", "--out", out)
     (tmp_path / "empty/movie.mp4").write_bytes(b"")
-    assert "movie.mp4 is not named as a clip" in failing(extract_frames.main, "--videos", tmp_path / "empty", "--out", out)
+    assert "movie.mp4 is not named as a clip" in failing(
+        extract_frames.main, "--videos", tmp_path / "empty", "--out", out
+    )
     (tmp_path / "empty/movie.mp4").unlink()
     for folder in ("a", "b"):
         write_video(tmp_path / "empty" / folder / "P01-R01-Tea-1.mp4", [1])

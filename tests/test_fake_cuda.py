@@ -20,8 +20,12 @@ CUDA = torch.device("cuda")
 def build_criterion(loss_type: str, class_counts: list[int]) -> torch.nn.Module:
     if loss_type in RIVALS:
         return build_rival(loss_type, class_counts)
-    return CDBLoss(len(class_counts), focal_gamma=1.0 if loss_type == "CDB-FL" else 0.0, difficulty="smoothed",
-                   class_counts=class_counts if loss_type == "CDB-BS" else None)
+    return CDBLoss(
+        len(class_counts),
+        focal_gamma=1.0 if loss_type == "CDB-FL" else 0.0,
+        difficulty="smoothed",
+        class_counts=class_counts if loss_type == "CDB-BS" else None,
+    )
 
 
 def on_cuda(module: torch.nn.Module) -> bool:

@@ -19,7 +19,7 @@ def test_failing_write_keeps_the_old_file(tmp_path, monkeypatch, call):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if call == "write":
-        path.with_name("a.pth.partial").mkdir()          # the temporary file cannot be opened
+        path.with_name("a.pth.partial").mkdir()  # the temporary file cannot be opened
     else:
         monkeypatch.setattr(files.os, call, full)
     with pytest.raises(OSError, match="a.pth could not be written"):
@@ -30,7 +30,7 @@ def test_failing_write_keeps_the_old_file(tmp_path, monkeypatch, call):
 
 def test_a_system_that_cannot_sync_folders_writes_all_the_same(tmp_path, monkeypatch):
     def no_folders(*arguments):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))        # as Windows answers
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # as Windows answers
 
     monkeypatch.setattr(files.os, "open", no_folders)
     monkeypatch.setattr(files, "WINDOWS", True)
@@ -50,7 +50,7 @@ def test_a_page_changes_only_between_its_marks(tmp_path):
 
 
 def test_blob_ids_are_gits():
-    assert blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"     # git hash-object
+    assert blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
     assert blob_id(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 
 

@@ -51,12 +51,20 @@ def test_a_call_does_what_is_missing(place, report, capsys):
             raise outcome
         return outcome
 
-    outcomes = {"wrong": Outcome("3", "2", passed=False), "broken": OSError("no\nspace"), "measured": Outcome("5 images/s"),
-                "long": Outcome("epoch 7", finished=False)}
+    outcomes = {
+        "wrong": Outcome("3", "2", passed=False),
+        "broken": OSError("no\nspace"),
+        "measured": Outcome("5 images/s"),
+        "long": Outcome("epoch 7", finished=False),
+    }
     checks = {"speed": {name: partial(note, name, outcome) for name, outcome in outcomes.items()}}
     assert run.accept(place, checks, again=False, seconds=60) == 1
     assert {row["check"]: (row["passed"], row["found"]) for row in report()} == {
-        "wrong": (False, "3"), "broken": (False, "OSError: no space"), "measured": (True, "5 images/s"), "long": (True, "epoch 7")}
+        "wrong": (False, "3"),
+        "broken": (False, "OSError: no space"),
+        "measured": (True, "5 images/s"),
+        "long": (True, "epoch 7"),
+    }
     assert run.accept(place, checks, again=False, seconds=60) == 1
     assert calls == [*outcomes, "wrong", "broken", "long"]
     table = (place.out / "acceptance.md").read_text()
@@ -69,7 +77,12 @@ def test_a_call_does_what_is_missing(place, report, capsys):
 def test_another_machines_results_are_not_mixed_in(place, report):
     run.accept(place, {"speed": {"one": lambda _: Outcome("1")}}, again=False, seconds=60)
     with pytest.raises(ValueError, match="another machine"):
-        run.accept(Place("cpu", 3, place.out, place.data_root), {"speed": {"two": lambda _: Outcome("2")}}, again=False, seconds=60)
+        run.accept(
+            Place("cpu", 3, place.out, place.data_root),
+            {"speed": {"two": lambda _: Outcome("2")}},
+            again=False,
+            seconds=60,
+        )
     assert len(report()) == 1
 
 
@@ -86,7 +99,12 @@ def test_a_signal_stops_and_too_little_memory_does_not_fail(place):
 
 
 def test_every_part_has_checks():
-    assert {part: len(checks) for part, checks in run.parts().items()} == {"numbers": 6, "ways": 6, "speed": 7, "run": 1}
+    assert {part: len(checks) for part, checks in run.parts().items()} == {
+        "numbers": 6,
+        "ways": 6,
+        "speed": 7,
+        "run": 1,
+    }
 
 
 def test_equal_devices_agree_and_others_do_not(place, monkeypatch):
@@ -94,14 +112,15 @@ def test_equal_devices_agree_and_others_do_not(place, monkeypatch):
     small = partial(agreement.network, lambda: ResNet32(10), (4, 3, 16, 16))
     assert small(place).passed
     right, wrong = ([torch.ones(2), torch.tensor(1.0), torch.tensor([1.0, 1.0, last])] for last in (1.0, 1.1))
-    steps = iter([right, wrong, right])                 # float64, the device, the CPU
+    steps = iter([right, wrong, right])  # float64, the device, the CPU
     monkeypatch.setattr(agreement, "one_step", lambda *_: next(steps))
     outcome = small(place)
     assert not outcome.passed and "gradients 5.8e-02" in outcome.found
 
 
-@pytest.mark.parametrize(("prepare", "steps"), [(agreement.prepare_cifar, 3), (agreement.prepare_imagenet, 3),
-                                                (agreement.prepare_egtea, 1)])
+@pytest.mark.parametrize(
+    ("prepare", "steps"), [(agreement.prepare_cifar, 3), (agreement.prepare_imagenet, 3), (agreement.prepare_egtea, 1)]
+)
 def test_a_recipe_agrees_with_itself(prepare, steps, place, monkeypatch):
     monkeypatch.setattr(small_data, "cifar", partial(small_data.cifar, per_class=36))
     outcome = agreement.recipe(prepare, steps, place)
@@ -111,7 +130,7 @@ def test_a_recipe_agrees_with_itself(prepare, steps, place, monkeypatch):
 def test_losses_that_differ_are_told(place, monkeypatch):
     both = [torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.1])]
     monkeypatch.setattr(agreement, "losses", lambda *_: both.pop())
-    outcome = agreement.recipe(agreement.prepare_cifar, 2, place)       # 0.1 / 2 and 0.05 / 1.5
+    outcome = agreement.recipe(agreement.prepare_cifar, 2, place)  # 0.1 / 2 and 0.05 / 1.5
     assert not outcome.passed and outcome.found == "first 10 losses at most 5 % from the CPU's, mean of 2 3.3 %"
 
 
@@ -135,7 +154,10 @@ def test_ways_on_the_cpu(place, monkeypatch):
 def test_speeds_on_the_cpu(place, monkeypatch):
     monkeypatch.setattr(speed, "WORKERS", (0,))
     assert "ratio" in speed.cifar(8, False, place, batches=1, rounds=1).found
-    assert "samples/s" in speed.steps(lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), (2, 3, 4, 4), 4, place, batches=1).found
+    assert (
+        "samples/s"
+        in speed.steps(lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), (2, 3, 4, 4), 4, place, batches=1).found
+    )
     assert re.search(r"with [0-9]+ workers", speed.images_from_files(place, size=32, batch=4, batches=2, files=2).found)
 
 
@@ -148,7 +170,10 @@ def test_the_first_command_continues_until_it_is_done(place, monkeypatch):
     assert not whole.first_command(place, 2, ("--max_epochs", "1")).finished
     done = whole.first_command(place, 1, ("--max_epochs", "1"))
     assert done.finished and not done.passed
-    assert re.match(r"1 of 1 epochs, [0-9.]+ s an epoch, 0 min for all; best validation accuracy 0\.[0-9]+; test 0\.[0-9]+$", done.found)
+    assert re.match(
+        r"1 of 1 epochs, [0-9.]+ s an epoch, 0 min for all; best validation accuracy 0\.[0-9]+; test 0\.[0-9]+$",
+        done.found,
+    )
 
 
 def test_the_root_is_the_repositorys():

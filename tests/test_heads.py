@@ -10,7 +10,7 @@ from longtail.heads import CosineHead, build_head
 def test_a_cosine_head_gives_cosines():
     head = CosineHead(2, 3)
     head.weight.data = torch.tensor([[2.0, 0.0], [0.0, 5.0], [-1.0, -1.0]])
-    assert head(torch.tensor([[3.0, 4.0]])).tolist()[0] == pytest.approx([0.6, 0.8, -1.4 / 2 ** 0.5])
+    assert head(torch.tensor([[3.0, 4.0]])).tolist()[0] == pytest.approx([0.6, 0.8, -1.4 / 2**0.5])
     with torch.autocast("cpu", torch.bfloat16):
         assert head(torch.ones(1, 2, dtype=torch.bfloat16)).dtype == torch.float32
 

@@ -15,7 +15,9 @@ from path_table import PathTable
 SPLITS = ("train", "val", "test")
 
 
-def jpeg(color: tuple[int, ...] = (200, 100, 50), size: tuple[int, int] = (40, 36), mode: str = "RGB", **settings) -> bytes:
+def jpeg(
+    color: tuple[int, ...] = (200, 100, 50), size: tuple[int, int] = (40, 36), mode: str = "RGB", **settings
+) -> bytes:
     file = io.BytesIO()
     Image.new(mode, size, color).save(file, "JPEG", **settings)
     return file.getvalue()
@@ -32,7 +34,9 @@ def make_folder(root: Path, counts: dict[str, list[int]], prefix: str = "Small",
             folder = f"{'val' if split == 'test' else 'train'}/n{c:08d}"
             (root / folder).mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                name = f"ILSVRC2012_val_{c:04d}{number:04d}.JPEG" if split == "test" else f"n{c:08d}_{split}{number}.JPEG"
+                name = (
+                    f"ILSVRC2012_val_{c:04d}{number:04d}.JPEG" if split == "test" else f"n{c:08d}_{split}{number}.JPEG"
+                )
                 place = root / "val" if split == "test" and flat_test else root / folder
                 shade = (colors[c] + rng.integers(-20, 20, 3)).clip(0, 255)
                 (place / name).write_bytes(jpeg(tuple(map(int, shade))))
@@ -58,14 +62,27 @@ def test_a_list_is_read_in_order(folder):
     assert train.class_names(3) == ["n00000000", "n00000001", "n00000002"]
 
 
-@pytest.mark.parametrize(("line", "match"), [
-    ("train/a.JPEG", "is not `path label`"), ("train/a.JPEG x", "is not `path label`"), ("train/a.JPEG -1", "is not `path label`"),
-    ("train/a.JPEG 1.0", "is not `path label`"), ("", "is not `path label`"), (" 1", "is not `path label`"),
-    ("train/a.JPEG 3", r"label 3 must lie between 0 and 2 \(num_classes 3\)"), ("/etc/a.JPEG 0", "leaves data_root"),
-    ("train/../../a.JPEG 0", "leaves data_root"), ("~/a.JPEG 0", "leaves data_root"), ("train/a.JPEG ²", "is not `path label`"),
-    ("train/\0/a.JPEG 0", "is not `path label`"), ("train/a.JPEG0", "is not `path label`"), (",1", "is not `path label`"),
-    ("path,label", r"a heading must start with #"),
-    ("train\\cat\\1.jpg 0", r"train\\cat\\1.jpg holds a backslash: write / between folders, in all lines")])
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("train/a.JPEG", "is not `path label`"),
+        ("train/a.JPEG x", "is not `path label`"),
+        ("train/a.JPEG -1", "is not `path label`"),
+        ("train/a.JPEG 1.0", "is not `path label`"),
+        ("", "is not `path label`"),
+        (" 1", "is not `path label`"),
+        ("train/a.JPEG 3", r"label 3 must lie between 0 and 2 \(num_classes 3\)"),
+        ("/etc/a.JPEG 0", "leaves data_root"),
+        ("train/../../a.JPEG 0", "leaves data_root"),
+        ("~/a.JPEG 0", "leaves data_root"),
+        ("train/a.JPEG ²", "is not `path label`"),
+        ("train/\0/a.JPEG 0", "is not `path label`"),
+        ("train/a.JPEG0", "is not `path label`"),
+        (",1", "is not `path label`"),
+        ("path,label", r"a heading must start with #"),
+        ("train\\cat\\1.jpg 0", r"train\\cat\\1.jpg holds a backslash: write / between folders, in all lines"),
+    ],
+)
 def test_bad_lines(line, match):
     with pytest.raises(ValueError, match=match):
         parse_line(line, 3)
@@ -75,8 +92,10 @@ def test_a_path_may_hold_spaces_and_dots():
     assert parse_line("train/a b/..c.JPEG 2\n", 3) == ("train/a b/..c.JPEG", 2)
 
 
-@pytest.mark.parametrize("line", ["a b/c 1.jpg\t2", "a b/c 1.jpg,2", "a b/c 1.jpg;2", "a b/c 1.jpg    2", "  a b/c 1.jpg , 2  ",
-                                  "./a b//c 1.jpg 2"])
+@pytest.mark.parametrize(
+    "line",
+    ["a b/c 1.jpg\t2", "a b/c 1.jpg,2", "a b/c 1.jpg;2", "a b/c 1.jpg    2", "  a b/c 1.jpg , 2  ", "./a b//c 1.jpg 2"],
+)
 def test_what_may_stand_before_a_label(line):
     assert parse_line(line, 3) == ("a b/c 1.jpg", 2)
 
@@ -88,14 +107,20 @@ def test_a_list_as_a_spreadsheet_saves_it(folder, end):
     with open(folder / "sheet.csv", "a", newline="", encoding="utf-8") as file:
         file.write(end.join(["", "é/a.jpg,0", "", "b.jpg\t2", "   ", " # the last one", "c d.jpg 1", ""]))
     images = read_list(folder / "sheet.csv", folder, 3)
-    assert list(images.paths) == ["é/a.jpg", "b.jpg", "c d.jpg"] and images.labels.tolist() == [0, 2, 1] and not images.note
+    assert (
+        list(images.paths) == ["é/a.jpg", "b.jpg", "c d.jpg"]
+        and images.labels.tolist() == [0, 2, 1]
+        and not images.note
+    )
     (folder / "marked.csv").write_bytes(b"\xef\xbb\xbfa.jpg 0\n")
     assert list(read_list(folder / "marked.csv", folder, 3).paths) == ["a.jpg"]
 
 
 def test_the_first_line_with_a_backslash_is_named(folder):
     (folder / "windows.txt").write_text("a/b.jpg 0\n\n" + "train\\n1\\c.jpg 1\n" * 5000)
-    with pytest.raises(ValueError, match=r"windows.txt, line 3: train\\n1\\c.jpg holds a backslash: write / between folders"):
+    with pytest.raises(
+        ValueError, match=r"windows.txt, line 3: train\\n1\\c.jpg holds a backslash: write / between folders"
+    ):
         read_list(folder / "windows.txt", folder, 3)
 
 
@@ -105,7 +130,9 @@ def test_a_training_list_may_repeat_a_path(folder):
     images = read_list(folder / "over.txt", folder, 3, repeats=True)
     assert list(images.paths) == ["a", "b", "a", "b", "a"] and images.class_counts(3) == [3, 2, 0]
     assert images.note == f"{folder}/over.txt: 3 of 5 lines repeat a path (a, in lines 2 and 4); each line counts"
-    with pytest.raises(ValueError, match="over.txt, line 4: a stands in line 2 already; only a training list may repeat a path"):
+    with pytest.raises(
+        ValueError, match="over.txt, line 4: a stands in line 2 already; only a training list may repeat a path"
+    ):
         read_list(folder / "over.txt", folder, 3)
     (folder / "over.txt").write_text("a 0\nb 1\na 2\n")
     with pytest.raises(ValueError, match="over.txt, line 3: a stands in line 1 already, with label 0 instead of 2"):
@@ -116,9 +143,13 @@ def test_an_image_in_two_lists_is_a_leak(folder):
     train, val, test = lists(folder)
     check_leaks(train, val, test)
     leaking = dataclasses.replace(test, paths=PathTable([val.paths[1], train.paths[0]]))
-    with pytest.raises(ValueError, match=rf"{val.paths[1]} stands in .*Small_val.txt and in .*Small_test.txt: .* \(2 such lines\)"):
+    with pytest.raises(
+        ValueError, match=rf"{val.paths[1]} stands in .*Small_val.txt and in .*Small_test.txt: .* \(2 such lines\)"
+    ):
         check_leaks(train, val, leaking)
-    check_leaks(dataclasses.replace(train, paths=PathTable([*train.paths, train.paths[0]])), val, test)       # repeated in one list
+    check_leaks(
+        dataclasses.replace(train, paths=PathTable([*train.paths, train.paths[0]])), val, test
+    )  # repeated in one list
 
 
 def test_a_table_of_paths_is_a_sequence(tmp_path):
@@ -131,8 +162,12 @@ def test_a_table_of_paths_is_a_sequence(tmp_path):
 
 def test_a_bad_list_names_file_and_line(folder):
     file = folder / "bad.txt"
-    for content, match in ((b"a 0\nb 1\na 2\n", "bad.txt, line 3: a stands in line 1 already"), (b"a 0\nb 9\n", "bad.txt, line 2: label 9"),
-                           (b"\xff\xfe 1\n", "bad.txt is not text"), (b"", "bad.txt lists no image")):
+    for content, match in (
+        (b"a 0\nb 1\na 2\n", "bad.txt, line 3: a stands in line 1 already"),
+        (b"a 0\nb 9\n", "bad.txt, line 2: label 9"),
+        (b"\xff\xfe 1\n", "bad.txt is not text"),
+        (b"", "bad.txt lists no image"),
+    ):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=match):
             read_list(file, folder, 3)
@@ -142,7 +177,9 @@ def test_a_bad_list_names_file_and_line(folder):
 
 def test_every_class_needs_an_image(folder):
     (folder / "gap.txt").write_text("a 0\nb 2\n")
-    with pytest.raises(ValueError, match="gap.txt has no image of class 1; labels must run from 0 to num_classes - 1 = 2"):
+    with pytest.raises(
+        ValueError, match="gap.txt has no image of class 1; labels must run from 0 to num_classes - 1 = 2"
+    ):
         check_classes(read_list(folder / "gap.txt", folder, 3), 3)
 
 
@@ -160,20 +197,27 @@ def test_flat_validation_images_are_found(tmp_path):
 def test_missing_images_are_counted_and_five_named(folder):
     for path in list(lists(folder)[0].paths)[1:]:
         (folder / path).unlink()
-    with pytest.raises(FileNotFoundError, match=r"^6 of 16 listed images are not below data_root .*data: train/n00000000/n00000000_train1"
-                                                r"\.JPEG, (\S+, ){4}\.\.\. \(listed in .*Small_train.txt\)$"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"^6 of 16 listed images are not below data_root .*data: train/n00000000/n00000000_train1"
+        r"\.JPEG, (\S+, ){4}\.\.\. \(listed in .*Small_train.txt\)$",
+    ):
         locate(*lists(folder))
-    with pytest.raises(FileNotFoundError, match=r"data_root .*nowhere not found: name the folder that holds train/ with --data_root"):
+    with pytest.raises(
+        FileNotFoundError, match=r"data_root .*nowhere not found: name the folder that holds train/ with --data_root"
+    ):
         locate(*(dataclasses.replace(images, root=folder / "nowhere") for images in lists(folder)))
 
 
 def test_probabilities_by_hand():
     counts, weight = torch.tensor([90, 9, 1]), torch.tensor([0.3, 1.2, 1.5])
     assert class_probabilities("uniform", counts, 0.5, weight) is None
-    expected = {"balanced": [1 / 3, 1 / 3, 1 / 3],
-                "square_root": [9.48683 / 13.48683, 3 / 13.48683, 1 / 13.48683],
-                "progressive": [0.75 * 0.9 + 0.25 / 3, 0.75 * 0.09 + 0.25 / 3, 0.75 * 0.01 + 0.25 / 3],    # a quarter done
-                "difficulty": [0.1, 0.4, 0.5]}
+    expected = {
+        "balanced": [1 / 3, 1 / 3, 1 / 3],
+        "square_root": [9.48683 / 13.48683, 3 / 13.48683, 1 / 13.48683],
+        "progressive": [0.75 * 0.9 + 0.25 / 3, 0.75 * 0.09 + 0.25 / 3, 0.75 * 0.01 + 0.25 / 3],  # a quarter done
+        "difficulty": [0.1, 0.4, 0.5],
+    }
     for sampling, values in expected.items():
         assert class_probabilities(sampling, counts, 0.25, weight).tolist() == pytest.approx(values, rel=1e-5)
 
@@ -184,18 +228,25 @@ def test_uniform_uses_every_image_once():
 
 
 def test_drawn_frequencies():
-    labels = torch.tensor([0] * 30000 + [1] * 9000 + [2] * 999 + [3])[torch.randperm(40000, generator=torch.Generator().manual_seed(1))]
+    labels = torch.tensor([0] * 30000 + [1] * 9000 + [2] * 999 + [3])[
+        torch.randperm(40000, generator=torch.Generator().manual_seed(1))
+    ]
     order = draw_epoch(labels, torch.tensor([0.1, 0.2, 0.0, 0.7], dtype=torch.double), torch.Generator().manual_seed(0))
     drawn = labels[order].bincount(minlength=4).tolist()
     assert len(order) == 40000
-    assert drawn[2] == 0 and drawn[0] == pytest.approx(4000, abs=300) and drawn[3] == pytest.approx(28000, abs=450)   # 5 sigma
+    assert (
+        drawn[2] == 0 and drawn[0] == pytest.approx(4000, abs=300) and drawn[3] == pytest.approx(28000, abs=450)
+    )  # 5 sigma
     images_of_1 = order[labels[order] == 1].bincount(minlength=40000)[labels == 1]
     assert images_of_1.float().mean().item() == pytest.approx(8000 / 9000, abs=0.05)
-    assert images_of_1.float().var().item() == pytest.approx(8000 / 9000, abs=0.1)           # uniform within the class: Poisson
+    assert images_of_1.float().var().item() == pytest.approx(8000 / 9000, abs=0.1)  # uniform within the class: Poisson
 
 
 def test_published_lists_are_accepted(shared_data):
-    for split, blob in (("val", "3ed3188b2f44829ce2dec1cc27040d8d40984088"), ("test", "76a2fb9749d6cd29e765cc4f8c270f2504131e2f")):
+    for split, blob in (
+        ("val", "3ed3188b2f44829ce2dec1cc27040d8d40984088"),
+        ("test", "76a2fb9749d6cd29e765cc4f8c270f2504131e2f"),
+    ):
         images = read_list(shared_data / "imagenet_lt" / f"ImageNet_LT_{split}.txt", shared_data, 1000)
         assert images.blob == blob
         assert set(images.class_counts(1000)) == {20 if split == "val" else 50}

@@ -63,10 +63,16 @@ def test_floats_are_multiplied_by_255():
     assert pixels(saved(Image.fromarray(ramp), "TIFF"))[..., 0].ravel().tolist() == list(range(256))
 
 
-@pytest.mark.parametrize(("values", "match"), [
-    ([0.0, 1.5], "its floats run from 0 to 1.5, and must lie between 0 and 1"), ([-0.25, 1.0], "run from -0.25 to 1"),
-    ([0.0, float("nan")], "run from nan to nan"), ([0, 70_000], "its 32-bit integers run from 0 to 70000, a scale that is not known"),
-    ([-1, 3], "run from -1 to 3")])
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ([0.0, 1.5], "its floats run from 0 to 1.5, and must lie between 0 and 1"),
+        ([-0.25, 1.0], "run from -0.25 to 1"),
+        ([0.0, float("nan")], "run from nan to nan"),
+        ([0, 70_000], "its 32-bit integers run from 0 to 70000, a scale that is not known"),
+        ([-1, 3], "run from -1 to 3"),
+    ],
+)
 def test_an_unknown_scale_is_refused(values, match):
     kind = np.float32 if isinstance(values[0], float) else np.int32
     with pytest.raises(ValueError, match=match):
@@ -100,22 +106,30 @@ def test_views_of_a_phone_held_upright():
     """The square in the middle of the upright picture has blue at the top left; every training view has more rows than the file."""
     view = evaluation_view(with_orientation(6), 32, 32).astype(int)
     assert view[0, 0, 2] > 240 and view[0, 0, 0] < 15 and view[0, -1, 0] > 240
-    tall = Image.new("L", (400, 20), 0)                     # stored on its side: 20 wide and 400 high once upright
-    tall.paste(255, (0, 0, 200, 20))                        # its upper half is white
+    tall = Image.new("L", (400, 20), 0)  # stored on its side: 20 wide and 400 high once upright
+    tall.paste(255, (0, 0, 200, 20))  # its upper half is white
     exif = Image.Exif()
     exif[0x0112] = 6
     views = [training_view(saved(tall, "JPEG", exif=exif), 16, seed) for seed in range(20)]
-    assert all(np.abs(view[:, 0].astype(int) - view[:, -1]).max() < 60 for view in views)      # it changes from row to row alone
+    assert all(
+        np.abs(view[:, 0].astype(int) - view[:, -1]).max() < 60 for view in views
+    )  # it changes from row to row alone
 
 
-@pytest.mark.parametrize("block", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff",
-                                   b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0\0\0\0\0"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0\0\0\0\0",
+    ],
+)
 def test_a_damaged_or_impossible_orientation_says_nothing(block, recwarn):
     plain = saved(quarters(), "JPEG")
     content = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + plain[2:]
     assert jpeg_header(content) == (32, 48, 3, 1)
     assert np.array_equal(pixels(content), pixels(plain))
-    assert not [warning for warning in recwarn if warning.category is UserWarning]      # Pillow's would be lines of its own
+    assert not [warning for warning in recwarn if warning.category is UserWarning]  # Pillow's would be lines of its own
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

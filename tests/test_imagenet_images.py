@@ -64,13 +64,24 @@ def test_a_png_named_jpeg_is_read():
     assert training_view(content, 32, 0).shape == (32, 32, 3)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00", b"GIF89a", b"\xff\xd8" + b"\xff" * 20])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00", b"GIF89a", b"\xff\xd8" + b"\xff" * 20]
+)
 def test_a_header_that_is_none(content):
     assert jpeg_header(content) is None
 
 
-@pytest.mark.parametrize(("height", "width", "size", "reduction"), [(447, 900, 224, 1), (448, 448, 224, 2), (900, 3000, 224, 4),
-                                                                    (1792, 1792, 224, 8), (9000, 9000, 224, 8), (100, 100, 224, 1)])
+@pytest.mark.parametrize(
+    ("height", "width", "size", "reduction"),
+    [
+        (447, 900, 224, 1),
+        (448, 448, 224, 2),
+        (900, 3000, 224, 4),
+        (1792, 1792, 224, 8),
+        (9000, 9000, 224, 8),
+        (100, 100, 224, 1),
+    ],
+)
 def test_reductions(height, width, size, reduction):
     assert reduction_for(height, width, size) == reduction
 
@@ -105,8 +116,14 @@ def test_evaluation_view_is_torchvisions(width, height):
     assert np.abs(view - expected).mean() < 1.0
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(adjust_brightness, "adjust_brightness"), (adjust_contrast, "adjust_contrast"),
-                                              (adjust_saturation, "adjust_saturation")])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (adjust_brightness, "adjust_brightness"),
+        (adjust_contrast, "adjust_contrast"),
+        (adjust_saturation, "adjust_saturation"),
+    ],
+)
 @pytest.mark.parametrize("factor", [0.6, 1.0, 1.4])
 def test_jitter_is_torchvisions(ours, theirs, factor):
     from torchvision.transforms import functional
@@ -136,7 +153,9 @@ def test_jitter_draws_three_factors_from_the_released_range():
     from torchvision.transforms import functional
 
     image, rng = picture(64, 48), Asked()
-    expected = functional.adjust_saturation(functional.adjust_contrast(functional.adjust_brightness(image, 0.6), 0.6), 0.6)
+    expected = functional.adjust_saturation(
+        functional.adjust_contrast(functional.adjust_brightness(image, 0.6), 0.6), 0.6
+    )
     assert np.abs(jitter(np.asarray(image), rng).astype(int) - np.asarray(expected).astype(int)).max() <= 3
     assert rng.ranges == [(0.6, 1.4)] * 3
 
@@ -147,16 +166,18 @@ def test_crops_have_the_area_and_shape_of_the_recipe():
     areas = np.array([height * width / 160000 for _, _, height, width in crops])
     ratios = np.array([width / height for _, _, height, width in crops])
     assert 0.075 < areas.min() < 0.09 and 0.9 < areas.max() <= 1 and ratios.min() > 0.74 and ratios.max() < 1.35
-    assert np.median(ratios) == pytest.approx(1, abs=0.03)                       # uniform in its logarithm
+    assert np.median(ratios) == pytest.approx(1, abs=0.03)  # uniform in its logarithm
     assert all(0 <= top <= 400 - height and 0 <= left <= 400 - width for top, left, height, width in crops)
-    assert random_crop(10, 1000, rng) == (0, 493, 10, 13)                        # nothing of that shape fits: the middle, 4:3
+    assert random_crop(10, 1000, rng) == (0, 493, 10, 13)  # nothing of that shape fits: the middle, 4:3
 
 
 def test_half_of_the_views_are_mirrored():
     image = np.zeros((64, 64, 3), np.uint8)
     image[:, 32:] = 255
     content = encoded(Image.fromarray(image))
-    right = [(view := training_view(content, 32, seed).astype(int))[:, -1].mean() - view[:, 0].mean() for seed in range(400)]
+    right = [
+        (view := training_view(content, 32, seed).astype(int))[:, -1].mean() - view[:, 0].mean() for seed in range(400)
+    ]
     clear = [difference for difference in right if abs(difference) > 100]
     assert len(clear) > 150 and 0.4 < np.mean(np.array(clear) > 0) < 0.6
 
@@ -166,15 +187,19 @@ def test_a_training_view_is_the_crop_jittered(monkeypatch):
     image = np.zeros((64, 64, 3), np.uint8)
     image[8:24, 16:48] = 100
     content = encoded(Image.fromarray(image), "PNG")
-    monkeypatch.setattr("imagenet_transforms.random_crop", lambda height, width, rng: (height // 8, width // 4, height // 4, width // 2))
+    monkeypatch.setattr(
+        "imagenet_transforms.random_crop", lambda height, width, rng: (height // 8, width // 4, height // 4, width // 2)
+    )
     views = np.stack([training_view(content, 16, seed) for seed in range(200)]).astype(int)
     assert (np.ptp(views, axis=(1, 2, 3)) == 0).all()
-    assert 57 <= views.min() < 63 and 137 < views.max() <= 140               # each step rounds down
+    assert 57 <= views.min() < 63 and 137 < views.max() <= 140  # each step rounds down
 
 
 def test_normalisation():
     images = torch.tensor([[0, 255, 124], [10, 20, 30]], dtype=torch.uint8).view(1, 1, 2, 3).permute(0, 3, 1, 2)
-    assert normalize(images)[0, :, 0, 0].tolist() == pytest.approx([-0.485 / 0.229, (1 - 0.456) / 0.224, (124 / 255 - 0.406) / 0.225])
+    assert normalize(images)[0, :, 0, 0].tolist() == pytest.approx(
+        [-0.485 / 0.229, (1 - 0.456) / 0.224, (124 / 255 - 0.406) / 0.225]
+    )
     assert normalize(images)[0, 1, 0, 1].item() == pytest.approx((20 / 255 - 0.456) / 0.224)
 
 
@@ -213,19 +238,30 @@ def test_processes_share_the_same_batches(images):
 
 
 def test_processes_divide_evaluation(images):
-    parts = [list(ImageLoader(images, 32, 36, 0, Runtime(CPU.device, rank=rank, world_size=3)).evaluation_batches()) for rank in range(3)]
+    parts = [
+        list(ImageLoader(images, 32, 36, 0, Runtime(CPU.device, rank=rank, world_size=3)).evaluation_batches())
+        for rank in range(3)
+    ]
     labels = torch.cat([labels for part in parts for _, labels in part])
     assert Counter(labels.tolist()) == {0: 60, 1: 30, 2: 10}
     few = locate(read_list(images.root / "Small_val.txt", images.root, 3))[0]
-    for rank in (3, 98):                          # 98: more than there are images
-        assert list(ImageLoader(few, 32, 36, 2, Runtime(CPU.device, rank=rank, world_size=rank + 1)).evaluation_batches()) == []
+    for rank in (3, 98):  # 98: more than there are images
+        assert (
+            list(ImageLoader(few, 32, 36, 2, Runtime(CPU.device, rank=rank, world_size=rank + 1)).evaluation_batches())
+            == []
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("damage", "match"), [(lambda content: content[:len(content) // 2], "is not an image that can be decoded: "),
-                                               (lambda content: b"", "is not an image that can be decoded: "),
-                                               (lambda content: content[:30] + b"\0" * 600, "is not an image that can be decoded: "),
-                                               (None, "cannot be read: No such file or directory")])
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda content: content[: len(content) // 2], "is not an image that can be decoded: "),
+        (lambda content: b"", "is not an image that can be decoded: "),
+        (lambda content: content[:30] + b"\0" * 600, "is not an image that can be decoded: "),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
 def test_a_damaged_image_is_named(tmp_path, workers, damage, match):
     root = make_folder(tmp_path, {"train": [2, 2, 2], "val": [1, 1, 1], "test": [1, 1, 1]})
     images = read_list(root / "Small_train.txt", root, 3)
@@ -238,7 +274,7 @@ def test_a_damaged_image_is_named(tmp_path, workers, damage, match):
     try:
         epoch(images, workers)
     except ValueError as error:
-        message = str(error)                # and no more: a kept traceback would keep the workers, too
+        message = str(error)  # and no more: a kept traceback would keep the workers, too
     assert message.startswith(f"{bad} {match}") and "\n" not in message
 
 
@@ -250,14 +286,18 @@ def test_number_of_workers(monkeypatch):
 
 
 def test_workers_die_with_their_parent(images):
-    code = ("import sys, time, torch, multiprocessing; from pathlib import Path; from imagenet_dataset import read_list\n"
-            "from imagenet_loader import ImageLoader; from longtail.devices import Runtime\n"
-            "root = Path(sys.argv[1]); images = read_list(root / 'Small_train.txt', root, 3)\n"
-            "batches = ImageLoader(images, 32, 36, 2, Runtime(torch.device('cpu'))).training_batches(None, 2, 0); next(batches)\n"
-            "print(*[child.pid for child in multiprocessing.active_children()], flush=True); time.sleep(60)")
+    code = (
+        "import sys, time, torch, multiprocessing; from pathlib import Path; from imagenet_dataset import read_list\n"
+        "from imagenet_loader import ImageLoader; from longtail.devices import Runtime\n"
+        "root = Path(sys.argv[1]); images = read_list(root / 'Small_train.txt', root, 3)\n"
+        "batches = ImageLoader(images, 32, 36, 2, Runtime(torch.device('cpu'))).training_batches(None, 2, 0); next(batches)\n"
+        "print(*[child.pid for child in multiprocessing.active_children()], flush=True); time.sleep(60)"
+    )
     command = [sys.executable, "-c", code, str(images.root)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT / "ImageNet-LT", env=environment, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        command, cwd=ROOT / "ImageNet-LT", env=environment, stdout=subprocess.PIPE, text=True
+    ) as parent:
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         parent.send_signal(signal.SIGKILL)
     assert len(workers) == 2
@@ -284,17 +324,29 @@ def test_one_color_stays_one_color():
 def claiming(content: bytes, height: int, width: int) -> bytes:
     """A JPEG with another size in its header."""
     place = content.index(b"\xff\xc0") + 5
-    return content[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + content[place + 4:]
+    return content[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + content[place + 4 :]
 
 
-@pytest.mark.parametrize("content", [claiming(jpeg(), 10_000, 15_000), claiming(jpeg(), 0, 40),
-                                     b"BM" + bytes(8) + bytes([54, 0, 0, 0, 40, 0, 0, 0]) + 2 * (100_000).to_bytes(4, "little")
-                                     + b"\1\0\x18" + bytes(50)])
-@pytest.mark.parametrize("view", [lambda content: evaluation_view(content, 32, 36), lambda content: training_view(content, 32, 0)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        claiming(jpeg(), 10_000, 15_000),
+        claiming(jpeg(), 0, 40),
+        b"BM"
+        + bytes(8)
+        + bytes([54, 0, 0, 0, 40, 0, 0, 0])
+        + 2 * (100_000).to_bytes(4, "little")
+        + b"\1\0\x18"
+        + bytes(50),
+    ],
+)
+@pytest.mark.parametrize(
+    "view", [lambda content: evaluation_view(content, 32, 36), lambda content: training_view(content, 32, 0)]
+)
 def test_a_header_that_claims_too_much_is_refused_before_decoding(content, view, recwarn):
     with pytest.raises(ValueError, match="pixels; 1 to .* are allowed"):
         view(content)
-    assert not recwarn.list                              # Pillow's own warning would be lines of its own
+    assert not recwarn.list  # Pillow's own warning would be lines of its own
 
 
 def test_a_strip_is_not_resized_to_more_than_memory_holds():

@@ -85,8 +85,10 @@ def assert_same_state(first: dict, second: dict) -> None:
 
 
 def rows(folder: Path) -> list[dict]:
-    return [{key: value for key, value in row.items() if not key.startswith(("seconds", "images_per"))}
-            for row in read_log(folder / f"{folder.name}.csv")[1]]
+    return [
+        {key: value for key, value in row.items() if not key.startswith(("seconds", "images_per"))}
+        for row in read_log(folder / f"{folder.name}.csv")[1]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +102,31 @@ def cdb(tmp_path_factory, data) -> Path:
 
 
 def test_what_a_run_leaves(cdb, data, capsys):
-    assert {path.name for path in cdb.iterdir()} == {BEST, "last_cdb.pth", "cdb.csv", "cdb.json", "cdb.lock", "config.yaml", "test.json"}
+    assert {path.name for path in cdb.iterdir()} == {
+        BEST,
+        "last_cdb.pth",
+        "cdb.csv",
+        "cdb.json",
+        "cdb.lock",
+        "config.yaml",
+        "test.json",
+    }
     best = load_checkpoint(cdb / BEST)
     assert best["class_counts"] == [12, 6, 3] and best["class_names"] == ["n00000000", "n00000001", "n00000002"]
-    assert "optimizer" not in best and "fc.weight" in best["classifier"] and "layer4.0.downsample.1.running_var" in best["feat_model"]
+    assert (
+        "optimizer" not in best
+        and "fc.weight" in best["classifier"]
+        and "layer4.0.downsample.1.running_var" in best["feat_model"]
+    )
     assert not any(str(data) in str(value) or str(cdb) in str(value) for value in best["arguments"].values())
     assert str(data) not in (cdb / "cdb.json").read_text() and str(data) not in (cdb / "test.json").read_text()
     assert best["criterion"]["weight"].sum().item() == pytest.approx(3)
-    assert [row["lr"] for row in rows(cdb)] == ["0.05", "0.04268", "0.025", "0.007322"]        # cosine, stepped after each epoch
+    assert [row["lr"] for row in rows(cdb)] == [
+        "0.05",
+        "0.04268",
+        "0.025",
+        "0.007322",
+    ]  # cosine, stepped after each epoch
 
 
 def test_its_own_configuration_reproduces_a_run_with_any_number_of_workers(cdb, tmp_path, capsys):
@@ -122,13 +141,15 @@ def test_its_own_configuration_reproduces_a_run_with_any_number_of_workers(cdb, 
 def test_killed_and_resumed_is_uninterrupted(cdb, data, tmp_path, shell, capsys):
     """Killed at the worst moment: the log has the third epoch's row, no checkpoint has the epoch."""
     file = write_config(tmp_path, data, "cdb", loss_type="CDB-CE", tau=1.5, num_epochs=4)
-    code = ("import os, signal, sys, main\n"
-            "from longtail import run\n"
-            "write = run.save_checkpoint\n"
-            "def save(path, state):\n"
-            "    os.kill(os.getpid(), signal.SIGKILL) if state['epoch'] == 3 else write(path, state)\n"
-            "run.save_checkpoint = save\n"
-            "main.main(['--cfg', sys.argv[1]])\n")
+    code = (
+        "import os, signal, sys, main\n"
+        "from longtail import run\n"
+        "write = run.save_checkpoint\n"
+        "def save(path, state):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL) if state['epoch'] == 3 else write(path, state)\n"
+        "run.save_checkpoint = save\n"
+        "main.main(['--cfg', sys.argv[1]])\n"
+    )
     killed = shell("-c", code, file, cwd=ROOT / "ImageNet-LT")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(rows(tmp_path / "cdb")) == 3 and last(tmp_path / "cdb")["epoch"] == 2
@@ -142,8 +163,9 @@ def test_killed_and_resumed_is_uninterrupted(cdb, data, tmp_path, shell, capsys)
 def test_a_finished_run_has_nothing_to_resume(cdb, data, capsys):
     before = {path: path.stat().st_mtime_ns for path in cdb.iterdir()}
     assert main(["--cfg", str(cdb / "config.yaml"), "--resume"]) == 0
-    assert {path: path.stat().st_mtime_ns for path in cdb.iterdir() if path.suffix != ".csv"} == \
-        {path: time_of for path, time_of in before.items() if path.suffix != ".csv"}
+    assert {path: path.stat().st_mtime_ns for path in cdb.iterdir() if path.suffix != ".csv"} == {
+        path: time_of for path, time_of in before.items() if path.suffix != ".csv"
+    }
 
 
 def test_a_run_that_ended_before_its_test_is_tested_when_resumed(cdb, tmp_path, capsys):
@@ -160,7 +182,9 @@ def test_a_run_is_not_resumed_with_another_list(split, cdb, data, tmp_path, fail
     shorter = tmp_path / f"Small_{split}.txt"
     shorter.write_text("".join((data / shorter.name).read_text().splitlines(keepends=True)[1:]))
     file = write_config(tmp_path, data, "cdb", loss_type="CDB-CE", tau=1.5, num_epochs=4, **{f"{split}_list": shorter})
-    assert f"{copy}/last_cdb.pth was trained with {split}_list {shorter.name} " in failing(main, "--cfg", file, "--resume")
+    assert f"{copy}/last_cdb.pth was trained with {split}_list {shorter.name} " in failing(
+        main, "--cfg", file, "--resume"
+    )
 
 
 def test_a_run_is_not_touched_unasked(cdb, failing):
@@ -210,6 +234,7 @@ def test_overwrite_and_resume_of_nothing(data, tmp_path, capsys):
 def test_report_is_what_the_model_says(first_stage, data, capsys):
     """Top-1, shots and F1 by scikit-learn on predictions made here."""
     from sklearn.metrics import f1_score
+
     assert main(["--test", "--model_dir", str(first_stage)]) == 0
     printed = capsys.readouterr().out
     figures = json.loads((first_stage / "test.json").read_text())
@@ -218,7 +243,10 @@ def test_report_is_what_the_model_says(first_stage, data, capsys):
     assert figures["accuracy"] == pytest.approx(hits.sum() / 15) and figures["shots"]["few"] == figures["accuracy"]
     assert figures["shots"]["many"] is None and f"{figures['accuracy']:.4f}" in printed and "F1" in printed
     rng = np.random.default_rng(0)
-    labels, predictions = rng.integers(0, 6, 200), rng.integers(2, 8, 200)           # classes 0, 1 never predicted, 6, 7 never true
+    labels, predictions = (
+        rng.integers(0, 6, 200),
+        rng.integers(2, 8, 200),
+    )  # classes 0, 1 never predicted, 6, 7 never true
     confusion = torch.zeros(9, 9, dtype=torch.long)
     np.add.at(confusion.numpy(), (labels, predictions), 1)
     assert macro_f1(confusion) == pytest.approx(f1_score(labels, predictions, average="macro"))
@@ -228,8 +256,14 @@ def test_a_report_by_hand():
     """Of each class's four images three, two and one are right; classes 0, 1 and 2 are many, medium and few shot."""
     figures = report(torch.tensor([[3, 1, 0], [2, 2, 0], [0, 3, 1]]), [200, 50, 5], None)
     assert figures["shots"] == {"all": 0.5, "many": 0.75, "medium": 0.5, "few": 0.25} and figures["accuracy"] == 0.5
-    assert [(entry["name"], entry["correct"], entry["images"]) for entry in figures["classes"]] == [("0", 3, 4), ("1", 2, 4), ("2", 1, 4)]
-    assert figures["images"] == 12 and figures["f1"] == pytest.approx((6 / 9 + 4 / 10 + 2 / 5) / 3)      # 2 hits / (labels + predictions)
+    assert [(entry["name"], entry["correct"], entry["images"]) for entry in figures["classes"]] == [
+        ("0", 3, 4),
+        ("1", 2, 4),
+        ("2", 1, 4),
+    ]
+    assert figures["images"] == 12 and figures["f1"] == pytest.approx(
+        (6 / 9 + 4 / 10 + 2 / 5) / 3
+    )  # 2 hits / (labels + predictions)
 
 
 @pytest.mark.parametrize(("stage", "frozen"), [("crt", "feat_model"), ("lws", "feat_model")])
@@ -241,7 +275,9 @@ def test_second_stages(stage, frozen, first_stage, data, tmp_path, capsys):
     assert same == (stage == "lws") and ("scales" in after["classifier"]) == (stage == "lws")
     assert main(["--test", "--model_dir", str(folder)]) == 0
     assert main(["--cfg", str(folder / "config.yaml"), "--model_dir", str(tmp_path / "again")]) == 0
-    assert all(torch.equal(value, last(tmp_path / "again")["classifier"][key]) for key, value in after["classifier"].items())
+    assert all(
+        torch.equal(value, last(tmp_path / "again")["classifier"][key]) for key, value in after["classifier"].items()
+    )
     assert after["first_stage"] == "ce"
 
 
@@ -260,7 +296,7 @@ def test_each_sampling_draws_its_classes(data, tmp_path):
     for sampling, share in (("balanced", [1 / 3] * 3), ("square_root", [0.453, 0.321, 0.227])):
         training = prepared(tmp_path, data, sampling=sampling)
         counts = sum(drawn(training, epoch) for epoch in range(1, 31))
-        assert (counts / counts.sum()).tolist() == pytest.approx(share, abs=0.06)              # 630 draws: 3 standard deviations
+        assert (counts / counts.sum()).tolist() == pytest.approx(share, abs=0.06)  # 630 draws: 3 standard deviations
     difficulty = prepared(tmp_path, data, sampling="difficulty")
     difficulty.criterion.weight.copy_(torch.tensor([0, 3, 0]))
     assert drawn(difficulty, 2).tolist() == [0, 21, 0]
@@ -270,7 +306,7 @@ def test_progressive_sampling_goes_from_the_images_shares_to_even(data, tmp_path
     config = read_config(write_config(tmp_path, data, "x", sampling="progressive"))
     probabilities = sampling_of_epochs(config, [12, 6, 3], CDBLoss(3))
     assert probabilities(1).tolist() == pytest.approx([12 / 21, 6 / 21, 3 / 21])
-    assert probabilities(2).tolist() == pytest.approx([19 / 42, 13 / 42, 10 / 42])            # half way
+    assert probabilities(2).tolist() == pytest.approx([19 / 42, 13 / 42, 10 / 42])  # half way
     assert probabilities(3).tolist() == pytest.approx([1 / 3] * 3)
 
 
@@ -280,7 +316,11 @@ def test_a_seed_decides_weights_and_order(data, tmp_path):
         orders = [torch.cat([labels for _, labels in training.train_batches(epoch)]) for epoch in (1, 2)]
         return training.seed, training.model.feat_model.conv1.weight, orders
 
-    (seed, weight, orders), (_, same_weight, same_orders), (other_seed, other_weight, other_orders) = made(0), made(0), made(1)
+    (seed, weight, orders), (_, same_weight, same_orders), (other_seed, other_weight, other_orders) = (
+        made(0),
+        made(0),
+        made(1),
+    )
     assert torch.equal(weight, same_weight) and all(map(torch.equal, orders, same_orders))
     assert (seed, other_seed) == (0, 1) and not torch.equal(weight, other_weight)
     assert not any(torch.equal(first, second) for first, second in combinations(orders + other_orders, 2))
@@ -304,8 +344,12 @@ def test_the_optimizer_has_the_recipe(data, tmp_path):
     assert prepared(tmp_path, data, weight_decay=0.3).optimizer.param_groups[0]["weight_decay"] == 0.3
 
 
-@pytest.mark.parametrize(("method", "function", "images"), [("tau_norm", "choose_exponent", 9), ("ncm", "class_means", 21)])
-def test_the_exponent_is_chosen_on_validation_and_means_are_of_training(method, function, images, first_stage, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("method", "function", "images"), [("tau_norm", "choose_exponent", 9), ("ncm", "class_means", 21)]
+)
+def test_the_exponent_is_chosen_on_validation_and_means_are_of_training(
+    method, function, images, first_stage, monkeypatch, capsys
+):
     """The lists have 21, 9 and 15 images; the test list decides nothing."""
     seen, real = [], getattr(imagenet_test, function)
 
@@ -323,13 +367,15 @@ def test_the_views_of_training_are_of_the_configured_size(data, tmp_path, monkey
     sizes = []
     monkeypatch.setattr("main.ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or ImageLoader(images, *rest))
     training = prepared(tmp_path, data, image_size=20)
-    assert sizes == [(20, 36), (20, 36)]                                          # of the training and of the validation images
+    assert sizes == [(20, 36), (20, 36)]  # of the training and of the validation images
     assert next(iter(training.train_batches(1)))[0].shape == (8, 3, 20, 20)
 
 
 def test_the_views_of_a_test_are_of_the_configured_size(first_stage, monkeypatch, capsys):
     sizes, real = [], imagenet_test.ImageLoader
-    monkeypatch.setattr(imagenet_test, "ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or real(images, *rest))
+    monkeypatch.setattr(
+        imagenet_test, "ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or real(images, *rest)
+    )
     assert main(["--test", "--model_dir", str(first_stage)]) == 0
     assert sizes == [(32, 36)]
 
@@ -361,27 +407,33 @@ def test_a_second_stage_needs_a_finished_first_one_and_later_none(first_stage, d
     (copy / "last_ce.pth").unlink()
     error = failing(main, "--cfg", file)
     assert f"{copy}/last_ce.pth is missing" in error and BEST in error
-    save_checkpoint(copy / BEST, {"state_dict_best": {part: state[part] for part in PARTS}})       # as released: a single file
-    assert torch.equal(prepared(tmp_path, data, stage="crt", first_stage=copy).model.feat_model.conv1.weight,
-                       state["feat_model"]["conv1.weight"])
+    save_checkpoint(
+        copy / BEST, {"state_dict_best": {part: state[part] for part in PARTS}}
+    )  # as released: a single file
+    assert torch.equal(
+        prepared(tmp_path, data, stage="crt", first_stage=copy).model.feat_model.conv1.weight,
+        state["feat_model"]["conv1.weight"],
+    )
     shutil.rmtree(copy)
     assert main(["--cfg", str(second / "config.yaml"), "--resume"]) == 0
 
 
 def test_tau_norm_is_not_for_lws(first_stage, data, tmp_path, failing):
     folder = run(tmp_path, data, "lws", stage="lws", first_stage=first_stage, num_epochs=1)
-    assert "is of stage lws, whose classifier is rescaled already" in failing(main, "--test", "--model_dir", folder, "--tau_norm")
+    assert "is of stage lws, whose classifier is rescaled already" in failing(
+        main, "--test", "--model_dir", folder, "--tau_norm"
+    )
 
 
 def test_nearest_class_mean_by_hand():
     features = torch.zeros(4, 512)
     features[:, :2] = torch.tensor([[10.0, 0.0], [0.0, 2.0], [0.0, 1.0], [4.0, 4.0]])
     means = class_means([(features[:2], torch.tensor([0, 0])), (features[2:], torch.tensor([1, 1]))], 2, 512, CPU)
-    root = 26 ** 0.5, 41 ** 0.5                                   # means (5, 1) and (2, 2.5), lengths 26 ** .5 and 10.25 ** .5
+    root = 26**0.5, 41**0.5  # means (5, 1) and (2, 2.5), lengths 26 ** .5 and 10.25 ** .5
     assert torch.allclose(means[:, :2], torch.tensor([[5 / root[0], 1 / root[0]], [4 / root[1], 5 / root[1]]]))
     query = torch.zeros(2, 512)
     query[:, :2] = torch.tensor([[7.0, 7.1], [7.0, 3.0]])
-    assert Weights(means)(query).argmax(1).tolist() == [1, 0]      # angles 45.4 and 23.2 of 11.3 and 51.3 degrees
+    assert Weights(means)(query).argmax(1).tolist() == [1, 0]  # angles 45.4 and 23.2 of 11.3 and 51.3 degrees
 
 
 def test_exponent_is_the_best_on_validation():
@@ -394,7 +446,9 @@ def test_exponent_is_the_best_on_validation():
 
 
 @pytest.mark.parametrize(("method", "feature", "exponent"), [("classifier", 2.002, None), ("tau_norm", 1.6255, 0.3)])
-def test_near_scores_are_told_apart_whatever_the_precision(method, feature, exponent, first_stage, tmp_path, monkeypatch, capsys):
+def test_near_scores_are_told_apart_whatever_the_precision(
+    method, feature, exponent, first_stage, tmp_path, monkeypatch, capsys
+):
     """Weights (2, 0) and (0, 1), feature (1, x): class 1 wins by 0.1 %, at exponent 0.3 as 2 ** 0.7 = 1.6245; in bf16 they are even."""
     checkpoint, features = load_checkpoint(first_stage / BEST), torch.zeros(1, 512)
     weight = torch.zeros(3, 512)
@@ -422,7 +476,9 @@ def test_difficulty_decides_what_is_drawn(data, tmp_path, capsys):
     folder = run(tmp_path, data, "drawn", sampling="difficulty", tau=1, num_epochs=3)
     for row in rows(folder):
         difficulty = [1 - float(row[f"accuracy_{c}"]) for c in range(3)]
-        assert [float(row[f"weight_{c}"]) for c in range(3)] == pytest.approx([3 * d / sum(difficulty) for d in difficulty], abs=2e-3)
+        assert [float(row[f"weight_{c}"]) for c in range(3)] == pytest.approx(
+            [3 * d / sum(difficulty) for d in difficulty], abs=2e-3
+        )
     assert last(folder)["criterion"]["weight"].sum().item() == pytest.approx(3)
     training = prepared(tmp_path, data, sampling="difficulty", tau=1)
     training.criterion.update(torch.tensor([1, 3, 0]), torch.tensor([4, 4, 1]))
@@ -430,7 +486,7 @@ def test_difficulty_decides_what_is_drawn(data, tmp_path, capsys):
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 1, 0, 2, 1])
     training.parallel_model = torch.nn.Identity()
     loss = backward(training, logits.clone().requires_grad_(), labels, CPU)
-    assert loss == torch.nn.functional.cross_entropy(logits, labels)                  # the loss itself is unweighted
+    assert loss == torch.nn.functional.cross_entropy(logits, labels)  # the loss itself is unweighted
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "square_root", "progressive"])
@@ -438,7 +494,9 @@ def test_other_samplings_run(sampling, data, tmp_path, capsys):
     assert len(rows(run(tmp_path, data, "x", sampling=sampling, num_epochs=1))) == 1
 
 
-@pytest.mark.parametrize("settings", [{"loss_type": "CDB-FL", "gamma": 2, "reduction": "weighted_mean"}, {"loss_type": "Balanced_Softmax"}])
+@pytest.mark.parametrize(
+    "settings", [{"loss_type": "CDB-FL", "gamma": 2, "reduction": "weighted_mean"}, {"loss_type": "Balanced_Softmax"}]
+)
 def test_other_losses_run(settings, data, tmp_path, capsys):
     assert len(rows(run(tmp_path, data, "x", num_epochs=1, **settings))) == 1
 
@@ -447,8 +505,16 @@ def test_a_released_checkpoint_is_tested(data, tmp_path, capsys):
     torch.manual_seed(0)
     parts = split_state(ImageNetModel(3).state_dict())
     (tmp_path / "released").mkdir()
-    torch.save({"epoch": 90, "best_acc": 0.4, "state_dict_best": {part: {f"module.{key}": value for key, value in state.items()}
-                                                                   for part, state in parts.items()}}, tmp_path / "released" / BEST)
+    torch.save(
+        {
+            "epoch": 90,
+            "best_acc": 0.4,
+            "state_dict_best": {
+                part: {f"module.{key}": value for key, value in state.items()} for part, state in parts.items()
+            },
+        },
+        tmp_path / "released" / BEST,
+    )
     file = write_config(tmp_path, data, "released")
     assert main(["--cfg", str(file), "--test", "--model_dir", str(tmp_path / "released")]) == 0
     figures = json.loads((tmp_path / "released/test.json").read_text())
@@ -463,14 +529,16 @@ def test_two_processes_count_what_one_counts(first_stage, processes, capsys):
     for name in alone:
         (first_stage / name).unlink()
     script = first_stage / "all.py"
-    script.write_text("import sys; from pathlib import Path\n"
-                      "from longtail.cli import exit_code; from longtail.distributed import start_runtime\n"
-                      "from imagenet_config import read_config; from imagenet_test import RESULTS, evaluate\n"
-                      "def test_all(folder):\n"
-                      "    with start_runtime(precision='fp32') as runtime:\n"
-                      "        for method in RESULTS:\n"
-                      "            evaluate(read_config(folder / 'config.yaml'), folder, method, runtime)\n"
-                      "sys.exit(exit_code(lambda: test_all(Path(sys.argv[1]))))\n")
+    script.write_text(
+        "import sys; from pathlib import Path\n"
+        "from longtail.cli import exit_code; from longtail.distributed import start_runtime\n"
+        "from imagenet_config import read_config; from imagenet_test import RESULTS, evaluate\n"
+        "def test_all(folder):\n"
+        "    with start_runtime(precision='fp32') as runtime:\n"
+        "        for method in RESULTS:\n"
+        "            evaluate(read_config(folder / 'config.yaml'), folder, method, runtime)\n"
+        "sys.exit(exit_code(lambda: test_all(Path(sys.argv[1]))))\n"
+    )
     result = processes(2, script, first_stage, PYTHONPATH=f"{ROOT}:{ROOT / 'ImageNet-LT'}")
     script.unlink()
     assert result.returncode == 0, result.stderr
@@ -488,16 +556,26 @@ def test_two_processes_train_on_the_whole_batch(data, tmp_path, processes):
     assert all(round(3 * float(row[f"accuracy_{c}"]), 2) in (0, 1, 2, 3) for c in range(3))
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"train_list": "/none.txt"}, "/none.txt not found"),
-    ({"data_root": "/none", "train_list": "{train}", "val_list": "{val}", "test_list": "{test}"}, "data_root /none not found"),
-    ({"num_classes": 2}, "label 2 must lie between 0 and 1"), ({"num_classes": 4}, "has no image of class 3"),
-    ({"stage": "crt", "first_stage": "/none"}, "/none/final_model_checkpoint.pth not found: stage crt"),
-    ({"model_dir": "{train}/run"}, "cannot hold the run"),
-    ({"val_list": "{val2}", "loss_type": "CDB-CE"},
-     "Small_val2.txt has no sample of class 1, 2: their difficulty cannot be measured; `difficulty: smoothed` in the YAML"),
-    ({"model_dir": "./test"}, "test.json is the name of a result"),
-    ({"lr": 1e38}, "a smaller learning rate may help")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train_list": "/none.txt"}, "/none.txt not found"),
+        (
+            {"data_root": "/none", "train_list": "{train}", "val_list": "{val}", "test_list": "{test}"},
+            "data_root /none not found",
+        ),
+        ({"num_classes": 2}, "label 2 must lie between 0 and 1"),
+        ({"num_classes": 4}, "has no image of class 3"),
+        ({"stage": "crt", "first_stage": "/none"}, "/none/final_model_checkpoint.pth not found: stage crt"),
+        ({"model_dir": "{train}/run"}, "cannot hold the run"),
+        (
+            {"val_list": "{val2}", "loss_type": "CDB-CE"},
+            "Small_val2.txt has no sample of class 1, 2: their difficulty cannot be measured; `difficulty: smoothed` in the YAML",
+        ),
+        ({"model_dir": "./test"}, "test.json is the name of a result"),
+        ({"lr": 1e38}, "a smaller learning rate may help"),
+    ],
+)
 def test_errors_of_a_run(settings, message, data, tmp_path, failing):
     (data / "Small_val2.txt").write_text("train/n00000000/n00000000_val0.JPEG 0\n")
     places = {split: str(data / f"Small_{split}.txt") for split in ("train", "val", "test", "val2")}
@@ -516,8 +594,10 @@ def test_a_truncated_image_is_named(workers, tmp_path, failing):
     assert "1 of 45 listed images are not below data_root" in failing(main, "--cfg", write_config(tmp_path, data, "x"))
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"PK damaged", "is not a checkpoint that can be loaded safely"),
-                                                  (None, "no checkpoint at")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"PK damaged", "is not a checkpoint that can be loaded safely"), (None, "no checkpoint at")],
+)
 def test_a_bad_checkpoint(content, message, first_stage, data, tmp_path, failing):
     (tmp_path / "x").mkdir()
     if content:
@@ -540,12 +620,19 @@ def test_another_view_than_that_of_training_is_refused(key, value, first_stage, 
 
 def test_sigterm_stops_within_a_batch_and_resumes(data, tmp_path, capsys):
     file = write_config(tmp_path, data, "x", num_epochs=500)
-    with subprocess.Popen([sys.executable, ROOT / "ImageNet-LT/main.py", "--cfg", file, "--workers", "1"], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, ROOT / "ImageNet-LT/main.py", "--cfg", file, "--workers", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         next(line for line in process.stdout if line.startswith("epoch 2/500"))
         process.send_signal(signal.SIGTERM)
         _, error = process.communicate(timeout=60)
-    assert process.returncode == 143 and error == "main.py: stopped by SIGTERM; --resume continues after the last finished epoch\n"
+    assert (
+        process.returncode == 143
+        and error == "main.py: stopped by SIGTERM; --resume continues after the last finished epoch\n"
+    )
     assert last(tmp_path / "x")["epoch"] >= 2
 
 
@@ -563,47 +650,91 @@ def test_table_of_results(first_stage, cdb, tmp_path, capsys, failing):
     assert "is not a result of main.py" in failing(table, cdb / "cdb.json")
 
 
-@pytest.mark.parametrize(("arguments", "method", "name"), [
-    ({}, "classifier", "cRT on ce"), ({}, "tau_norm", "cRT on ce, tau-normalised (exponent 0.5)"),
-    ({}, "ncm", "cRT on ce, nearest class mean"),
-    ({"stage": "lws", "sampling": "square_root"}, "classifier", "LWS on ce, square-root sampling"),
-    ({"sampling": "uniform"}, "classifier", "cRT on ce, uniform sampling"),
-    ({"loss_type": "CDB-CE", "reduction": "weighted_mean"}, "classifier", "cRT on ce, CDB-CE, tau 1.5, weighted mean"),
-    ({"loss_type": "CDB-BS", "difficulty": "smoothed"}, "classifier", "cRT on ce, CDB-BS, tau 1.5, smoothed"),
-    ({"sampling": "difficulty", "difficulty": "smoothed"}, "classifier", "cRT on ce, difficulty-driven sampling, tau 1.5, smoothed"),
-    ({"sampling": "difficulty"}, "ncm", "cRT on ce, difficulty-driven sampling, tau 1.5, nearest class mean"),
-    ({"stage": "features"}, "classifier", "CE, balanced sampling"), ({"stage": "features", "sampling": "uniform"}, "classifier", "CE"),
-    ({"stage": "features", "loss_type": "CDB-FL"}, "classifier", "CDB-FL, tau 1.5, balanced sampling"),
-    ({"stage": "features", "sampling": "uniform", "loss_type": "FL", "gamma": 2.0}, "classifier", "FL, gamma 2"),
-    (None, "classifier", "")])
+@pytest.mark.parametrize(
+    ("arguments", "method", "name"),
+    [
+        ({}, "classifier", "cRT on ce"),
+        ({}, "tau_norm", "cRT on ce, tau-normalised (exponent 0.5)"),
+        ({}, "ncm", "cRT on ce, nearest class mean"),
+        ({"stage": "lws", "sampling": "square_root"}, "classifier", "LWS on ce, square-root sampling"),
+        ({"sampling": "uniform"}, "classifier", "cRT on ce, uniform sampling"),
+        (
+            {"loss_type": "CDB-CE", "reduction": "weighted_mean"},
+            "classifier",
+            "cRT on ce, CDB-CE, tau 1.5, weighted mean",
+        ),
+        ({"loss_type": "CDB-BS", "difficulty": "smoothed"}, "classifier", "cRT on ce, CDB-BS, tau 1.5, smoothed"),
+        (
+            {"sampling": "difficulty", "difficulty": "smoothed"},
+            "classifier",
+            "cRT on ce, difficulty-driven sampling, tau 1.5, smoothed",
+        ),
+        ({"sampling": "difficulty"}, "ncm", "cRT on ce, difficulty-driven sampling, tau 1.5, nearest class mean"),
+        ({"stage": "features"}, "classifier", "CE, balanced sampling"),
+        ({"stage": "features", "sampling": "uniform"}, "classifier", "CE"),
+        ({"stage": "features", "loss_type": "CDB-FL"}, "classifier", "CDB-FL, tau 1.5, balanced sampling"),
+        ({"stage": "features", "sampling": "uniform", "loss_type": "FL", "gamma": 2.0}, "classifier", "FL, gamma 2"),
+        (None, "classifier", ""),
+    ],
+)
 def test_a_row_names_all_that_sets_it_apart(arguments, method, name):
     usual = {"stage": "crt", "loss_type": "CE", "sampling": "balanced", "tau": 1.5, "reduction": "mean", "gamma": 1.0}
-    assert name_of({"arguments": {} if arguments is None else usual | arguments, "method": method, "first_stage": "ce",
-                    "exponent": 0.5 if method == "tau_norm" else None}) == name
+    assert (
+        name_of(
+            {
+                "arguments": {} if arguments is None else usual | arguments,
+                "method": method,
+                "first_stage": "ce",
+                "exponent": 0.5 if method == "tau_norm" else None,
+            }
+        )
+        == name
+    )
 
 
 def test_the_two_commands_to_the_letter(tmp_path, started):
     """On a copy of the folder, with 1000 classes laid out like ImageNet; five keys of the YAML are set, so that it is short."""
     folder = tmp_path / "ImageNet-LT"
     shutil.copytree(ROOT / "longtail", tmp_path / "longtail")
-    shutil.copytree(ROOT / "ImageNet-LT", folder, ignore=shutil.ignore_patterns("logs", "__pycache__", "tiny-imagenet-lt"))
+    shutil.copytree(
+        ROOT / "ImageNet-LT", folder, ignore=shutil.ignore_patterns("logs", "__pycache__", "tiny-imagenet-lt")
+    )
     counts = {"train": [2] * 8 + [1] * 992, "val": [1] * 1000, "test": [1] * 40 + [0] * 960}
     imagenet = make_folder(tmp_path / "ILSVRC", counts, "ImageNet_LT", flat_test=True)
     for split in ("train", "val", "test"):
         shutil.move(imagenet / f"ImageNet_LT_{split}.txt", folder / "data/ImageNet_LT" / f"ImageNet_LT_{split}.txt")
     config = folder / "config/ImageNet_LT/feat_uniform_with_CDBloss.yaml"
-    values = {"num_epochs": "1", "batch_size": "128", "image_size": "24", "test_resize": "28", "data_root": str(imagenet)}
-    config.write_text("".join(f"{key}: {values[key]}\n" if (key := line.split(":")[0]) in values else line
-                              for line in config.read_text().splitlines(keepends=True)))
-    trained = started("main.py", "--cfg", "./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml", cwd=folder, timeout=500)
+    values = {
+        "num_epochs": "1",
+        "batch_size": "128",
+        "image_size": "24",
+        "test_resize": "28",
+        "data_root": str(imagenet),
+    }
+    config.write_text(
+        "".join(
+            f"{key}: {values[key]}\n" if (key := line.split(":")[0]) in values else line
+            for line in config.read_text().splitlines(keepends=True)
+        )
+    )
+    trained = started(
+        "main.py", "--cfg", "./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml", cwd=folder, timeout=500
+    )
     assert trained.returncode == 0, trained.stderr
     tested = started("main.py", "--test", "--model_dir", "./logs/ImageNet_LT/models/resnet10_uniform_cdbce", cwd=folder)
     assert tested.returncode == 0, tested.stderr
     assert tested.stdout.splitlines()[-3:] == trained.stdout.splitlines()[-3:]
     run = folder / "logs/ImageNet_LT/models/resnet10_uniform_cdbce"
     best = load_checkpoint(run / "final_model_checkpoint.pth")
-    assert sum(value.numel() for part in ("feat_model", "classifier") for key, value in best[part].items()
-               if "running" not in key and "num_batches" not in key) == 5_418_792
+    assert (
+        sum(
+            value.numel()
+            for part in ("feat_model", "classifier")
+            for key, value in best[part].items()
+            if "running" not in key and "num_batches" not in key
+        )
+        == 5_418_792
+    )
     assert json.loads((run / "test.json").read_text())["images"] == 40
 
 
@@ -612,7 +743,10 @@ def test_an_error_of_the_script_is_one_line(shell):
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert result.stderr.startswith("main.py: error: none.yaml cannot be read")
     result = shell(ROOT / "ImageNet-LT/imagenet_table.py", "none.json")
-    assert result.returncode == 2 and result.stderr == "imagenet_table.py: error: none.json cannot be read: No such file or directory\n"
+    assert (
+        result.returncode == 2
+        and result.stderr == "imagenet_table.py: error: none.json cannot be read: No such file or directory\n"
+    )
 
 
 def test_confusion_of_a_classifier_on_features():
@@ -620,9 +754,16 @@ def test_confusion_of_a_classifier_on_features():
     assert count_confusion(weights, [(torch.eye(512)[:2], torch.tensor([1, 1]))], 2, CPU).tolist() == [[0, 0], [1, 1]]
 
 
-@pytest.mark.parametrize(("entries", "wrong"), [
-    ({"class_counts": [-1, 2, 3]}, "class_counts"), ({"class_counts": torch.ones(3)}, "class_counts"),
-    ({"class_names": ["x"]}, "class_names"), ({"first_stage": torch.ones(2)}, "first_stage"), ({"classifier": {1: torch.ones(2)}}, "")])
+@pytest.mark.parametrize(
+    ("entries", "wrong"),
+    [
+        ({"class_counts": [-1, 2, 3]}, "class_counts"),
+        ({"class_counts": torch.ones(3)}, "class_counts"),
+        ({"class_names": ["x"]}, "class_names"),
+        ({"first_stage": torch.ones(2)}, "first_stage"),
+        ({"classifier": {1: torch.ones(2)}}, ""),
+    ],
+)
 def test_a_checkpoint_that_describes_itself_wrongly(entries, wrong, first_stage, data, tmp_path, failing):
     (tmp_path / "x").mkdir()
     torch.save({**load_checkpoint(first_stage / BEST), **entries}, tmp_path / "x" / BEST)

@@ -46,7 +46,7 @@ def expected(trained: Path, file: Path) -> torch.Tensor:
     """Class probabilities of an image whose shorter side is 36: the middle 32 x 32, normalised, through the network."""
     pixels = np.asarray(Image.open(file).convert("RGB")).astype(np.float32) / 255
     top, left = (pixels.shape[0] - 32) // 2, (pixels.shape[1] - 32) // 2
-    image = torch.from_numpy((pixels[top:top + 32, left:left + 32] - MEAN) / np.array(STD)).float().permute(2, 0, 1)
+    image = torch.from_numpy((pixels[top : top + 32, left : left + 32] - MEAN) / np.array(STD)).float().permute(2, 0, 1)
     model = load_model(load_checkpoint(trained / BEST), BEST, 3).eval()
     with torch.no_grad():
         return model(image[None]).softmax(1)[0]
@@ -61,15 +61,40 @@ def test_a_folder_with_an_unreadable_image(workers, trained, tmp_path, capsys):
         (images / place).write_bytes(jpeg((60 * number, 200, 90)))
     (images / "cut.jpg").write_bytes(jpeg()[:400])
     (images / "notes.txt").write_text("no image")
-    code = main(["--predict", str(images), "--model_dir", str(trained), "--out", str(tmp_path / "p.csv"), "--workers", str(workers)])
+    code = main(
+        [
+            "--predict",
+            str(images),
+            "--model_dir",
+            str(trained),
+            "--out",
+            str(tmp_path / "p.csv"),
+            "--workers",
+            str(workers),
+        ]
+    )
     rows = predicted((tmp_path / "p.csv").read_text(encoding="utf-8"))
     assert code == 1
-    assert [row["path"] for row in rows] == [str(images / name) for name in ("a.jpeg", "b.jpg", "cut.jpg", "deep, er/c.JPEG")]
+    assert [row["path"] for row in rows] == [
+        str(images / name) for name in ("a.jpeg", "b.jpg", "cut.jpg", "deep, er/c.JPEG")
+    ]
     assert f"1 of 4 images cannot be used, see the column error: {images}/cut.jpg" in capsys.readouterr().err
-    assert rows[2]["error"].startswith(f"{images}/cut.jpg is not an image that can be decoded") and rows[2]["class_1"] == ""
+    assert (
+        rows[2]["error"].startswith(f"{images}/cut.jpg is not an image that can be decoded")
+        and rows[2]["class_1"] == ""
+    )
     names = ["cat", "sea, deep", "dög"]
     for row in (rows[0], rows[1], rows[3]):
-        assert list(row) == ["path", "class_1", "probability_1", "class_2", "probability_2", "class_3", "probability_3", "error"]
+        assert list(row) == [
+            "path",
+            "class_1",
+            "probability_1",
+            "class_2",
+            "probability_2",
+            "class_3",
+            "probability_3",
+            "error",
+        ]
         values, order = expected(trained, Path(row["path"])).sort(descending=True)
         assert [row[f"class_{rank}"] for rank in (1, 2, 3)] == [names[c] for c in order] and row["error"] == ""
         assert [float(row[f"probability_{rank}"]) for rank in (1, 2, 3)] == pytest.approx(values.tolist(), abs=1e-4)
@@ -80,8 +105,10 @@ def test_an_image_is_printed_and_nothing_else(trained, tmp_path, capsys, monkeyp
     monkeypatch.chdir(tmp_path)
     assert main(["--predict", "a.jpg", "--model_dir", os.path.relpath(trained), "--top", "1"]) == 0
     output = capsys.readouterr().out
-    row, = predicted(output)
-    assert row["path"] == "a.jpg" and float(row["probability_1"]) == pytest.approx(expected(trained, Path("a.jpg")).max().item(), abs=1e-4)
+    (row,) = predicted(output)
+    assert row["path"] == "a.jpg" and float(row["probability_1"]) == pytest.approx(
+        expected(trained, Path("a.jpg")).max().item(), abs=1e-4
+    )
     assert output.splitlines()[0] == "path,class_1,probability_1,error" and len(output.splitlines()) == 2
 
 
@@ -92,7 +119,10 @@ def test_a_list_with_labels_below_data_root_agrees_with_the_test(trained, data, 
     assert main(["--predict", str(data / "Small_test.txt"), "--data_root", str(data), "--model_dir", str(trained)]) == 0
     rows, names = predicted(capsys.readouterr().out), ["cat", "sea, deep", "dög"]
     labels = [int(line.split()[1]) for line in (data / "Small_test.txt").read_text().splitlines()]
-    hits = [sum(row["class_1"] == names[label] == names[c] for row, label in zip(rows, labels, strict=True)) for c in range(3)]
+    hits = [
+        sum(row["class_1"] == names[label] == names[c] for row, label in zip(rows, labels, strict=True))
+        for c in range(3)
+    ]
     figures = json.loads((trained / "test.json").read_text())
     assert [entry["correct"] for entry in figures["classes"]] == hits and len(rows) == 15
     assert [entry["name"] for entry in figures["classes"]] == names
@@ -103,7 +133,9 @@ def test_a_list_of_paths_starts_at_its_own_folder(trained, tmp_path, capsys):
     (tmp_path / "lists").mkdir()
     for name in ("lists/one 1", "lists/b.jpg", "far.jpg"):
         (tmp_path / name).write_bytes(jpeg())
-    (tmp_path / "lists/l.csv").write_text(f"\ufeff# mine\none 1\nb.jpg,2\n{tmp_path}/far.jpg\n../far.jpg\nnone.jpg 0\n", encoding="utf-8")
+    (tmp_path / "lists/l.csv").write_text(
+        f"\ufeff# mine\none 1\nb.jpg,2\n{tmp_path}/far.jpg\n../far.jpg\nnone.jpg 0\n", encoding="utf-8"
+    )
     assert main(["--predict", str(tmp_path / "lists/l.csv"), "--model_dir", str(trained)]) == 1
     captured = capsys.readouterr()
     rows = predicted(captured.out)
@@ -113,15 +145,23 @@ def test_a_list_of_paths_starts_at_its_own_folder(trained, tmp_path, capsys):
     assert "1 of 5 images cannot be used" in captured.err
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--predict", "{tmp}/none.jpg"], "none.jpg not found; --predict takes an image, a folder of images or a list of paths"),
-    (["--predict", "{tmp}"], "holds no image, at any depth"), (["--predict", "{tmp}/empty.txt"], "empty.txt lists no image"),
-    (["--predict", "{tmp}", "--out", "{tmp}/none/x.csv"], "x.csv: there is no folder"),
-    (["--predict", "{tmp}/none.jpg", "--out", "{tmp}"], "is a folder; name a file"),
-    (["--predict", "{tmp}", "--test"], "--test and --predict are two commands"),
-    (["--test", "--top", "3"], "--out and --top belong to --predict"),
-    (["--predict", "{tmp}", "--top", "0"], "--top: must be a whole number of at least 1"),
-    (["--predict", "{tmp}", "--resume"], "belong to training")])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--predict", "{tmp}/none.jpg"],
+            "none.jpg not found; --predict takes an image, a folder of images or a list of paths",
+        ),
+        (["--predict", "{tmp}"], "holds no image, at any depth"),
+        (["--predict", "{tmp}/empty.txt"], "empty.txt lists no image"),
+        (["--predict", "{tmp}", "--out", "{tmp}/none/x.csv"], "x.csv: there is no folder"),
+        (["--predict", "{tmp}/none.jpg", "--out", "{tmp}"], "is a folder; name a file"),
+        (["--predict", "{tmp}", "--test"], "--test and --predict are two commands"),
+        (["--test", "--top", "3"], "--out and --top belong to --predict"),
+        (["--predict", "{tmp}", "--top", "0"], "--top: must be a whole number of at least 1"),
+        (["--predict", "{tmp}", "--resume"], "belong to training"),
+    ],
+)
 def test_wrong_commands(flags, message, trained, tmp_path, failing):
     (tmp_path / "empty.txt").write_text("\n# nothing\n")
     assert message in failing(main, *(flag.format(tmp=tmp_path) for flag in flags), "--model_dir", trained)
@@ -130,18 +170,23 @@ def test_wrong_commands(flags, message, trained, tmp_path, failing):
 def test_predict_needs_a_model(tmp_path, failing):
     assert "--cfg FILE is needed, or --test or --predict with --model_dir DIR" in failing(main, "--predict", tmp_path)
     assert f"{tmp_path}/config.yaml not found: --model_dir must be the folder of a run" in failing(
-        main, "--predict", tmp_path, "--model_dir", tmp_path)
+        main, "--predict", tmp_path, "--model_dir", tmp_path
+    )
 
 
 LABELS, TAKEN = np.array([0] * 4 + [1] * 4 + [2] * 2 + [3] * 3), np.array([0, 0, 0, 1, 1, 1, 3, 3, 0, 0, 3, 3, 3])
-CONFUSION = torch.from_numpy(confusion_matrix(LABELS, TAKEN, labels=range(5)))     # accuracies 3/4, 2/4, 0, 1; class 4 has no images
+CONFUSION = torch.from_numpy(
+    confusion_matrix(LABELS, TAKEN, labels=range(5))
+)  # accuracies 3/4, 2/4, 0, 1; class 4 has no images
 
 
 def test_the_hardest_classes_by_hand():
     assert hardest(CONFUSION, 3) == [2, 1, 0] and hardest(CONFUSION, 30) == [2, 1, 0, 3]
     figures = report(CONFUSION, [10] * 5, list("abcde"))
     assert [entry["taken_for"] for entry in figures["classes"]] == ["b", "d", "a", None, None]
-    assert figures["balanced_accuracy"] == pytest.approx((3 / 4 + 2 / 4 + 0 + 1) / 4) and figures["accuracy"] == pytest.approx(8 / 13)
+    assert figures["balanced_accuracy"] == pytest.approx((3 / 4 + 2 / 4 + 0 + 1) / 4) and figures[
+        "accuracy"
+    ] == pytest.approx(8 / 13)
     assert balanced_accuracy(CONFUSION) == pytest.approx(balanced_accuracy_score(LABELS, TAKEN))
 
 
@@ -153,7 +198,7 @@ def test_what_the_hardest_are_taken_for():
     """Classes 2 and 1: of the first two images went to 0; of the second two are right and two went to 3."""
     assert answers(CONFUSION, [2, 1], 2) == ([0, 3], pytest.approx(torch.tensor([[0, 2, 0, 0], [2, 0, 2, 0]])))
     columns, counts = answers(CONFUSION, [2, 1, 0], 1)
-    assert columns == [0] and counts.tolist() == [[0, 2, 0], [2, 0, 2], [3, 0, 1]]            # right, taken for 0, for any other
+    assert columns == [0] and counts.tolist() == [[0, 2, 0], [2, 0, 2], [3, 0, 1]]  # right, taken for 0, for any other
     assert torch.equal(counts.sum(1), CONFUSION.sum(1)[[2, 1, 0]])
 
 
@@ -174,11 +219,13 @@ def test_a_test_names_the_hardest_classes_and_draws_them(trained, capsys):
     assert main(["--test", "--model_dir", str(trained)]) == 0
     lines = capsys.readouterr().out.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("hardest classes"))
-    assert sorted(line.split("  ")[1].strip() for line in lines[start + 1:start + 4]) == ["cat", "dög", "sea, deep"]
+    assert sorted(line.split("  ")[1].strip() for line in lines[start + 1 : start + 4]) == ["cat", "dög", "sea, deep"]
     assert lines[-2].split() == ["all", "many", "medium", "few", "balanced", "F1"]
     figures = json.loads((trained / "test.json").read_text())
     assert float(lines[-1].split()[4]) == pytest.approx(figures["balanced_accuracy"], abs=1e-4)
-    assert figures["balanced_accuracy"] == pytest.approx(np.mean([entry["correct"] / 5 for entry in figures["classes"]]))
+    assert figures["balanced_accuracy"] == pytest.approx(
+        np.mean([entry["correct"] / 5 for entry in figures["classes"]])
+    )
     assert (trained / "confusion.png").stat().st_size > 5000
 
 
@@ -186,10 +233,12 @@ def test_a_released_checkpoint_predicts_numbers_for_names(trained, data, tmp_pat
     """It has no class names; the configuration comes from the command line."""
     best = load_checkpoint(trained / BEST)
     (tmp_path / "released").mkdir()
-    torch.save({"state_dict_best": {part: best[part] for part in ("feat_model", "classifier")}}, tmp_path / "released" / BEST)
+    torch.save(
+        {"state_dict_best": {part: best[part] for part in ("feat_model", "classifier")}}, tmp_path / "released" / BEST
+    )
     shutil.copy(trained / "config.yaml", tmp_path / "released.yaml")
     (tmp_path / "a.jpg").write_bytes(jpeg())
     places = ["--cfg", str(tmp_path / "released.yaml"), "--model_dir", str(tmp_path / "released")]
     assert main(["--predict", str(tmp_path / "a.jpg"), *places]) == 0
-    row, = predicted(capsys.readouterr().out)
+    (row,) = predicted(capsys.readouterr().out)
     assert {row["class_1"], row["class_2"], row["class_3"]} == {"0", "1", "2"}

@@ -40,14 +40,14 @@ def test_cross_entropy():
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
 def test_focal(gamma):
-    expected = sum(-(1 - p) ** gamma * math.log(p) for p in P) / 2
+    expected = sum(-((1 - p) ** gamma) * math.log(p) for p in P) / 2
     assert FocalLoss(COUNTS, gamma)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_equalization_leaves_rare_classes_out_of_the_denominator():
-    loss = EqualizationLoss(COUNTS, gamma=1.0, lambda_=0.05)            # shares .901 .090 .009: class 2 is rare
-    first = -math.log(math.e / (math.e + 1))                            # class 2 ignored, since it is not the label
-    second = -math.log(P[1])                                            # class 2 is the label, and stays
+    loss = EqualizationLoss(COUNTS, gamma=1.0, lambda_=0.05)  # shares .901 .090 .009: class 2 is rare
+    first = -math.log(math.e / (math.e + 1))  # class 2 ignored, since it is not the label
+    second = -math.log(P[1])  # class 2 is the label, and stays
     assert loss(LOGITS, LABELS).item() == pytest.approx((first + second) / 2)
 
 
@@ -55,7 +55,7 @@ def test_equalization_draws_with_probability_gamma():
     torch.manual_seed(0)
     loss = EqualizationLoss([1000, 1], gamma=0.9, lambda_=0.005)
     logits, labels = torch.zeros(20_000, 2), torch.zeros(20_000, dtype=torch.long)
-    assert loss(logits, labels).item() / math.log(2) == pytest.approx(0.1, abs=0.01)     # ignored: loss 0; else log 2
+    assert loss(logits, labels).item() / math.log(2) == pytest.approx(0.1, abs=0.01)  # ignored: loss 0; else log 2
     assert EqualizationLoss([1000, 1], gamma=0.0)(logits, labels).item() == pytest.approx(math.log(2))
 
 
@@ -65,7 +65,7 @@ def test_equalization_takes_a_class_at_the_threshold_for_frequent():
 
 
 def test_effective_number_weights():
-    raw = [0.1 / (1 - 0.9 ** n) for n in COUNTS]
+    raw = [0.1 / (1 - 0.9**n) for n in COUNTS]
     expected = [3 * value / sum(raw) for value in raw]
     assert effective_number_weights(torch.tensor([100.0, 10.0, 1.0]), 0.9).tolist() == pytest.approx(expected)
 
@@ -87,7 +87,7 @@ def test_class_balanced_focal_is_over_sigmoids():
 
 
 def test_ldam_margins_and_deferred_weights():
-    loss = LDAMLoss([16, 1], beta=0.9)                                  # n ** -1/4 = 1/2, 1: margins .25, .5
+    loss = LDAMLoss([16, 1], beta=0.9)  # n ** -1/4 = 1/2, 1: margins .25, .5
     assert loss.margins.tolist() == pytest.approx([LDAM_MAX_MARGIN / 2, LDAM_MAX_MARGIN])
     logits, labels = torch.tensor([[0.3, 0.1], [0.2, 0.4]]), torch.tensor([0, 1])
 
@@ -99,15 +99,20 @@ def test_ldam_margins_and_deferred_weights():
     loss.start_epoch(0.66)
     assert loss.weight.tolist() == [1, 1]
     loss.start_epoch(160 / 240)
-    weights = [0.1 / (1 - 0.9 ** 16), 1.0]
+    weights = [0.1 / (1 - 0.9**16), 1.0]
     expected = (weights[0] * each[0] + weights[1] * each[1]) / sum(weights)
     assert loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_logit_adjustment():
     prior = [100 / 111, 10 / 111, 1 / 111]
-    expected = -sum(math.log(softmax([z + math.log(q) for z, q in zip(row, prior, strict=True)])[label])
-                    for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)) / 2
+    expected = (
+        -sum(
+            math.log(softmax([z + math.log(q) for z, q in zip(row, prior, strict=True)])[label])
+            for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)
+        )
+        / 2
+    )
     assert LogitAdjustmentLoss(COUNTS)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -119,7 +124,9 @@ def test_balanced_softmax():
     assert BalancedSoftmaxLoss(COUNTS)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(("loss_type", "name"), [("CB_Softmax", "weight"), ("CB_Focal", "weight"), ("LDAM-DRW", "deferred_weight")])
+@pytest.mark.parametrize(
+    ("loss_type", "name"), [("CB_Softmax", "weight"), ("CB_Focal", "weight"), ("LDAM-DRW", "deferred_weight")]
+)
 def test_build_rival_passes_beta_on(loss_type, name):
     """Of 1 and 2 images, at beta 1/2: 1 and (1/2) / (3/4) = 2/3, scaled to 6/5 and 4/5."""
     assert getattr(build_rival(loss_type, [1, 2], beta=0.5), name).tolist() == pytest.approx([1.2, 0.8])

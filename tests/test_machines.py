@@ -21,10 +21,29 @@ def last(folder: Path) -> dict:
 
 
 def start_agent(rank: int, port: int, folder: Path) -> subprocess.Popen:
-    place = ("--nnodes", 2, "--node-rank", rank, "--nproc-per-node", 1, "--rdzv-backend", "c10d", "--rdzv-id", "job",
-             "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1")
-    return subprocess.Popen([*map(str, (*AGENT, *place, TRAIN, *JOB, "--save_model", folder))], text=True, env=os.environ,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    place = (
+        "--nnodes",
+        2,
+        "--node-rank",
+        rank,
+        "--nproc-per-node",
+        1,
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-id",
+        "job",
+        "--rdzv-endpoint",
+        f"127.0.0.1:{port}",
+        "--local-addr",
+        "127.0.0.1",
+    )
+    return subprocess.Popen(
+        [*map(str, (*AGENT, *place, TRAIN, *JOB, "--save_model", folder))],
+        text=True,
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def test_two_agents_end_with_the_weights_of_one_machine(tmp_path, processes):
@@ -32,7 +51,7 @@ def test_two_agents_end_with_the_weights_of_one_machine(tmp_path, processes):
     agents = [start_agent(rank, port, tmp_path / "two") for rank in range(2)]
     outputs = [agent.communicate(timeout=150) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], outputs
-    assert sorted(out.count("epoch 2/2") for out, _ in outputs) == [0, 1]           # one process speaks for all
+    assert sorted(out.count("epoch 2/2") for out, _ in outputs) == [0, 1]  # one process speaks for all
     alone = processes(2, TRAIN, *JOB, "--save_model", tmp_path / "one")
     assert alone.returncode == 0, alone.stderr
     one, two = last(tmp_path / "one"), last(tmp_path / "two")

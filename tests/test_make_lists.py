@@ -45,12 +45,17 @@ def test_a_third_at_most_and_twenty_by_default(tmp_path, capsys):
     lists = made(root, tmp_path / "out")
     assert counts(lists["train"]) == [50, 10, 1, 2] and counts(lists["val"]) == counts(lists["test"]) == [20, 10, 1]
     assert len(set(lists["train"] + lists["val"] + lists["test"])) == 90 + 30 + 3 + 2
-    assert lists["train"] == sorted(lists["train"], key=lambda line: (int(line.split()[-1]), line)) and "b b/0" in lists["val"][20]
+    assert (
+        lists["train"] == sorted(lists["train"], key=lambda line: (int(line.split()[-1]), line))
+        and "b b/0" in lists["val"][20]
+    )
     output = capsys.readouterr().out
     assert "4 classes: 63 images for training, 31 for validation, 31 for the test" in output
     assert "largest class 50 (a), smallest 1 (c); classes: 0 many, 1 medium, 3 few" in output
     assert "in training alone, without images for validation and test: d (2)" in output
-    assert f"--cfg {tmp_path}/out/config.yaml" in output.splitlines()[-1] and output.splitlines()[-1].startswith("next: python ")
+    assert f"--cfg {tmp_path}/out/config.yaml" in output.splitlines()[-1] and output.splitlines()[-1].startswith(
+        "next: python "
+    )
     names = {"train.txt", "val.txt", "test.txt", "classes.txt", "config.yaml", "tail.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert read_class_names(tmp_path / "out/classes.txt", 4) == ["a", "b b", "c", "d"]
@@ -61,8 +66,10 @@ def test_a_third_at_most_and_twenty_by_default(tmp_path, capsys):
 def test_the_seed_decides_what_is_drawn(tmp_path, capsys):
     """One class's draw does not depend on the others."""
     root = make_images(tmp_path / "images", {"b": 30, "c": 30})
-    first, again, other = (made(root, tmp_path / str(number), "--val", 3, "--test", 5, "--seed", seed)
-                           for number, seed in enumerate((1, 1, 2)))
+    first, again, other = (
+        made(root, tmp_path / str(number), "--val", 3, "--test", 5, "--seed", seed)
+        for number, seed in enumerate((1, 1, 2))
+    )
     assert first == again and first["val"] != other["val"] and counts(first["train"]) == [22, 22]
     assert counts(first["val"]) == [3, 3] and counts(first["test"]) == [5, 5]
     make_images(root, {"a": 30})
@@ -78,16 +85,24 @@ def test_the_configuration_is_ready(tmp_path, capsys):
     assert values.pop("difficulty") == "smoothed"
     if "difficulty" in {field.name for field in dataclasses.fields(Config)}:
         assert read_config(tmp_path / "out/config.yaml").difficulty == "smoothed"
-    (tmp_path / "out/plain.yaml").write_text("".join(line for line in text.splitlines(True) if not line.startswith("difficulty")))
+    (tmp_path / "out/plain.yaml").write_text(
+        "".join(line for line in text.splitlines(True) if not line.startswith("difficulty"))
+    )
     config = read_config(tmp_path / "out/plain.yaml")
-    assert config.path("data_root") == root and config.path("model_dir") == tmp_path / "out/cdb" and config.loss_type == "CDB-CE"
-    assert (config.num_classes, config.image_size, config.test_resize) == (2, 64, 64)         # 70 pixels, in steps of 32
-    assert (config.num_epochs, config.batch_size, config.lr) == (90, 64, 0.1)                 # 20 training images
+    assert (
+        config.path("data_root") == root
+        and config.path("model_dir") == tmp_path / "out/cdb"
+        and config.loss_type == "CDB-CE"
+    )
+    assert (config.num_classes, config.image_size, config.test_resize) == (2, 64, 64)  # 70 pixels, in steps of 32
+    assert (config.num_epochs, config.batch_size, config.lr) == (90, 64, 0.1)  # 20 training images
     assert read_class_names(config.path("class_list"), 2) == ["[y]", "x: #1"]
     assert all("#" in line for line in text.splitlines())
 
 
-@pytest.mark.parametrize(("images", "epochs", "batch_size"), [(1000, 90, 64), (4800, 40, 64), (20_000, 20, 64), (50_000, 90, 512)])
+@pytest.mark.parametrize(
+    ("images", "epochs", "batch_size"), [(1000, 90, 64), (4800, 40, 64), (20_000, 20, 64), (50_000, 90, 512)]
+)
 def test_a_recipe_for_so_many_images(images, epochs, batch_size, tmp_path):
     """3,000 steps of 64 images are 40 epochs of 4,800."""
     settings = imagenet_lists.recipe(tmp_path, {"a": ["none.jpg"] * images})
@@ -95,16 +110,30 @@ def test_a_recipe_for_so_many_images(images, epochs, batch_size, tmp_path):
     assert (settings["image_size"], settings["test_resize"]) == (224, 256)
 
 
-@pytest.mark.parametrize(("given", "expected"), [
-    ("val", {"train": [20, 6], "val": [4, 5], "test": [10, 3]}), ("test", {"train": [20, 6], "val": [10, 3], "test": [4, 5]}),
-    ("val test", {"train": [30, 9], "val": [4, 5], "test": [4, 5]}), ("", {"train": [10, 3], "val": [10, 3], "test": [10, 3]})])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("val", {"train": [20, 6], "val": [4, 5], "test": [10, 3]}),
+        ("test", {"train": [20, 6], "val": [10, 3], "test": [4, 5]}),
+        ("val test", {"train": [30, 9], "val": [4, 5], "test": [4, 5]}),
+        ("", {"train": [10, 3], "val": [10, 3], "test": [10, 3]}),
+    ],
+)
 def test_folders_as_imagefolder_has_them(given, expected, tmp_path, capsys):
     """30 and 9 training images, 4 and 5 where a folder has them: what is missing is cut from train, at most a third."""
-    root = make_images(tmp_path, {"train/a": 30, "train/b": 9, **{f"{split}/{name}": count for split in given.split()
-                                                                  for name, count in (("a", 4), ("b", 5))}})
+    root = make_images(
+        tmp_path,
+        {
+            "train/a": 30,
+            "train/b": 9,
+            **{f"{split}/{name}": count for split in given.split() for name, count in (("a", 4), ("b", 5))},
+        },
+    )
     lists = made(root, tmp_path / "out", "--val", 12, "--test", 15)
     assert {split: counts(lines) for split, lines in lists.items()} == expected
-    assert all(line.startswith(f"{split if split in given.split() else 'train'}/") for split in SPLITS for line in lists[split])
+    assert all(
+        line.startswith(f"{split if split in given.split() else 'train'}/") for split in SPLITS for line in lists[split]
+    )
 
 
 def test_lists_among_the_class_folders_are_no_class(tmp_path, capsys):
@@ -123,8 +152,12 @@ def test_a_class_may_be_called_train(tmp_path, capsys):
 def test_check_finds_what_cannot_be_used(tmp_path, capsys):
     """A truncated image, a web page, an empty file and a strip; a class of nothing else is named."""
     root = make_images(tmp_path / "images", {"a": 9, "b": 4}, jpeg())
-    bad = {"a/1cut.jpg": jpeg()[:400], "a/2page.png": b"<!DOCTYPE html><html></html>", "c/3empty.jpg": b"",
-           "b/4strip.jpg": jpeg(size=(60_000, 1))}
+    bad = {
+        "a/1cut.jpg": jpeg()[:400],
+        "a/2page.png": b"<!DOCTYPE html><html></html>",
+        "c/3empty.jpg": b"",
+        "b/4strip.jpg": jpeg(size=(60_000, 1)),
+    }
     (root / "c").mkdir()
     for name, content in bad.items():
         (root / name).write_bytes(content)
@@ -132,7 +165,10 @@ def test_check_finds_what_cannot_be_used(tmp_path, capsys):
     assert [counts(lists[split]) for split in SPLITS] == [[3, 2], [3, 1], [3, 1]]
     lines = (tmp_path / "out/unusable.txt").read_text().splitlines()
     assert [line.partition(": ")[0] for line in lines] == [repr(name) for name in sorted(bad)]
-    assert "is not an image that can be decoded: Image is incomplete or truncated" in lines[0] and "its format is unknown" in lines[1]
+    assert (
+        "is not an image that can be decoded: Image is incomplete or truncated" in lines[0]
+        and "its format is unknown" in lines[1]
+    )
     assert "15360000 x 256 pixels" in lines[2]
     output = capsys.readouterr().out
     assert "left out, because they cannot be used: 4, listed" in output
@@ -144,18 +180,38 @@ def test_check_finds_what_cannot_be_used(tmp_path, capsys):
 
 def test_odd_names(tmp_path, capsys):
     """Hidden files, other files, a circle of links, folders in a class, and names that no list can hold."""
-    root = make_images(tmp_path / "images", {"a/deep er": 3, "b": 3, ".hidden": 3, "#c": 3, "~d": 1, "lost+found": 3, "a/lost+found": 1})
-    for name in (".DS_Store", "._000.jpg", "notes.txt", "b.JPEG", "two\nlines.jpg", "back\\slash.jpg", " space.jpg", "comma, .jpg",
-                 "é.PNG"):
+    root = make_images(
+        tmp_path / "images",
+        {"a/deep er": 3, "b": 3, ".hidden": 3, "#c": 3, "~d": 1, "lost+found": 3, "a/lost+found": 1},
+    )
+    for name in (
+        ".DS_Store",
+        "._000.jpg",
+        "notes.txt",
+        "b.JPEG",
+        "two\nlines.jpg",
+        "back\\slash.jpg",
+        " space.jpg",
+        "comma, .jpg",
+        "é.PNG",
+    ):
         (root / "a" / name).write_bytes(b"")
     os.symlink(root / "a", root / "a/circle")
     os.symlink(root / "b", root / "linked")
     lists = made(root, tmp_path / "out", "--val", 1, "--test", 1)
     lines = sorted(line for split in lists.values() for line in split if line.startswith("a/"))
-    assert lines == ["a/ space.jpg 1", "a/b.JPEG 1", "a/comma, .jpg 1", *(f"a/deep er/00{number}.jpg 1" for number in range(3)),
-                     "a/é.PNG 1"]
+    assert lines == [
+        "a/ space.jpg 1",
+        "a/b.JPEG 1",
+        "a/comma, .jpg 1",
+        *(f"a/deep er/00{number}.jpg 1" for number in range(3)),
+        "a/é.PNG 1",
+    ]
     unusable = (tmp_path / "out/unusable.txt").read_text()
-    assert "'a/two\\nlines.jpg': a list cannot hold its name" in unusable and "a/back\\slash.jpg holds a backslash" in unusable
+    assert (
+        "'a/two\\nlines.jpg': a list cannot hold its name" in unusable
+        and "a/back\\slash.jpg holds a backslash" in unusable
+    )
     assert (tmp_path / "out/classes.txt").read_text() == "#c\na\nb\nlinked\n~d\n"
     train = read_list(tmp_path / "out/train.txt", root, 5)
     assert all((root / path).is_file() for path in train.paths) and train.class_counts(5) == [1, 5, 1, 1, 1]
@@ -164,10 +220,16 @@ def test_odd_names(tmp_path, capsys):
 
 def test_wrong_folders(tmp_path, failing):
     out = tmp_path / "out"
-    assert "none is not a folder; it must hold one folder of images for" in failing(make_lists.main, tmp_path / "none", "--out", out)
+    assert "none is not a folder; it must hold one folder of images for" in failing(
+        make_lists.main, tmp_path / "none", "--out", out
+    )
     root = make_images(tmp_path / "images", {"a": 2, "b": 2})
-    assert "no image is left for val: at least one class must have 3 images" in failing(make_lists.main, root, "--out", out)
-    assert "1 class folders hold images" in failing(make_lists.main, make_images(tmp_path / "one", {"a": 5}), "--out", out)
+    assert "no image is left for val: at least one class must have 3 images" in failing(
+        make_lists.main, root, "--out", out
+    )
+    assert "1 class folders hold images" in failing(
+        make_lists.main, make_images(tmp_path / "one", {"a": 5}), "--out", out
+    )
     split = make_images(tmp_path / "split", {"train/a": 5, "train/b": 5, "val/c": 1})
     assert "val holds images of class c, of which train/ has none" in failing(make_lists.main, split, "--out", out)
     flat = make_images(tmp_path / "flat", {"train/a": 5, "train/b": 5, "val": 3})
@@ -210,7 +272,10 @@ def test_lists_are_not_replaced_unasked(tmp_path, failing, capsys):
     root = make_images(tmp_path / "images", {"a": 3, "b": 3})
     before = made(root, tmp_path / "out")
     error = failing(make_lists.main, root, "--out", tmp_path / "out", "--seed", 5)
-    assert f"{tmp_path}/out/config.yaml exists: choose another --out, or replace it and the lists with --overwrite" in error
+    assert (
+        f"{tmp_path}/out/config.yaml exists: choose another --out, or replace it and the lists with --overwrite"
+        in error
+    )
     assert made(root, tmp_path / "out", "--overwrite") == before
     for name in ("classes.txt", "unusable.txt", "tail.png"):
         place = tmp_path / name.partition(".")[0]
@@ -227,7 +292,9 @@ def test_the_script_starts_in_any_folder(tmp_path, shell):
     result = shell(ROOT / "ImageNet-LT/data/make_lists.py", root, "--out", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     command = result.stdout.splitlines()[-1].split()
-    assert (tmp_path / command[2]).resolve() == ROOT / "ImageNet-LT/main.py" and Path(command[4]) == tmp_path / "out/config.yaml"
+    assert (tmp_path / command[2]).resolve() == ROOT / "ImageNet-LT/main.py" and Path(
+        command[4]
+    ) == tmp_path / "out/config.yaml"
 
 
 def test_what_is_written_is_no_image_of_the_next_call(tmp_path, failing):

@@ -22,5 +22,7 @@ def test_confusion_counts_every_image_once():
 
 def test_shots():
     correct, total = torch.tensor([9, 8, 4, 2]), torch.tensor([10, 10, 10, 10])
-    assert shot_accuracy(correct, total, [101, 100, 20, 19]) == pytest.approx({"all": 0.575, "many": 0.9, "medium": 0.6, "few": 0.2})
+    assert shot_accuracy(correct, total, [101, 100, 20, 19]) == pytest.approx(
+        {"all": 0.575, "many": 0.9, "medium": 0.6, "few": 0.2}
+    )
     assert math.isnan(shot_accuracy(correct, total, [500] * 4)["few"])

@@ -23,12 +23,19 @@ def test_filters_step_along_the_momentum_made_orthogonal():
     filters, first, second = matrix(8, 4, 3, 3), matrix(8, 4, 3, 3).flip(0), matrix(8, 4, 3, 3).flip(3)
     parameter = torch.nn.Parameter(filters.clone().contiguous(memory_format=torch.channels_last))
     plain = torch.nn.Parameter(torch.ones(3))
-    optimizer = Muon([{"params": [plain]}, {"params": [parameter], "orthogonal": True, "lr": 0.1}], lr=1.0, momentum=0.5, nesterov=True)
+    optimizer = Muon(
+        [{"params": [plain]}, {"params": [parameter], "orthogonal": True, "lr": 0.1}],
+        lr=1.0,
+        momentum=0.5,
+        nesterov=True,
+    )
     expected = filters
     for gradient, direction in ((first, 1.5 * first), (second, 1.5 * second + 0.25 * first)):
         parameter.grad, plain.grad = gradient.clone(), torch.zeros(3)
         optimizer.step()
-        expected = expected * (8 ** 0.5 / expected.norm()) - 0.1 * orthogonalized(direction.reshape(8, 36)).view(8, 4, 3, 3)
+        expected = expected * (8**0.5 / expected.norm()) - 0.1 * orthogonalized(direction.reshape(8, 36)).view(
+            8, 4, 3, 3
+        )
         assert torch.allclose(parameter, expected, atol=1e-5)
     assert plain.tolist() == [1, 1, 1]
 
@@ -37,8 +44,10 @@ def test_other_groups_step_as_with_sgd():
     parameters = [torch.nn.Parameter(matrix(5)) for _ in range(2)]
     settings = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "fused": True}
     filters = torch.nn.Parameter(matrix(4, 9))
-    ours, theirs = Muon([{"params": parameters[:1]}, {"params": [filters], "orthogonal": True}], **settings), \
-        torch.optim.SGD(parameters[1:], **settings)
+    ours, theirs = (
+        Muon([{"params": parameters[:1]}, {"params": [filters], "orthogonal": True}], **settings),
+        torch.optim.SGD(parameters[1:], **settings),
+    )
     for step in range(3):
         for parameter in (*parameters, filters):
             parameter.grad = torch.full_like(parameter, step + 1.0)

@@ -36,8 +36,14 @@ def test_a_spreadsheets_list_trains_as_the_plain_one(data, tmp_path, capsys):
     """A byte order mark, a comment, tabs, commas, blank lines, several spaces and CRLF: the same bits after an epoch."""
     plain = run(tmp_path, data, "plain", num_epochs=1)
     separators = ("\t", ",", "    ", ", ")
-    rewritten(data, "train", lambda lines: ["\ufeff# path and label\r", *(
-        line.replace(" ", separators[number % 4]) + "\r\n\r" for number, line in enumerate(lines))])
+    rewritten(
+        data,
+        "train",
+        lambda lines: [
+            "\ufeff# path and label\r",
+            *(line.replace(" ", separators[number % 4]) + "\r\n\r" for number, line in enumerate(lines)),
+        ],
+    )
     odd = run(tmp_path, data, "odd", num_epochs=1)
     weights = [last(folder)["classifier"]["fc.weight"] for folder in (plain, odd)]
     assert weights[0].equal(weights[1])
@@ -48,18 +54,35 @@ def test_a_path_twice_in_training_counts_twice_and_is_told_once(data, tmp_path, 
     rewritten(data, "train", lambda lines: [*lines, lines[-3], lines[-3]])
     folder = run(tmp_path, data, "x", num_epochs=2)
     output = capsys.readouterr().out
-    assert output.count("lines repeat a path") == 1 and "Small_train.txt: 2 of 23 lines repeat a path (train/n00000002/" in output
+    assert (
+        output.count("lines repeat a path") == 1
+        and "Small_train.txt: 2 of 23 lines repeat a path (train/n00000002/" in output
+    )
     assert last(folder)["class_counts"] == [12, 6, 5] and "23 training images" in output
 
 
-@pytest.mark.parametrize(("split", "change", "message"), [
-    ("train", lambda lines: [*lines[:7], *(line.replace("/", "\\") for line in lines[7:])],
-     "Small_train.txt, line 8: train\\n00000000\\n00000000_train7.JPEG holds a backslash: write / between folders"),
-    ("val", lambda lines: [*lines, "train/n00000001/n00000001_train2.JPEG 1"],
-     "train/n00000001/n00000001_train2.JPEG stands in {data}/Small_train.txt and in {data}/Small_val.txt: what is trained on must not be"),
-    ("test", lambda lines: [*lines, "./train/n00000002/n00000002_val0.JPEG\t2"], "_val0.JPEG stands in {data}/Small_val.txt and in"),
-    ("val", lambda lines: [*lines, lines[0]], "stands in line 1 already; only a training list may repeat a path"),
-    ("train", lambda lines: [*lines, lines[0][:-1] + "2"], "stands in line 1 already, with label 0 instead of 2")])
+@pytest.mark.parametrize(
+    ("split", "change", "message"),
+    [
+        (
+            "train",
+            lambda lines: [*lines[:7], *(line.replace("/", "\\") for line in lines[7:])],
+            "Small_train.txt, line 8: train\\n00000000\\n00000000_train7.JPEG holds a backslash: write / between folders",
+        ),
+        (
+            "val",
+            lambda lines: [*lines, "train/n00000001/n00000001_train2.JPEG 1"],
+            "train/n00000001/n00000001_train2.JPEG stands in {data}/Small_train.txt and in {data}/Small_val.txt: what is trained on must not be",
+        ),
+        (
+            "test",
+            lambda lines: [*lines, "./train/n00000002/n00000002_val0.JPEG\t2"],
+            "_val0.JPEG stands in {data}/Small_val.txt and in",
+        ),
+        ("val", lambda lines: [*lines, lines[0]], "stands in line 1 already; only a training list may repeat a path"),
+        ("train", lambda lines: [*lines, lines[0][:-1] + "2"], "stands in line 1 already, with label 0 instead of 2"),
+    ],
+)
 def test_lists_that_are_refused(split, change, message, data, tmp_path, failing):
     rewritten(data, split, change)
     assert message.format(data=data) in failing(main, "--cfg", write_config(tmp_path, data, "x"))
@@ -68,7 +91,7 @@ def test_lists_that_are_refused(split, change, message, data, tmp_path, failing)
 
 def replace_images(data: Path, contents: list[bytes]) -> list[Path]:
     """Put other files in place of the first training images of class 0."""
-    paths = [data / line.split()[0] for line in (data / "Small_train.txt").read_text().splitlines()[:len(contents)]]
+    paths = [data / line.split()[0] for line in (data / "Small_train.txt").read_text().splitlines()[: len(contents)]]
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
     return paths
@@ -78,10 +101,19 @@ def test_a_run_on_odd_images(data, tmp_path, monkeypatch, capsys):
     """16 bits, floats, a photograph on its side, transparent, two animations, which are told once: what the network sees of each."""
     grey = np.full((36, 40), 0.5, dtype=np.float32)
     ramp = np.tile(np.linspace(0, 65535, 36).astype(np.uint16), (36, 1))
-    clear, frames = Image.new("RGBA", (40, 36), (0, 0, 0, 0)), [Image.new("RGB", (40, 36), color) for color in ("red", "blue")]
+    clear, frames = (
+        Image.new("RGBA", (40, 36), (0, 0, 0, 0)),
+        [Image.new("RGB", (40, 36), color) for color in ("red", "blue")],
+    )
     animation = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    contents = [saved(Image.fromarray(ramp), "PNG"), saved(Image.fromarray(grey), "TIFF"), with_orientation(6), saved(clear, "PNG"),
-                animation, animation]
+    contents = [
+        saved(Image.fromarray(ramp), "PNG"),
+        saved(Image.fromarray(grey), "TIFF"),
+        with_orientation(6),
+        saved(clear, "PNG"),
+        animation,
+        animation,
+    ]
     paths, seen = replace_images(data, contents), {}
 
     def view(content: bytes, image_size: int, seed: int) -> np.ndarray:
@@ -91,21 +123,33 @@ def test_a_run_on_odd_images(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(imagenet_loader, "training_view", view)
     run(tmp_path, data, "x", num_epochs=2)
     means = [seen[content].mean((0, 1)).tolist() for content in contents[:5]]
-    assert means[0] == pytest.approx([127.5] * 3, abs=2)                         # it was 254.4
-    assert means[1] == [128] * 3                                                 # 127.5 is rounded to even; it was 0
-    assert seen[contents[2]][0, 0, 2] > 240 and seen[contents[2]][0, 0, 0] < 15  # blue is at the top left, where red was
+    assert means[0] == pytest.approx([127.5] * 3, abs=2)  # it was 254.4
+    assert means[1] == [128] * 3  # 127.5 is rounded to even; it was 0
+    assert (
+        seen[contents[2]][0, 0, 2] > 240 and seen[contents[2]][0, 0, 0] < 15
+    )  # blue is at the top left, where red was
     assert means[3] == [255] * 3 and means[4] == [255, 0, 0]
     output = capsys.readouterr().out
     assert output.count("has several frames or pages: the first one is used") == 1
     assert any(f"{path} has several" in output for path in paths[4:])
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    (saved(Image.fromarray(np.full((9, 9), 2.0, dtype=np.float32)), "TIFF"), "its floats run from 2 to 2, and must lie between 0 and 1"),
-    (jpeg()[:400], "Image is incomplete or truncated"), (PAGE, "its format is unknown")])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            saved(Image.fromarray(np.full((9, 9), 2.0, dtype=np.float32)), "TIFF"),
+            "its floats run from 2 to 2, and must lie between 0 and 1",
+        ),
+        (jpeg()[:400], "Image is incomplete or truncated"),
+        (PAGE, "its format is unknown"),
+    ],
+)
 def test_images_that_are_refused(content, reason, data, tmp_path, failing):
-    path, = replace_images(data, [content])
-    assert f"{path} is not an image that can be decoded: {reason}" in failing(main, "--cfg", write_config(tmp_path, data, "x"))
+    (path,) = replace_images(data, [content])
+    assert f"{path} is not an image that can be decoded: {reason}" in failing(
+        main, "--cfg", write_config(tmp_path, data, "x")
+    )
 
 
 def test_a_web_page_in_place_of_a_checkpoint(data, tmp_path, failing):
@@ -125,7 +169,10 @@ def test_validation_that_is_not_balanced(data, tmp_path, capsys):
     assert last(folder)["best_accuracy"] == pytest.approx(max(means), abs=1e-4)
     assert json.loads((folder / "test.json").read_text())["epoch"] == 1 + int(np.argmax(np.round(means, 3)))
     output = capsys.readouterr().out
-    assert f"best validation accuracy (mean of classes) {max(means):.4f}"[:-1] in output and output.count("(mean of classes ") == 4
+    assert (
+        f"best validation accuracy (mean of classes) {max(means):.4f}"[:-1] in output
+        and output.count("(mean of classes ") == 4
+    )
 
 
 def test_a_rare_class_without_validation_images(data, tmp_path, failing, capsys):
@@ -146,5 +193,7 @@ def test_frames_that_were_deleted(tmp_path, failing):
     assert (clip / "9.frames").exists()
     (clip / "000004.jpg").unlink()
     arguments = training(data, tmp_path / "run", "--max_epochs", 1)
-    assert f"{clip} holds 8 of the 9 frames that were extracted; delete its folder and extract" in failing(EGTEA_train.main, *arguments)
+    assert f"{clip} holds 8 of the 9 frames that were extracted; delete its folder and extract" in failing(
+        EGTEA_train.main, *arguments
+    )
     assert not list((tmp_path / "run").glob("*.pth"))

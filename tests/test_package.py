@@ -23,19 +23,25 @@ def hub(name: str, **settings):
 
 def test_the_wheel_gives_the_loss_and_longtail(tmp_path):
     """Built and installed into an empty folder, and imported from another one; torch alone is required."""
-    source = tmp_path / "source"                    # a build leaves files beside the source
+    source = tmp_path / "source"  # a build leaves files beside the source
     shutil.copytree(ROOT / "longtail", source / "longtail")
     (source / "CIFAR-LT").mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "CIFAR-LT/cdb_loss.py"):
         shutil.copy(ROOT / name, source / name)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", str(source), "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)], check=True)
-    wheel, = tmp_path.glob("cdb_loss-*.whl")
+    subprocess.run(
+        [*pip, "wheel", str(source), "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)], check=True
+    )
+    (wheel,) = tmp_path.glob("cdb_loss-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); import longtail, cdb_loss, longtail.losses\n"
-            "from importlib.metadata import requires\n"
-            "print(cdb_loss.__file__, cdb_loss.CDBLoss(3), [line for line in requires('cdb-loss') if 'extra' not in line])")
-    output = subprocess.run([sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, check=True, capture_output=True, text=True)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import longtail, cdb_loss, longtail.losses\n"
+        "from importlib.metadata import requires\n"
+        "print(cdb_loss.__file__, cdb_loss.CDBLoss(3), [line for line in requires('cdb-loss') if 'extra' not in line])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
     assert output.stdout.startswith(f"{tmp_path}/site/cdb_loss.py CDBLoss(3")
     assert output.stdout.strip().endswith("['torch<3,>=2.10']")
     assert (tmp_path / "site/cdb_loss.py").read_bytes() == (ROOT / "CIFAR-LT/cdb_loss.py").read_bytes()
@@ -46,22 +52,30 @@ def test_the_trained_network_of_the_hub():
     model = hub("resnet32_cifar100_lt", imbalance=200)
     assert len(model.class_names) == 100 and model.class_names[0] == "apple" and not model.training
     picture = torch.randint(256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    (inputs, _), = evaluation_batches(ImageSet(picture[None], torch.tensor([0])), "train", Runtime(torch.device("cpu")))
+    ((inputs, _),) = evaluation_batches(
+        ImageSet(picture[None], torch.tensor([0])), "train", Runtime(torch.device("cpu"))
+    )
     torch.testing.assert_close(model.transform(picture), inputs[0])
     torch.testing.assert_close(model.transform(picture.permute(1, 2, 0).numpy()), inputs[0])
     assert model(model.transform(picture)[None]).shape == (1, 100)
-    assert torch.equal(pickle.loads(pickle.dumps(model.transform))(picture), model.transform(picture))        # for a loader's workers
-    assert not [module for module in model.modules() if module is model.transform]                            # it stays on the CPU
+    assert torch.equal(
+        pickle.loads(pickle.dumps(model.transform))(picture), model.transform(picture)
+    )  # for a loader's workers
+    assert not [module for module in model.modules() if module is model.transform]  # it stays on the CPU
 
 
 def test_the_hub_lists_networks_alone():
     """torch.hub.list shows every callable without an underscore."""
     assert [name for name in dir(hubconf) if callable(getattr(hubconf, name)) and name[0] != "_"] == [
-        "resnet10", "resnet32_cifar100_lt", "resnext3d101"]
+        "resnet10",
+        "resnet32_cifar100_lt",
+        "resnext3d101",
+    ]
 
 
 def test_the_head_comes_from_a_run_of_as_many_verbs(tmp_path, monkeypatch):
     """With a small network in the place of the large one, whose weights take 190 MB."""
+
     class Small(torch.nn.Module):
         def __init__(self, num_classes: int, head: str = "linear"):
             super().__init__()
@@ -70,17 +84,27 @@ def test_the_head_comes_from_a_run_of_as_many_verbs(tmp_path, monkeypatch):
     monkeypatch.setattr("resnext3d.ResNeXt3D", Small)
     for head in ("linear", "cosine"):
         trained = Small(4, head)
-        save_checkpoint(tmp_path / "run.pth", {"state_dict": trained.state_dict(), "class_names": list("abcd"), "head": head})
+        save_checkpoint(
+            tmp_path / "run.pth", {"state_dict": trained.state_dict(), "class_names": list("abcd"), "head": head}
+        )
         loaded = hub("resnext3d101", num_classes=4, weights=str(tmp_path / "run.pth"))
-        assert torch.equal(loaded.fc.weight, trained.fc.weight) and torch.equal(loaded.conv1.weight, trained.conv1.weight)
+        assert torch.equal(loaded.fc.weight, trained.fc.weight) and torch.equal(
+            loaded.conv1.weight, trained.conv1.weight
+        )
     loaded = hub("resnext3d101", num_classes=5, weights=str(tmp_path / "run.pth"))
     assert len(loaded.fc.weight) == 5 and torch.equal(loaded.conv1.weight, trained.conv1.weight)
 
 
 def test_the_hub_names_what_it_has():
-    fast, strong = (hub("resnet32_cifar100_lt", imbalance=100, **recipe).linear.bias for recipe in ({}, {"recipe": "strong"}))
-    assert torch.equal(fast, hub("resnet32_cifar100_lt", imbalance=100, recipe="fast").linear.bias) and not torch.equal(fast, strong)
-    assert not torch.equal(hub("resnet32_cifar100_lt", imbalance=100).linear.bias, hub("resnet32_cifar100_lt").linear.bias)
+    fast, strong = (
+        hub("resnet32_cifar100_lt", imbalance=100, **recipe).linear.bias for recipe in ({}, {"recipe": "strong"})
+    )
+    assert torch.equal(fast, hub("resnet32_cifar100_lt", imbalance=100, recipe="fast").linear.bias) and not torch.equal(
+        fast, strong
+    )
+    assert not torch.equal(
+        hub("resnet32_cifar100_lt", imbalance=100).linear.bias, hub("resnet32_cifar100_lt").linear.bias
+    )
     with pytest.raises(ValueError, match="no trained network for imbalance=50, .*imbalance=100, recipe='fast'"):
         hub("resnet32_cifar100_lt", imbalance=50)
     with pytest.raises(ValueError, match="recipe='strong'"):
@@ -90,8 +114,13 @@ def test_the_hub_names_what_it_has():
 def test_untrained_networks_and_files_of_the_hub(tmp_path):
     model = hub("resnet10", num_classes=7)
     state = model.state_dict()
-    save_checkpoint(tmp_path / "a.pth", {part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(part)}
-                                         for part in ("feat_model", "classifier")})
+    save_checkpoint(
+        tmp_path / "a.pth",
+        {
+            part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(part)}
+            for part in ("feat_model", "classifier")
+        },
+    )
     again = hub("resnet10", num_classes=7, weights=str(tmp_path / "a.pth"))
     assert all(torch.equal(state[key], value) for key, value in again.state_dict().items())
     assert sum(parameter.numel() for parameter in hub("resnext3d101").parameters()) == 47_560_147

@@ -20,9 +20,21 @@ def run_folder(tmp_path):
 
     def write(name: str, loss_type: str = "CDB-CE") -> Path:
         run = Run(tmp_path / name, "toy_imbalance10")
-        run.open({"loss_type": loss_type, "tau": 1.5}, {"class_counts": [50, 500, 5], "class_names": list("abc")}, False, False)
+        run.open(
+            {"loss_type": loss_type, "tau": 1.5},
+            {"class_counts": [50, 500, 5], "class_names": list("abc")},
+            False,
+            False,
+        )
         for epoch, accuracy in enumerate((0.2, float("nan"), 0.8, 0.5), 1):
-            measures = {"epoch": epoch, "lr": 0.1, "loss": 2.0 / epoch, "accuracy": accuracy, "tau": 1.5, "seconds": 1.0}
+            measures = {
+                "epoch": epoch,
+                "lr": 0.1,
+                "loss": 2.0 / epoch,
+                "accuracy": accuracy,
+                "tau": 1.5,
+                "seconds": 1.0,
+            }
             run.finish_epoch(log_row(measures, [accuracy] * 3, [0.5, 1.0, 1.5]), {}, False)
         return run.folder
 
@@ -52,7 +64,9 @@ def test_runs_of_one_loss_are_told_apart_by_their_folders(run_folder):
     assert tell_apart([ce, one]) == ["CE", "CDB-CE, tau 1.5"]
     assert tell_apart([ce, one, two]) == ["a, CE", "b, CDB-CE, tau 1.5", "c, CDB-CE, tau 1.5"]
     assert tell_apart([one, replace(one, name="toy_imbalance5")]) == [
-        "b/toy_imbalance10, CDB-CE, tau 1.5", "b/toy_imbalance5, CDB-CE, tau 1.5"]
+        "b/toy_imbalance10, CDB-CE, tau 1.5",
+        "b/toy_imbalance5, CDB-CE, tau 1.5",
+    ]
 
 
 def test_a_class_without_validation_samples_leaves_the_means_of_the_others(run_folder, tmp_path, monkeypatch):
@@ -78,7 +92,10 @@ def test_gzipped_log(run_folder, capsys):
     log.unlink()
     assert main([str(folder)]) == 0
     assert [Path(line).name for line in capsys.readouterr().out.split()] == [
-        "toy_imbalance10_curves.png", "toy_imbalance10_weights.png", "classes.png"]
+        "toy_imbalance10_curves.png",
+        "toy_imbalance10_weights.png",
+        "classes.png",
+    ]
 
 
 def test_damaged_and_missing_logs(run_folder, failing, tmp_path):
@@ -87,8 +104,14 @@ def test_damaged_and_missing_logs(run_folder, failing, tmp_path):
     assert "no run" in failing(main, tmp_path)
     description = folder / "toy_imbalance10.json"
     text = description.read_text()
-    for bad in ("", "[]", "{}", json.dumps({"class_counts": "x", "arguments": {}}), "[" * 100_000,
-                *(text.replace("50,", f"{number},") for number in ("[1]", "0", "-5", "NaN", "9" * 400))):
+    for bad in (
+        "",
+        "[]",
+        "{}",
+        json.dumps({"class_counts": "x", "arguments": {}}),
+        "[" * 100_000,
+        *(text.replace("50,", f"{number},") for number in ("[1]", "0", "-5", "NaN", "9" * 400)),
+    ):
         description.write_text(bad)
         assert "toy_imbalance10.json does not hold a run's settings" in failing(main, folder)
     description.write_text(json.dumps({**json.loads(text), "class_counts": [1, 2, 3, 4]}))
@@ -103,9 +126,19 @@ def test_damaged_and_missing_logs(run_folder, failing, tmp_path):
 
 def test_the_kept_epoch_where_the_mean_of_the_classes_chooses_it(tmp_path):
     """Top-1 falls from 0.60 to 0.55, but the classes' mean rises from 0.3 to 0.5."""
-    rows = [log_row({"epoch": epoch, "lr": 0.1, "loss": 1.0, "accuracy": top1, "tau": 1.0}, classes, [1.0] * 3)
-            for epoch, top1, classes in ((1, 0.60, (0.9, 0.0, 0.0)), (2, math.nan, [math.nan] * 3), (3, 0.55, (0.5, 0.5, math.nan)))]
-    (tmp_path / "x.csv").write_text(csv_text(list(rows[0]), [{k: format_value(v) for k, v in row.items()} for row in rows], header=True))
+    rows = [
+        log_row({"epoch": epoch, "lr": 0.1, "loss": 1.0, "accuracy": top1, "tau": 1.0}, classes, [1.0] * 3)
+        for epoch, top1, classes in (
+            (1, 0.60, (0.9, 0.0, 0.0)),
+            (2, math.nan, [math.nan] * 3),
+            (3, 0.55, (0.5, 0.5, math.nan)),
+        )
+    ]
+    (tmp_path / "x.csv").write_text(
+        csv_text(list(rows[0]), [{k: format_value(v) for k, v in row.items()} for row in rows], header=True)
+    )
     for details, kept in (({"keep_by_class": True}, 2), ({}, 0)):
-        (tmp_path / "x.json").write_text(json.dumps({"arguments": {"loss_type": "CE"}, "class_counts": [90, 5, 5], **details}))
+        (tmp_path / "x.json").write_text(
+            json.dumps({"arguments": {"loss_type": "CE"}, "class_counts": [90, 5, 5], **details})
+        )
         assert load_log(tmp_path).best == kept

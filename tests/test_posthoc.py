@@ -35,5 +35,5 @@ def test_each_class_counts_alike():
 def test_outputs_are_those_of_evaluation_in_fp32():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
     images, labels = torch.ones(3, 2), torch.tensor([0, 1, 0])
-    (output, kept), = extract(model, [(images, labels)], CPU)
+    ((output, kept),) = extract(model, [(images, labels)], CPU)
     assert torch.equal(output, model[0](images)) and torch.equal(kept, labels) and not output.requires_grad

@@ -29,10 +29,18 @@ def test_the_digits_divide_by_four():
     assert len(long_tailed("digits", Path("nowhere"), 25)[0]) % 4 == 0
 
 
-@pytest.mark.parametrize(("experiment", "counts"), [("CIFAR-LT", (1, 2, 4)), ("ImageNet-LT", (1, 2, 4)), ("EGTEA", (1, 2))])
+@pytest.mark.parametrize(
+    ("experiment", "counts"), [("CIFAR-LT", (1, 2, 4)), ("ImageNet-LT", (1, 2, 4)), ("EGTEA", (1, 2))]
+)
 def test_processes_take_the_same_steps(experiment, counts, tmp_path, shell, request):
     """EGTEA's large network in four processes takes as long as all others together, and shares its loop with them."""
-    run = shell(ROOT / "tests/steps.py", experiment, ",".join(map(str, counts)), tmp_path, *flags_of(experiment, tmp_path, request))
+    run = shell(
+        ROOT / "tests/steps.py",
+        experiment,
+        ",".join(map(str, counts)),
+        tmp_path,
+        *flags_of(experiment, tmp_path, request),
+    )
     assert run.returncode == 0, run.stderr
     one, *others = (torch.load(tmp_path / f"{count}.pth", weights_only=True) for count in counts)
     assert one["counts"].sum() == {"CIFAR-LT": 200, "ImageNet-LT": 9, "EGTEA": 3}[experiment]

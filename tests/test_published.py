@@ -27,7 +27,9 @@ def cifar100(tmp_path_factory):
     root = tmp_path_factory.mktemp("real")
     folder = root / "cifar-100-python"
     folder.mkdir()
-    sheets = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((SHARED_DATA / "cifar-100").glob("test_*.webp"))]
+    sheets = [
+        np.asarray(Image.open(path).convert("RGB")) for path in sorted((SHARED_DATA / "cifar-100").glob("test_*.webp"))
+    ]
     pixels = [sheet.reshape(20, 32, 25, 32, 3).transpose(0, 2, 4, 1, 3).reshape(500, 3072) for sheet in sheets]
     labels = np.load(SHARED_DATA / "cifar-100/labels.npz")["test"].tolist()
     write_python2(folder / "test", {b"data": np.concatenate(pixels), b"fine_labels": labels})
@@ -45,7 +47,9 @@ def test_checkpoint_gives_the_number_of_the_table(path, cifar100, tmp_path):
     out = tmp_path / "figures.json"
     assert cifar_test.main(["--saved_model_path", str(path), "--data_root", str(cifar100), "--json", str(out)]) == 0
     figures = json.loads(out.read_text())
-    assert figures["accuracy"] == pytest.approx(published["accuracy"], abs=0.003)      # bf16 and fp32 differ by some images of 10,000
+    assert figures["accuracy"] == pytest.approx(
+        published["accuracy"], abs=0.003
+    )  # bf16 and fp32 differ by some images of 10,000
     assert figures["shots"]["few"] == pytest.approx(published["shots"]["few"], abs=0.01)
     assert path.name in (ROOT / "pretrained_weights/README.md").read_text()
 

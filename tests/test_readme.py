@@ -30,7 +30,9 @@ def expected(model: nn.Module) -> torch.Tensor:
     """Weights after one pass over everything, counted here."""
     criterion = CDBLoss(CLASSES, difficulty="smoothed")
     right = model(INPUTS).argmax(1) == LABELS
-    criterion.update([int(right[c == LABELS].sum()) for c in range(CLASSES)], [int((c == LABELS).sum()) for c in range(CLASSES)])
+    criterion.update(
+        [int(right[c == LABELS].sum()) for c in range(CLASSES)], [int((c == LABELS).sum()) for c in range(CLASSES)]
+    )
     return criterion.weight
 
 
@@ -80,8 +82,14 @@ def test_lightning_updates_the_weights_and_saves_them(tmp_path):
     module = names["LongTailed"](model, CLASSES)
     module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.0)
     batches = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=10)
-    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-                                default_root_dir=tmp_path)
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
     trainer.fit(module, batches, batches)
     assert torch.equal(module.criterion.weight, expected(model)) and not module.counts.any()
     trainer.save_checkpoint(tmp_path / "a.ckpt")

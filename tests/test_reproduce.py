@@ -52,7 +52,7 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert row["best epoch"] == "2 of 4, 2 of 4, 2 of 4"
     assert row["validation"] == "50.00 ± 0.00"
     assert (row["many"], row["medium"], row["few"]) == ("58.00 ± 1.00", "48.00 ± 1.00", "18.00 ± 1.00")
-    line, = pages.lines([entry, Entry("cifar100", 100, "CE")], lambda entry: entry.label)
+    (line,) = pages.lines([entry, Entry("cifar100", 100, "CE")], lambda entry: entry.label)
     assert (line.group, line.name, line.published) == ("imbalance 200, paper recipe", "CDB-CE, tau 1.5", 37.40)
     assert line.accuracy["all"] == pytest.approx([38, 39, 37])
     assert line.accuracy["few"] == pytest.approx([18, 19, 17])
@@ -71,7 +71,9 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert capsys.readouterr().out.split() == ["finished", "cifar100_imbalance200_CDB-CE_1.5_seed0"]
 
 
-@pytest.mark.parametrize(("log", "state"), [("epoch,loss\n1,0.2\n2,0.5\n3,0", "epoch 2"), ("", "epoch ?"), ("epoch,loss\n1\n", "epoch ?")])
+@pytest.mark.parametrize(
+    ("log", "state"), [("epoch,loss\n1,0.2\n2,0.5\n3,0", "epoch 2"), ("", "epoch ?"), ("epoch,loss\n1\n", "epoch ?")]
+)
 def test_states_of_unfinished_runs(log, state, results, tmp_path):
     """A row is half written, or none is, when a run is killed."""
     job = Job(Entry("cifar100", 100, "CE"), 0, tmp_path)
@@ -100,7 +102,8 @@ def test_the_demos_claim(results, tmp_path):
             (Job(entry, seed, tmp_path).result / "test.json").write_text(json.dumps({"classes": classes}))
     pages.write_demo_table()
     assert (tmp_path / "README.md").read_text().splitlines()[-2] == (
-        "| bf16 | 2 | 3 | 60.00 ± 10.00 | 80.00 ± 20.00 | +20.00 | -4.84 to +44.84 |")
+        "| bf16 | 2 | 3 | 60.00 ± 10.00 | 80.00 ± 20.00 | +20.00 | -4.84 to +44.84 |"
+    )
 
 
 def test_is_the_loss_safe(results, tmp_path, monkeypatch):
@@ -118,18 +121,29 @@ def test_is_the_loss_safe(results, tmp_path, monkeypatch):
             (job.result / "test.json").write_text(json.dumps({"accuracy": correct / 10, "classes": classes}))
             weights = (1, 3) if entry is paper else (1, 1)
             rows = [f"{epoch},0.1,1,0.5,,1,9,0.5,{weight}\n" for epoch, weight in enumerate(weights, 1)]
-            job.kept_log.write_bytes(gzip.compress(("epoch,lr,loss,accuracy,tau,seconds,images_per_second,accuracy_0,weight_0\n"
-                                                    + "".join(rows)).encode()))
-            (job.result / f"{job.log.stem}.json").write_text(json.dumps({"class_counts": [200], "arguments": {"loss_type": "CE"}}))
+            job.kept_log.write_bytes(
+                gzip.compress(
+                    (
+                        "epoch,lr,loss,accuracy,tau,seconds,images_per_second,accuracy_0,weight_0\n" + "".join(rows)
+                    ).encode()
+                )
+            )
+            (job.result / f"{job.log.stem}.json").write_text(
+                json.dumps({"class_counts": [200], "arguments": {"loss_type": "CE"}})
+            )
     _, rival, ours = plan.COMBINATION[0]
     for entry, accuracy in ((rival, 4), (ours, 5)):
         results(entry, 0, accuracy / 10)
         classes = [{"name": "a", "training_images": 200, "correct": accuracy, "images": 10}]
-        (Job(entry, 0, tmp_path).result / "test.json").write_text(json.dumps({"accuracy": accuracy / 10, "classes": classes}))
+        (Job(entry, 0, tmp_path).result / "test.json").write_text(
+            json.dumps({"accuracy": accuracy / 10, "classes": classes})
+        )
     pages.write_safety_tables()
     page = (tmp_path / "results.md").read_text()
-    assert ("| digits, imbalance 50 | 55.00 ± 7.07 (2) | 35.00 ± 7.07 (2) | 80.00 ± 14.14 (2) | 1.000 | 0.000 | +25.00 | -38.53 to +88.53 |"
-            in page)
+    assert (
+        "| digits, imbalance 50 | 55.00 ± 7.07 (2) | 35.00 ± 7.07 (2) | 80.00 ± 14.14 (2) | 1.000 | 0.000 | +25.00 | -38.53 to +88.53 |"
+        in page
+    )
     assert "| CIFAR100-LT, imbalance 100 | 40.00 (1) | 50.00 (1) | +10.00 | - |" in page
 
 
@@ -142,16 +156,28 @@ def test_logit_adjustment_after_training(results, tmp_path):
         for name, right in (("test", correct), (jobs.ADJUSTED.removesuffix(".json"), {40: 44, 50: 56}.get(correct))):
             if right is not None:
                 classes = [{"name": "a", "training_images": 200, "correct": right, "images": 100}]
-                figures = {"logit_adjustment": right / 40, "shots": {"many": right / 100, "medium": None, "few": None}, "classes": classes}
+                figures = {
+                    "logit_adjustment": right / 40,
+                    "shots": {"many": right / 100, "medium": None, "few": None},
+                    "classes": classes,
+                }
                 (Job(entry, seed, tmp_path).result / f"{name}.json").write_text(json.dumps(figures))
     pages.write_adjustment_table()
-    assert ("| 200 | fast | 1, 2 | 45.00 ± 7.07 | 50.00 ± 8.49 | 1.1, 1.4 | +5.00 | -7.71 to +17.71 | 50.00 ± 8.49 | - | - |"
-            in (tmp_path / "results.md").read_text())
+    assert (
+        "| 200 | fast | 1, 2 | 45.00 ± 7.07 | 50.00 ± 8.49 | 1.1, 1.4 | +5.00 | -7.71 to +17.71 | 50.00 ± 8.49 | - | - |"
+        in (tmp_path / "results.md").read_text()
+    )
 
 
-@pytest.mark.parametrize(("entry", "adjustable"), [
-    (plan.fast(100, "CE"), True), (plan.fast(100, "CDB-CE", "dynamic"), False), (plan.fast(100, "CE", protocol="common"), False),
-    (plan.digits(50, "CE"), False)])
+@pytest.mark.parametrize(
+    ("entry", "adjustable"),
+    [
+        (plan.fast(100, "CE"), True),
+        (plan.fast(100, "CDB-CE", "dynamic"), False),
+        (plan.fast(100, "CE", protocol="common"), False),
+        (plan.digits(50, "CE"), False),
+    ],
+)
 def test_what_is_adjusted_after_training(entry, adjustable):
     assert entry.is_adjustable == adjustable
 
@@ -160,16 +186,41 @@ def test_the_papers_numbers():
     """Tables 1 to 4 of the paper: CIFAR100-LT, top-1 %."""
     entries = all_entries()
     published = {(entry.imbalance, entry.loss_type, entry.tau): entry.published for entry in entries if entry.published}
-    assert published == {(200, "CDB-CE", "1.5"): 37.40, (100, "CE", ""): 38.21, (100, "CDB-CE", "dynamic"): 42.57,
-                         (100, "CDB-CE", "1"): 41.67, (100, "FL", ""): 38.41, (10, "CDB-CE", "dynamic"): 58.74}
+    assert published == {
+        (200, "CDB-CE", "1.5"): 37.40,
+        (100, "CE", ""): 38.21,
+        (100, "CDB-CE", "dynamic"): 42.57,
+        (100, "CDB-CE", "1"): 41.67,
+        (100, "FL", ""): 38.41,
+        (10, "CDB-CE", "dynamic"): 58.74,
+    }
 
 
 def test_an_entry_is_its_command():
-    entry = Entry("cifar100", 100, "CDB-CE", "2", "fast", precision="fp32", protocol="common", reduction="weighted_mean", beta="0.9")
-    assert " ".join(entry.flags) == ("--dataset cifar100 --imbalance 100 --loss_type CDB-CE --tau 2 --recipe fast --precision fp32 "
-                                     "--protocol common --reduction weighted_mean --beta 0.9")
+    entry = Entry(
+        "cifar100",
+        100,
+        "CDB-CE",
+        "2",
+        "fast",
+        precision="fp32",
+        protocol="common",
+        reduction="weighted_mean",
+        beta="0.9",
+    )
+    assert " ".join(entry.flags) == (
+        "--dataset cifar100 --imbalance 100 --loss_type CDB-CE --tau 2 --recipe fast --precision fp32 "
+        "--protocol common --reduction weighted_mean --beta 0.9"
+    )
     assert entry.name == "cifar100_imbalance100_CDB-CE_2_fast_fp32_common_weighted_mean_0.9"
-    assert Entry("digits", 20, "CE", recipe="digits").flags == ["--dataset", "digits", "--imbalance", "20", "--loss_type", "CE"]
+    assert Entry("digits", 20, "CE", recipe="digits").flags == [
+        "--dataset",
+        "digits",
+        "--imbalance",
+        "20",
+        "--loss_type",
+        "CE",
+    ]
     assert Entry("cifar100", 200, "CE").name == "cifar100_imbalance200_CE"
 
 
@@ -181,7 +232,9 @@ def test_every_table_stands_in_a_page():
 
 def test_selection(tmp_path):
     assert [job.name for job in select("imbalance=100,loss_type=CE,recipe=paper", 2, tmp_path)] == [
-        "cifar100_imbalance100_CE_seed0", "cifar100_imbalance100_CE_seed1"]
+        "cifar100_imbalance100_CE_seed0",
+        "cifar100_imbalance100_CE_seed1",
+    ]
     only = "tau=dynamic,imbalance=100,recipe=fast,protocol=,precision=,reduction=,difficulty="
     assert [job.name for job in select(only, 1, tmp_path)] == ["cifar100_imbalance100_CDB-CE_dynamic_fast_seed0"]
     name = "cifar100_imbalance100_CDB-CE_dynamic_fast"
@@ -193,7 +246,9 @@ def test_selection(tmp_path):
 
 
 def test_wrong_selection_is_one_line(failing, results, tmp_path):
-    assert "is not finished (open)" in failing(main, "--publish", "--only", "imbalance=100,loss_type=CE,recipe=paper", "--runs", tmp_path)
+    assert "is not finished (open)" in failing(
+        main, "--publish", "--only", "imbalance=100,loss_type=CE,recipe=paper", "--runs", tmp_path
+    )
     assert "matches no run" in failing(main, "--only", "imbalance=3", "--list")
     assert "--seeds" in failing(main, "--seeds", 0)
     assert "drop --only" in failing(main, "--table", "--only", "imbalance=100")
@@ -212,8 +267,12 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     command = ["--runs", str(tmp_path / "runs"), "--data_root", str(tmp_path / "data")]
     assert main(command) == 0
     result = tmp_path / "results" / "cifar10_imbalance10_CE_seed0"
-    assert sorted(path.name for path in result.iterdir()) == ["cifar10_imbalance10.csv.gz", "cifar10_imbalance10.json",
-                                                              "logit_adjustment.json", "test.json"]
+    assert sorted(path.name for path in result.iterdir()) == [
+        "cifar10_imbalance10.csv.gz",
+        "cifar10_imbalance10.json",
+        "logit_adjustment.json",
+        "test.json",
+    ]
     assert 0 <= json.loads((result / "logit_adjustment.json").read_text())["logit_adjustment"] <= 3
     assert re.search(r"\| 1 of 1 \|", (tmp_path / "results.md").read_text())
     assert "Every run of these tables has been made.\n" in (tmp_path / "results.md").read_text()
@@ -258,7 +317,16 @@ def refused_to_publish(run, elsewhere, failing):
 
 
 def test_sigterm_stops_the_training_too(tmp_path):
-    command = [sys.executable, ROOT / "CIFAR-LT/reproduce.py", "--only", "recipe=digits,imbalance=50", "--seeds", 50, "--runs", tmp_path]
+    command = [
+        sys.executable,
+        ROOT / "CIFAR-LT/reproduce.py",
+        "--only",
+        "recipe=digits,imbalance=50",
+        "--seeds",
+        50,
+        "--runs",
+        tmp_path,
+    ]
     with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert any("epoch 1/30" in line for line in process.stdout)
         process.terminate()

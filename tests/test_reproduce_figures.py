@@ -6,11 +6,16 @@ from reproduction.figures import Line, draw_losses, draw_tau
 
 
 def line(group: str, name: str, published: float | None, *values: float) -> Line:
-    return Line(group, name, published, {shot: [value + 10 * place for value in values] for place, shot in enumerate(SHOTS)})
+    return Line(
+        group, name, published, {shot: [value + 10 * place for value in values] for place, shot in enumerate(SHOTS)}
+    )
 
 
-LINES = [line("imbalance 200", "CE", None, 30.0), line("imbalance 200", "CDB-CE, tau 1.5", 37.4, 35.0, 37.0),
-         line("imbalance 100", "CE", 38.21, 36.0)]
+LINES = [
+    line("imbalance 200", "CE", None, 30.0),
+    line("imbalance 200", "CDB-CE, tau 1.5", 37.4, 35.0, 37.0),
+    line("imbalance 100", "CE", 38.21, 36.0),
+]
 TAUS = [line("", "0", None, 30.0), line("", "0.5", None, 32.0), line("", "dynamic", 42.57, 35.0, 37.0)]
 
 

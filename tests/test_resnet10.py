@@ -23,9 +23,9 @@ def test_backbone_is_torchvisions():
     torch.manual_seed(0)
     ours, theirs = ResNet10(), resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1])
     theirs.fc = nn.Identity()
-    theirs.load_state_dict(ours.state_dict())                    # strict: the same keys
+    theirs.load_state_dict(ours.state_dict())  # strict: the same keys
     images = torch.randn(2, 3, 64, 96)
-    for train in (True, False):                                  # in training mode the running statistics move too
+    for train in (True, False):  # in training mode the running statistics move too
         assert torch.allclose(ours.train(train)(images), theirs.train(train)(images), atol=1e-5)
 
 
@@ -59,7 +59,7 @@ def test_scaled_classifier_by_hand():
         classifier.fc.weight[:, :2] = torch.tensor([[1.0, 2.0], [-1.0, 1.0]])
         classifier.fc.bias.copy_(torch.tensor([0.5, -0.5]))
         classifier.scales.copy_(torch.tensor([2.0, 3.0]))
-    assert classifier(features).tolist() == [[22.5, 2.5]]         # 2 * (3 + 8) + 0.5, 3 * (-3 + 4) - 0.5
+    assert classifier(features).tolist() == [[22.5, 2.5]]  # 2 * (3 + 8) + 0.5, 3 * (-3 + 4) - 0.5
 
 
 def test_second_stages_start_from_the_first():
@@ -70,20 +70,23 @@ def test_second_stages_start_from_the_first():
         assert torch.equal(model.feat_model.conv1.weight, first.feat_model.conv1.weight)
     assert not torch.equal(crt.classifier.fc.weight, first.classifier.fc.weight)
     images = torch.randn(2, 3, 32, 32)
-    assert torch.allclose(lws.eval()(images), first.eval()(images), atol=1e-6)      # scales of 1 change nothing
+    assert torch.allclose(lws.eval()(images), first.eval()(images), atol=1e-6)  # scales of 1 change nothing
 
 
 def test_tau_normalisation_by_hand():
-    weight = torch.tensor([[3.0, 4.0], [0.0, 2.0]])               # norms 5 and 2
+    weight = torch.tensor([[3.0, 4.0], [0.0, 2.0]])  # norms 5 and 2
     assert tau_normalized(weight, 0.0).tolist() == weight.tolist()
     assert torch.allclose(tau_normalized(weight, 1.0), torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
-    assert torch.allclose(tau_normalized(weight, 0.5), torch.tensor([[3 / 5 ** 0.5, 4 / 5 ** 0.5], [0.0, 2 ** 0.5]]))
+    assert torch.allclose(tau_normalized(weight, 0.5), torch.tensor([[3 / 5**0.5, 4 / 5**0.5], [0.0, 2**0.5]]))
 
 
 def released(model: ImageNetModel) -> dict:
     """The layout of the released code, with DataParallel's prefix."""
     parts = split_state(model.state_dict())
-    return {"state_dict_best": {part: {f"module.{key}": value for key, value in parts[part].items()} for part in parts}, "epoch": 90}
+    return {
+        "state_dict_best": {part: {f"module.{key}": value for key, value in parts[part].items()} for part in parts},
+        "epoch": 90,
+    }
 
 
 def test_released_layout_is_read():
@@ -98,7 +101,9 @@ def test_a_released_lws_scales_the_bias_too():
     model.classifier.scales.data.uniform_(0.5, 2)
     expected = model.classifier.scales * model.classifier.fc(features)
     assert torch.allclose(load_model(released(model), "x.pth", 5).classifier(features), expected, atol=1e-5)
-    assert torch.equal(load_model(split_state(model.state_dict()), "x.pth", 5).classifier(features), model.classifier(features))
+    assert torch.equal(
+        load_model(split_state(model.state_dict()), "x.pth", 5).classifier(features), model.classifier(features)
+    )
     second = ImageNetModel(5, "lws")
     start_second_stage(second, load_model(released(model), "x.pth", 5))
     assert torch.allclose(second.classifier(features), expected, atol=1e-5)

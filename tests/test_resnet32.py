@@ -13,7 +13,11 @@ def test_parameters_and_keys():
     assert sum(p.numel() for p in network.parameters()) == 470_004
     expected = {"linear.weight", "linear.bias", "conv1.weight"}
     norms = ["bn1"] + [f"layer{i}.{j}.{n}" for i in (1, 2, 3) for j in range(5) for n in ("bn1", "bn2")]
-    expected |= {f"{norm}.{name}" for norm in norms for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+    expected |= {
+        f"{norm}.{name}"
+        for norm in norms
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
     expected |= {f"layer{i}.{j}.conv{k}.weight" for i in (1, 2, 3) for j in range(5) for k in (1, 2)}
     assert set(network.state_dict()) == expected
 

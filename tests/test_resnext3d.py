@@ -16,7 +16,10 @@ def random_state(num_classes: int = 400) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         own = ResNeXt3D(num_classes).state_dict()
     generator = torch.Generator().manual_seed(0)
-    return {f"module.{key}": torch.rand((), generator=generator).to(value.dtype).expand(value.shape) for key, value in own.items()}
+    return {
+        f"module.{key}": torch.rand((), generator=generator).to(value.dtype).expand(value.shape)
+        for key, value in own.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +43,10 @@ def test_keys_and_shapes_are_the_published_ones(shared_data):
 
 def test_stages_have_the_sizes_of_the_paper(network):
     sizes = []
-    hooks = [layer.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape)))
-             for layer in (network.layer1, network.layer2, network.layer3, network.layer4)]
+    hooks = [
+        layer.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape)))
+        for layer in (network.layer1, network.layer2, network.layer3, network.layer4)
+    ]
     network.eval()
     with torch.no_grad():
         logits = network(torch.zeros(1, 3, 16, 64, 64))
@@ -53,11 +58,14 @@ def test_stages_have_the_sizes_of_the_paper(network):
 
 def reference_logits(state: dict[str, Tensor], clips: Tensor) -> Tensor:
     """The network of github.com/kenshohara/3D-ResNets-PyTorch (models/resnext.py, depth 101, shortcut B), step by step."""
+
     def convolve(x: Tensor, key: str, **options: object) -> Tensor:
         return F.conv3d(x, state[f"{key}.weight"], **options)
 
     def normalize(x: Tensor, key: str) -> Tensor:
-        mean, var, weight, bias = (state[f"{key}.{name}"].view(-1, 1, 1, 1) for name in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, weight, bias = (
+            state[f"{key}.{name}"].view(-1, 1, 1, 1) for name in ("running_mean", "running_var", "weight", "bias")
+        )
         return (x - mean) / (var + 1e-5).sqrt() * weight + bias
 
     x = normalize(convolve(clips, "conv1", stride=(1, 2, 2), padding=(3, 3, 3)), "bn1").clamp(min=0)
@@ -80,13 +88,17 @@ def test_logits_are_those_of_a_plain_second_implementation():
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.BatchNorm3d):
-                for values, low, high in ((module.running_mean, -0.1, 0.1), (module.running_var, 0.5, 2), (module.weight, 0.5, 1),
-                                          (module.bias, -0.1, 0.1)):
+                for values, low, high in (
+                    (module.running_mean, -0.1, 0.1),
+                    (module.running_var, 0.5, 2),
+                    (module.weight, 0.5, 1),
+                    (module.bias, -0.1, 0.1),
+                ):
                     values.uniform_(low, high, generator=generator)
-        clips = torch.randn(1, 3, 4, 40, 40, generator=generator)          # layer4 sees 1 x 2 x 2
+        clips = torch.randn(1, 3, 4, 40, 40, generator=generator)  # layer4 sees 1 x 2 x 2
         expected = reference_logits(network.state_dict(), clips)
         assert (network(clips) - expected).abs().max() < 1e-4 * expected.abs().max()
-    assert network.conv1.weight.std().item() == pytest.approx((2 / (64 * 7 ** 3)) ** 0.5, rel=0.02)     # He et al., fan-out
+    assert network.conv1.weight.std().item() == pytest.approx((2 / (64 * 7**3)) ** 0.5, rel=0.02)  # He et al., fan-out
     assert network.layer2[0].conv3.weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)
 
 
@@ -95,12 +107,15 @@ def test_a_block_begins_as_its_shortcut():
     blocks = [module for module in ResNeXt3D(5).modules() if isinstance(module, Bottleneck)]
     assert len(blocks) == 33
     x = torch.rand(2, 512, 2, 3, 3, generator=torch.Generator().manual_seed(0))
-    for block in (blocks[6], blocks[7]):           # the last of layer2, without a convolution in its shortcut; the first of layer3
+    for block in (
+        blocks[6],
+        blocks[7],
+    ):  # the last of layer2, without a convolution in its shortcut; the first of layer3
         y = block(x)
         assert torch.equal(y, block.downsample(x).relu())
         assert y.any()
         y.sum().backward()
-        assert block.bn3.weight.grad.any()         # so that it can leave zero
+        assert block.bn3.weight.grad.any()  # so that it can leave zero
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 33, 33), (2, 3, 5, 40, 56), (1, 3, 3, 24, 24)])
@@ -129,7 +144,12 @@ def test_bf16_on_a_cpu_only_when_asked_for(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert [clip_precision(choice, None) for choice in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert [clip_precision("auto", device) for device in (None, "cuda", "cpu", "cpu:0")] == ["auto", "auto", "fp32", "fp32"]
+    assert [clip_precision("auto", device) for device in (None, "cuda", "cpu", "cpu:0")] == [
+        "auto",
+        "auto",
+        "fp32",
+        "fp32",
+    ]
 
 
 def test_bf16_on_a_cpu_is_warned_of(capsys):
@@ -141,7 +161,10 @@ def test_bf16_on_a_cpu_is_warned_of(capsys):
 @pytest.mark.parametrize("left_out", ["nothing", "num_batches_tracked", "fc.", "state_dict"])
 def test_kinetics_file_gives_everything_but_the_head(network, tmp_path, left_out):
     state = {key: value for key, value in random_state().items() if left_out not in key}
-    torch.save(state if left_out == "state_dict" else {"state_dict": state, "arch": "resnext-101", "epoch": 1}, tmp_path / "k.pth")
+    torch.save(
+        state if left_out == "state_dict" else {"state_dict": state, "arch": "resnext-101", "epoch": 1},
+        tmp_path / "k.pth",
+    )
     head, own = network.fc.weight.clone(), sum(not key.startswith("fc.") for key in network.state_dict())
     counters = sum(key.endswith("num_batches_tracked") for key in network.state_dict())
     assert own == 624
@@ -150,10 +173,16 @@ def test_kinetics_file_gives_everything_but_the_head(network, tmp_path, left_out
     assert torch.equal(network.layer3[22].conv2.weight, state["module.layer3.22.conv2.weight"])
 
 
-@pytest.mark.parametrize(("change", "match"), [
-    ({"module.layer3.9.bn2.weight": None, "module.layer3.9.bnn2.weight": (512,)},
-     r"layer3.9.bn2.weight absent instead of 512; layer3.9.bnn2.weight 512 instead of absent"),
-    ({"module.conv1.weight": (64, 3, 3, 7, 7)}, "conv1.weight 64x3x3x7x7 instead of 64x3x7x7x7")])
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            {"module.layer3.9.bn2.weight": None, "module.layer3.9.bnn2.weight": (512,)},
+            r"layer3.9.bn2.weight absent instead of 512; layer3.9.bnn2.weight 512 instead of absent",
+        ),
+        ({"module.conv1.weight": (64, 3, 3, 7, 7)}, "conv1.weight 64x3x3x7x7 instead of 64x3x7x7x7"),
+    ],
+)
 def test_a_file_that_does_not_fit_is_refused_by_name(network, tmp_path, change, match):
     state = random_state()
     for key, shape in change.items():

@@ -21,7 +21,9 @@ ARGUMENTS = {"seed": 0, "lr": 0.1, "resume": False}
 MAY_CHANGE = {"resume", "overwrite", "download", "n_gpus", "device", "workers", "compile", "tensorboard", "precision"}
 
 
-SETTINGS = {key for key, value in vars(cifar_train.parse_arguments([])).items() if not isinstance(value, Path)} | {"workers"}
+SETTINGS = {key for key, value in vars(cifar_train.parse_arguments([])).items() if not isinstance(value, Path)} | {
+    "workers"
+}
 
 
 def finish(run: Run, epoch: int, is_best: bool = False, **state) -> None:
@@ -31,7 +33,7 @@ def finish(run: Run, epoch: int, is_best: bool = False, **state) -> None:
 
 def test_a_file_of_absurd_size_is_not_read(tmp_path):
     with open(tmp_path / "x.csv", "wb") as file:
-        file.truncate(1 << 40)               # a hole: no disk holds so much
+        file.truncate(1 << 40)  # a hole: no disk holds so much
     with pytest.raises(ValueError, match=r"x\.csv has 1,099,511,627,776 bytes"):
         read_log(tmp_path / "x.csv")
 
@@ -58,18 +60,18 @@ def test_a_run_that_is_killed_while_it_is_replaced_is_still_a_run(tmp_path, monk
         with pytest.raises(KeyboardInterrupt):
             run.open(ARGUMENTS, {}, resume=False, overwrite=True)
     assert [path for path in run.files if path.exists()] == [run.settings]
-    assert run.open(ARGUMENTS | {"seed": 1}, {}, resume=True, overwrite=False) is None       # starts again
+    assert run.open(ARGUMENTS | {"seed": 1}, {}, resume=True, overwrite=False) is None  # starts again
     assert json.loads(run.settings.read_text())["arguments"]["seed"] == 1
 
 
 def test_resume_returns_the_last_state_and_cuts_the_log(tmp_path):
     run = Run(tmp_path, "x")
-    assert run.open(ARGUMENTS, {}, resume=True, overwrite=False) is None         # nothing to resume
+    assert run.open(ARGUMENTS, {}, resume=True, overwrite=False) is None  # nothing to resume
     for epoch in (1, 2):
         finish(run, epoch)
     last = run.last.read_bytes()
     finish(run, 3)
-    run.last.write_bytes(last)                                                   # as if killed before `last` was in place
+    run.last.write_bytes(last)  # as if killed before `last` was in place
     (tmp_path / "last_x.pth.partial").write_bytes(b"half")
     state = run.open({**ARGUMENTS, "resume": True}, {}, resume=True, overwrite=False)
     assert state["epoch"] == 2
@@ -83,7 +85,7 @@ def test_a_resumed_run_says_with_what_it_went_on(tmp_path):
     finish(run, 1)
     before = json.loads(run.settings.read_text())
     run.open(ARGUMENTS, {"precision": "bf16", "versions": {"torch": "2"}}, resume=True, overwrite=False)
-    assert json.loads(run.settings.read_text()) == before                        # nothing has been trained yet
+    assert json.loads(run.settings.read_text()) == before  # nothing has been trained yet
     finish(run, 2)
     finish(run, 3)
     resumed = [{"epoch": 2, "precision": "bf16", "versions": {"torch": "2"}}]
@@ -135,8 +137,8 @@ def test_half_a_row_that_a_kill_left_is_dropped(tmp_path):
         finish(run, epoch)
     whole, last = run.log.read_bytes(), run.last.read_bytes()
     finish(run, 3)
-    row = run.log.read_bytes()[len(whole):]
-    for torn in (row[:1], row[:len(row) // 2], row[:-1], row):
+    row = run.log.read_bytes()[len(whole) :]
+    for torn in (row[:1], row[: len(row) // 2], row[:-1], row):
         run.log.write_bytes(whole + torn)
         run.last.write_bytes(last)
         assert run.open(ARGUMENTS, {}, resume=True, overwrite=False)["epoch"] == 2
@@ -153,7 +155,9 @@ def test_a_run_whose_state_is_gone_is_not_deleted_by_resume(tmp_path):
         run.last.unlink()
         before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
         if kept:
-            with pytest.raises(ValueError, match=r"last_x.pth is missing, though .*x.csv holds 2 epochs; --overwrite starts again"):
+            with pytest.raises(
+                ValueError, match=r"last_x.pth is missing, though .*x.csv holds 2 epochs; --overwrite starts again"
+            ):
                 run.open({}, {}, resume=True, overwrite=False)
             assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
         else:
@@ -167,7 +171,10 @@ def test_weights_without_a_log_are_not_deleted_by_resume(tmp_path):
     run.best.write_bytes(b"somebody's weights")
     with pytest.raises(ValueError, match=r"last_x.pth is missing, though .*best_x.pth is there"):
         run.open(ARGUMENTS, {}, resume=True, overwrite=False)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"best_x.pth": b"somebody's weights", "x.lock": b""}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "best_x.pth": b"somebody's weights",
+        "x.lock": b"",
+    }
 
 
 def test_resume_refuses_another_experiment(tmp_path):
@@ -199,7 +206,7 @@ def test_two_cannot_train_one_run(flag, tmp_path):
     with pytest.raises(OSError, match=r"x\.json: another process trains this run"):
         Run(tmp_path, "x").open(ARGUMENTS, {}, **{"resume": False, "overwrite": False, flag: True})
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
-    Run(tmp_path, "y").open(ARGUMENTS, {}, resume=False, overwrite=False)          # another run in the same folder may
+    Run(tmp_path, "y").open(ARGUMENTS, {}, resume=False, overwrite=False)  # another run in the same folder may
     del first
     assert Run(tmp_path, "x").open(ARGUMENTS, {}, resume=True, overwrite=False)["epoch"] == 1
 
@@ -213,11 +220,30 @@ def test_log_row_and_format(tmp_path):
     assert list(rows[0].values()) == ["1", "0.3333", "", "0.5", "1", "1.5", "0.5"]
 
 
-@pytest.mark.parametrize("text", ["", "epoch,loss\n", "epoch,loss\n1\n", "epoch,loss\n1,2,3\n", "epoch,loss\nx,1\n", "loss\n1\n",
-                                  "epoch,loss\n1,one\n", "epoch,loss\n0,1\n", "epoch\0,loss\n1,1\n", 'epoch,loss\n1,"2\n',
-                                  "epoch,loss\n1,nan\n", "epoch,loss\n1,-inf\n", "epoch,loss\n1,1e999\n", "epoch,loss\n1,1_0\n",
-                                  "epoch,loss\n\u0661,1\n", "epoch,loss\n1,1\n1,1\n", "epoch,loss\n2,1\n1,1\n",
-                                  "epoch,loss\n" + 5000 * "9" + ",1\n", "epoch,loss,loss\n1,1,1\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "epoch,loss\n",
+        "epoch,loss\n1\n",
+        "epoch,loss\n1,2,3\n",
+        "epoch,loss\nx,1\n",
+        "loss\n1\n",
+        "epoch,loss\n1,one\n",
+        "epoch,loss\n0,1\n",
+        "epoch\0,loss\n1,1\n",
+        'epoch,loss\n1,"2\n',
+        "epoch,loss\n1,nan\n",
+        "epoch,loss\n1,-inf\n",
+        "epoch,loss\n1,1e999\n",
+        "epoch,loss\n1,1_0\n",
+        "epoch,loss\n\u0661,1\n",
+        "epoch,loss\n1,1\n1,1\n",
+        "epoch,loss\n2,1\n1,1\n",
+        "epoch,loss\n" + 5000 * "9" + ",1\n",
+        "epoch,loss,loss\n1,1,1\n",
+    ],
+)
 def test_damaged_logs(tmp_path, text):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(ValueError, match=r"x\.csv"):
@@ -241,7 +267,7 @@ def test_gzipped_logs(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"x\.csv\.gz (is not a run's log|holds no finished epoch)"):
             read_log(log)
     monkeypatch.setattr(run_module, "LARGEST_LOG", 1000)
-    log.write_bytes(gzip.compress(text + b"3,0.125\n" * 1000))             # small, until it is unpacked
+    log.write_bytes(gzip.compress(text + b"3,0.125\n" * 1000))  # small, until it is unpacked
     with pytest.raises(ValueError, match="it is too large"):
         read_log(log)
 
@@ -258,14 +284,23 @@ def test_an_empty_state_is_refused_and_the_run_stays(tmp_path):
 
 
 def test_a_log_of_short_rows_is_refused_at_the_first(tmp_path):
-    (tmp_path / "x.csv").write_text("epoch\n" + "1\n" * (1 << 24))          # 3 GB, if they were rows
+    (tmp_path / "x.csv").write_text("epoch\n" + "1\n" * (1 << 24))  # 3 GB, if they were rows
     with pytest.raises(ValueError, match="epoch 1 follows epoch 1"):
         read_log(tmp_path / "x.csv")
 
 
-@pytest.mark.parametrize(("content", "stays"), [
-    ('{"checkpoint": "best_x.pth"}', False), ('{"run": "x"}', False), ('{"classes": []}', False), ("{}", True),
-    ('{"checkpoint": "best_y.pth"}', True), ("[]", True), ("no JSON", True)])
+@pytest.mark.parametrize(
+    ("content", "stays"),
+    [
+        ('{"checkpoint": "best_x.pth"}', False),
+        ('{"run": "x"}', False),
+        ('{"classes": []}', False),
+        ("{}", True),
+        ('{"checkpoint": "best_y.pth"}', True),
+        ("[]", True),
+        ("no JSON", True),
+    ],
+)
 def test_new_best_weights_end_the_test_of_older_ones(content, stays, tmp_path):
     """A test.json of this run goes with the weights that it tells of; another run's, or what is no test, stays."""
     run = Run(tmp_path, "x", results=["confusion.png"])

@@ -19,10 +19,11 @@ def test_stop_signal_ends_the_batch_loop_with_its_code(number, capsys):
                 if batch == 3:
                     os.kill(os.getpid(), number)
                 assert batch < 5
+
     assert exit_code(work, RESUME_HINT) == 128 + number
     assert f"stopped by {number.name}; --resume continues" in capsys.readouterr().err
     assert exit_code(work) == 128 + number
-    assert capsys.readouterr().err.endswith(f"stopped by {number.name}\n")          # a test has no --resume
+    assert capsys.readouterr().err.endswith(f"stopped by {number.name}\n")  # a test has no --resume
 
 
 def test_handlers_are_put_back():

@@ -10,8 +10,26 @@ import pytest
 from conftest import ROOT
 
 EXPERIMENTS = ("CIFAR-LT", "ImageNet-LT", "EGTEA")
-SHARED = ("files", "signals", "cli", "devices", "distributed", "checkpoints", "tensorboard", "run", "losses", "loss_flags", "heads",
-          "metrics", "posthoc", "batch_losses", "training", "tables", "plot", "compare")     # in the order of longtail's map
+SHARED = (
+    "files",
+    "signals",
+    "cli",
+    "devices",
+    "distributed",
+    "checkpoints",
+    "tensorboard",
+    "run",
+    "losses",
+    "loss_flags",
+    "heads",
+    "metrics",
+    "posthoc",
+    "batch_losses",
+    "training",
+    "tables",
+    "plot",
+    "compare",
+)  # in the order of longtail's map
 SOURCES = sorted(path for folder in (*EXPERIMENTS, "longtail") for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -53,7 +71,10 @@ def test_shared_modules_import_only_from_those_before_them(number):
 @pytest.mark.parametrize("module", ["files", "signals", "cli"])
 def test_these_need_no_torch(module):
     code = f"import sys, longtail.{module}; print('torch' in sys.modules, 'numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "False False\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        == "False False\n"
+    )
 
 
 def calls(path: Path):
@@ -65,7 +86,15 @@ def calls(path: Path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_nothing_runs_what_it_reads(path):
     for name, keywords in calls(path):
-        assert name not in ("eval", "exec", "yaml.load", "pickle.load", "pickle.loads", "yaml.unsafe_load", "os.system"), name
+        assert name not in (
+            "eval",
+            "exec",
+            "yaml.load",
+            "pickle.load",
+            "pickle.loads",
+            "yaml.unsafe_load",
+            "os.system",
+        ), name
         if name == "torch.load":
             assert keywords.get("weights_only") == "True"
 
@@ -74,8 +103,10 @@ def test_heavy_libraries_are_imported_only_where_they_are_used():
     """All in one process, since each would import PyTorch: what one of them imports stays."""
     scripts = ("cdb_loss", "cifar_train", "cifar_test", "EGTEA_train", "EGTEA_test")
     heavy = {"cv2", "torchvision", "matplotlib", "sklearn", "PIL"}
-    code = (f"import importlib, sys; sys.path[:0] = {[str(ROOT / 'CIFAR-LT'), str(ROOT / 'EGTEA')]!r}\n"
-            f"for name in {scripts!r}: importlib.import_module(name); print(name, {heavy!r} & set(sys.modules))")
+    code = (
+        f"import importlib, sys; sys.path[:0] = {[str(ROOT / 'CIFAR-LT'), str(ROOT / 'EGTEA')]!r}\n"
+        f"for name in {scripts!r}: importlib.import_module(name); print(name, {heavy!r} & set(sys.modules))"
+    )
     output = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True).stdout
     assert output == "".join(f"{name} set()\n" for name in scripts)
 

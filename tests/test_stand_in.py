@@ -12,12 +12,27 @@ from conftest import ROOT
 
 RUNS = {
     "EGTEA": ("CE", "CDB-CE", "CDB-CE_smoothed", "CDB-BS"),
-    "ImageNet-LT": tuple(f"resnet10_{name}" for name in (
-        "uniform", "uniform_bf16", "balanced_softmax", "uniform_cdbce", "uniform_cdbce_smoothed", "uniform_cdbbs", "cdb_sampling",
-        "uniform_crt", "uniform_lws")),
+    "ImageNet-LT": tuple(
+        f"resnet10_{name}"
+        for name in (
+            "uniform",
+            "uniform_bf16",
+            "balanced_softmax",
+            "uniform_cdbce",
+            "uniform_cdbce_smoothed",
+            "uniform_cdbbs",
+            "cdb_sampling",
+            "uniform_crt",
+            "uniform_lws",
+        )
+    ),
 }
-TABLES = {script: [path for run in RUNS[folder] for path in sorted((ROOT / folder / "results/stand-in" / run).glob("test*.json"))]
-          for script, folder in ((egtea_table, "EGTEA"), (imagenet_table, "ImageNet-LT"))}
+TABLES = {
+    script: [
+        path for run in RUNS[folder] for path in sorted((ROOT / folder / "results/stand-in" / run).glob("test*.json"))
+    ]
+    for script, folder in ((egtea_table, "EGTEA"), (imagenet_table, "ImageNet-LT"))
+}
 
 
 @pytest.mark.parametrize("script", TABLES, ids=lambda script: script.__name__)
@@ -38,7 +53,9 @@ def test_a_page_without_marks_stays_as_it_is(script, tmp_path, failing):
     assert page.read_text() == script.MARKS[0]
 
 
-@pytest.mark.parametrize("arguments", [{"loss_type": "FL", "gamma": None}, {"loss_type": "EQL", "eql_gamma": "high"}, {"loss_type": 5}])
+@pytest.mark.parametrize(
+    "arguments", [{"loss_type": "FL", "gamma": None}, {"loss_type": "EQL", "eql_gamma": "high"}, {"loss_type": 5}]
+)
 def test_an_egtea_result_without_its_loss_s_settings_is_none(arguments, tmp_path, failing):
     figures = json.loads(TABLES[egtea_table][0].read_text())
     result = tmp_path / "test.json"
@@ -46,14 +63,32 @@ def test_an_egtea_result_without_its_loss_s_settings_is_none(arguments, tmp_path
     assert "is not a result of EGTEA_test.py --json" in failing(egtea_table.main, str(result))
 
 
-@pytest.mark.parametrize(("arguments", "name"), [
-    ({}, "CE"), ({"loss_type": "CDB-CE"}, "CDB-CE, tau 1.5"), ({"gamma": 2.0, "beta": 0.9}, "CE"),
-    ({"loss_type": "CDB-BS", "difficulty": "smoothed"}, "CDB-BS, tau 1.5, smoothed"), ({"difficulty": "smoothed"}, "CE"),
-    ({"loss_type": "CDB-FL", "reduction": "weighted_mean", "gamma": 0.5}, "CDB-FL, tau 1.5, weighted mean, gamma 0.5"),
-    ({"loss_type": "CB_Focal", "gamma": 2.0, "beta": 0.9}, "CB_Focal, gamma 2, beta 0.9"),
-    ({"loss_type": "EQL", "eql_lambda": 0.02}, "EQL, eql_gamma 0.9, eql_lambda 0.02")])
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({}, "CE"),
+        ({"loss_type": "CDB-CE"}, "CDB-CE, tau 1.5"),
+        ({"gamma": 2.0, "beta": 0.9}, "CE"),
+        ({"loss_type": "CDB-BS", "difficulty": "smoothed"}, "CDB-BS, tau 1.5, smoothed"),
+        ({"difficulty": "smoothed"}, "CE"),
+        (
+            {"loss_type": "CDB-FL", "reduction": "weighted_mean", "gamma": 0.5},
+            "CDB-FL, tau 1.5, weighted mean, gamma 0.5",
+        ),
+        ({"loss_type": "CB_Focal", "gamma": 2.0, "beta": 0.9}, "CB_Focal, gamma 2, beta 0.9"),
+        ({"loss_type": "EQL", "eql_lambda": 0.02}, "EQL, eql_gamma 0.9, eql_lambda 0.02"),
+    ],
+)
 def test_an_egtea_row_names_what_sets_it_apart(arguments, name):
-    usual = {"loss_type": "CE", "tau": 1.5, "reduction": "mean", "gamma": 1.0, "beta": 0.9999, "eql_gamma": 0.9, "eql_lambda": 0.005}
+    usual = {
+        "loss_type": "CE",
+        "tau": 1.5,
+        "reduction": "mean",
+        "gamma": 1.0,
+        "beta": 0.9999,
+        "eql_gamma": 0.9,
+        "eql_lambda": 0.005,
+    }
     assert egtea_table.name_of(usual | arguments) == name
 
 

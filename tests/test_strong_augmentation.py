@@ -18,8 +18,11 @@ def augmentation(seed: int = 3) -> StrongAugmentation:
 def test_one_process_and_several_draw_the_same(images):
     """Whole batch, or its parts in another order, as processes share it: each image comes out the same."""
     whole = augmentation()(images, torch.arange(8))
-    parts = {number: augmentation()(images[numbers], torch.tensor(numbers))[place]
-             for numbers in ([6, 1, 4], [0, 2], [7, 5, 3]) for place, number in enumerate(numbers)}
+    parts = {
+        number: augmentation()(images[numbers], torch.tensor(numbers))[place]
+        for numbers in ([6, 1, 4], [0, 2], [7, 5, 3])
+        for place, number in enumerate(numbers)
+    }
     for number in range(8):
         assert torch.equal(whole[number], parts[number])
     assert whole.dtype == torch.uint8 and whole.shape == images.shape
@@ -49,4 +52,4 @@ def test_cutout_crosses_the_border():
     expected[0, 8:24, 8:24] = True
     expected[1, :8, 23:] = True
     assert torch.equal(square, expected[:, None].expand(-1, 3, -1, -1))
-    assert cut_out(black, centres)[0, :, 16, 16].tolist() == [124, 116, 104]      # 255 times .485, .456, .406
+    assert cut_out(black, centres)[0, :, 16, 16].tolist() == [124, 116, 104]  # 255 times .485, .456, .406

@@ -13,7 +13,15 @@ def call(*argv: object) -> None:
     def row(figures: dict) -> dict[str, str]:
         return {"name": figures["name"], "share": percent(figures["share"])}
 
-    write_table("what", [str(word) for word in argv], "a test", row, lambda figures: f"of {figures['images']} images", ("name",), MARKS)
+    write_table(
+        "what",
+        [str(word) for word in argv],
+        "a test",
+        row,
+        lambda figures: f"of {figures['images']} images",
+        ("name",),
+        MARKS,
+    )
 
 
 def test_markdown_aligns_numbers_to_the_right():

@@ -27,7 +27,10 @@ def curves(folder) -> dict[str, list[tuple[int, float]]]:
 def expected(log) -> dict[str, list[tuple[int, float]]]:
     rows = read_log(log)[1]
     names = [name for name in rows[0] if name != "epoch" and not name.startswith(("accuracy_", "weight_"))]
-    return {name: [(int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-6)) for row in rows if row[name]] for name in names}
+    return {
+        name: [(int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-6)) for row in rows if row[name]]
+        for name in names
+    }
 
 
 def test_events_are_the_log_also_after_resuming(tmp_path, monkeypatch):

@@ -36,11 +36,20 @@ def training(epochs=3, loss_type="CDB-CE", inputs=INPUTS, norm=None, **settings)
     torch.manual_seed(0)
     model = nn.Linear(3, 4) if norm is None else nn.Sequential(norm, nn.Linear(3, 4))
     groups = [{"params": model.parameters(), "initial_lr": 0.5}]
-    return Training(model=model, parallel_model=model, criterion=build_criterion(loss_type, [10] * 4),
-                    optimizer=torch.optim.SGD(groups, lr=0.5), schedule=lambda progress: 1 - progress,
-                    train_batches=lambda epoch: zip(inputs.split(10), LABELS.split(10), strict=True),
-                    val_batches=lambda: zip(INPUTS.split(7), LABELS.split(7), strict=True), batches_per_epoch=4, images_per_epoch=40,
-                    num_classes=4, epochs=epochs, **settings)
+    return Training(
+        model=model,
+        parallel_model=model,
+        criterion=build_criterion(loss_type, [10] * 4),
+        optimizer=torch.optim.SGD(groups, lr=0.5),
+        schedule=lambda progress: 1 - progress,
+        train_batches=lambda epoch: zip(inputs.split(10), LABELS.split(10), strict=True),
+        val_batches=lambda: zip(INPUTS.split(7), LABELS.split(7), strict=True),
+        batches_per_epoch=4,
+        images_per_epoch=40,
+        num_classes=4,
+        epochs=epochs,
+        **settings,
+    )
 
 
 def open_run(tmp_path) -> Run:
@@ -53,7 +62,7 @@ def test_learning_rate_follows_the_schedule():
     run = training(epochs=2)
     run.set_lr(1, 0)
     assert run.optimizer.param_groups[0]["lr"] == 0.5
-    run.set_lr(2, 2)                                        # 1 epoch and 2 of 4 batches of 2 epochs: 3/4 done
+    run.set_lr(2, 2)  # 1 epoch and 2 of 4 batches of 2 epochs: 3/4 done
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.125)
 
 
@@ -124,15 +133,19 @@ def test_the_average_of_the_weights_is_validated_and_kept(tmp_path):
     assert not torch.allclose(best["state_dict"]["weight"], averaging.model.weight, atol=1e-3)
     assert "trained" not in best and "optimizer" not in best
     logits = INPUTS @ expected.T + best["state_dict"]["bias"]
-    assert float(read_log(run.log)[1][0]["accuracy"]) == pytest.approx((logits.argmax(1) == LABELS).float().mean().item())
+    assert float(read_log(run.log)[1][0]["accuracy"]) == pytest.approx(
+        (logits.argmax(1) == LABELS).float().mean().item()
+    )
 
 
 def test_an_average_and_muon_resume_as_if_uninterrupted(tmp_path):
     whole, first, second = (training(epochs=3) for _ in range(3))
     for each in (whole, first, second):
         each.average_weights(0.9)
-        groups = [{"params": [each.model.bias], "initial_lr": 0.5},
-                  {"params": [each.model.weight], "initial_lr": 0.1, "orthogonal": True}]
+        groups = [
+            {"params": [each.model.bias], "initial_lr": 0.5},
+            {"params": [each.model.weight], "initial_lr": 0.1, "orthogonal": True},
+        ]
         each.optimizer = Muon(groups, lr=0.5, momentum=0.9, nesterov=True)
     run = open_run(tmp_path)
     fit(whole, open_run(tmp_path / "whole"), {}, CPU)
@@ -193,7 +206,9 @@ def test_resume_in_another_precision_is_refused(tmp_path):
     run = open_run(tmp_path)
     fit(training(epochs=1), run, {"arguments": {"precision": "auto"}}, CPU)
     in_bf16 = Runtime(CPU.device, bf16=True)
-    with pytest.raises(ValueError, match="trained in fp32, and this run would go on in bf16: resume with precision fp32"):
+    with pytest.raises(
+        ValueError, match="trained in fp32, and this run would go on in bf16: resume with precision fp32"
+    ):
         begin(training(), run, {}, {}, True, False, in_bf16)
     assert not begin(training(), run, {"precision": "fp32"}, {}, True, False, CPU)
     state = load_checkpoint(run.last)
@@ -228,7 +243,7 @@ def test_loss_or_gradient_that_is_not_finite_stops_at_its_batch(tmp_path, bad):
     poisoned.first_epoch = 2
     before = poisoned.model.weight.clone()
     with pytest.raises(ValueError, match=r"epoch 2, batch 3: loss .*gradient norm.*last finite loss was [0-9.]+;"):
-        if bad == 1e30:                                   # a finite loss whose gradient overflows when squared
+        if bad == 1e30:  # a finite loss whose gradient overflows when squared
             poisoned.criterion = build_rival("CE", [10] * 4)
         fit(poisoned, run, {}, CPU)
     assert torch.isfinite(poisoned.model.weight).all()
@@ -278,7 +293,9 @@ class Waits(TorchDispatchMode):
         self.seen = []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        numbers = operation is torch.ops.aten.index.Tensor and all(index is None or index.dtype == torch.long for index in args[1])
+        numbers = operation is torch.ops.aten.index.Tensor and all(
+            index is None or index.dtype == torch.long for index in args[1]
+        )
         if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(operation.tags) and not numbers:
             self.seen.append(str(operation))
         return operation(*args, **(kwargs or {}))
@@ -295,9 +312,10 @@ def test_no_batch_waits_for_the_gpu(monkeypatch, loss_type, recipe):
     args = cifar_train.parse_arguments(["--dataset", "digits", "--loss_type", loss_type])
     images = ImageSet(torch.randint(256, (12, 3, 8, 8), dtype=torch.uint8), torch.arange(12) % 10)
     args.batch_size = 4
-    waiting = cifar_train.build_training(args, cifar_train.RECIPES[recipe], "cosine" if loss_type == "LDAM-DRW" else "linear", images,
-                                         images, CPU)
-    train_epoch(waiting, 1, CPU)                    # the first step sets up momentum and average
+    waiting = cifar_train.build_training(
+        args, cifar_train.RECIPES[recipe], "cosine" if loss_type == "LDAM-DRW" else "linear", images, images, CPU
+    )
+    train_epoch(waiting, 1, CPU)  # the first step sets up momentum and average
     with Waits() as waits:
         train_epoch(waiting, 2, CPU)
     assert not waits.seen
@@ -314,14 +332,19 @@ def test_solved_validation_keeps_training(tmp_path):
     assert run.criterion.weight.tolist() == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("change", [
-    lambda state: {key: value for key, value in state.items() if key != "state_dict"},
-    lambda state: {**state, "criterion": {1: torch.ones(1)}},
-    lambda state: {**state, "optimizer": [1]}, lambda state: {**state, "optimizer": {"state": {0: [1]}}},
-    lambda state: {**state, "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(7)}}}},
-    lambda state: {**state, "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(4, 3, device="meta")}}}},
-    lambda state: {**state, "optimizer": {"state": {9: {"momentum_buffer": torch.zeros(4, 3)}}}},
-    lambda state: {**state, "best_accuracy": 10 ** 400}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {key: value for key, value in state.items() if key != "state_dict"},
+        lambda state: {**state, "criterion": {1: torch.ones(1)}},
+        lambda state: {**state, "optimizer": [1]},
+        lambda state: {**state, "optimizer": {"state": {0: [1]}}},
+        lambda state: {**state, "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(7)}}}},
+        lambda state: {**state, "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(4, 3, device="meta")}}}},
+        lambda state: {**state, "optimizer": {"state": {9: {"momentum_buffer": torch.zeros(4, 3)}}}},
+        lambda state: {**state, "best_accuracy": 10**400},
+    ],
+)
 def test_a_state_that_is_not_of_this_training(change, tmp_path):
     run = open_run(tmp_path)
     fit(training(epochs=1), run, {}, CPU)
@@ -337,13 +360,13 @@ def test_a_momentum_of_one_shared_number_gets_memory_of_its_own(tmp_path):
     resumed = training(epochs=2)
     resumed.restore({**load_checkpoint(run.last), "optimizer": shared}, run)
     assert resumed.optimizer.state[resumed.model.weight]["momentum_buffer"].is_contiguous()
-    assert resumed.optimizer.param_groups[0]["lr"] == 0.25                       # half of 0.5, of this training's own groups
+    assert resumed.optimizer.param_groups[0]["lr"] == 0.25  # half of 0.5, of this training's own groups
 
 
 def test_epoch_seeds_differ_and_do_not_change():
     assert len({epoch_seed(seed, epoch) for seed in range(20) for epoch in range(500)}) == 10_000
     assert epoch_seed(0, 1) == epoch_seed(0, 1) != epoch_seed(1, 0)
-    assert 0 <= epoch_seed(2 ** 32 - 1, 10) < 2 ** 32
+    assert 0 <= epoch_seed(2**32 - 1, 10) < 2**32
 
 
 def test_where_validation_is_not_balanced_the_mean_of_the_classes_decides(tmp_path):

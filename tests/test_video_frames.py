@@ -15,8 +15,8 @@ def rotated(video: Path) -> None:
     """Put a rotation by 90 degrees clockwise into the display matrix of an mp4's track header (ISO 14496-12, 8.3.2)."""
     content = bytearray(video.read_bytes())
     matrix = content.index(b"tkhd") + 44
-    assert struct.unpack(">9i", content[matrix:matrix + 36]) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    content[matrix:matrix + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+    assert struct.unpack(">9i", content[matrix : matrix + 36]) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
     video.write_bytes(content)
 
 
@@ -37,7 +37,9 @@ def write_variable(path: Path, times: list[int]) -> None:
     """A video whose frame number n, of level 6 n, is shown at times[n] tenths of a second, written by OpenCV's FFmpeg."""
     if not hasattr(cv2, "VIDEOWRITER_PROP_PTS"):
         pytest.skip("this OpenCV cannot write a video of variable rate")
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48), [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1])
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48), [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1]
+    )
     assert writer.isOpened()
     for number, time in enumerate(times):
         writer.set(cv2.VIDEOWRITER_PROP_PTS, time)
@@ -60,18 +62,34 @@ def test_a_variable_rate_is_sampled_by_time(suffix, tmp_path):
     assert (tmp_path / "61.frames").exists()
     (tmp_path / "fifth").mkdir()
     assert write_frames(path, tmp_path / "fifth", every=5) is None
-    assert levels(tmp_path / "fifth") == [0, 5, 10, 15, 20, 21, 22, 23, 25, 26, 27, 28, 30]     # at 2.5 s frame 21, at 4.0 s 25
+    assert levels(tmp_path / "fifth") == [
+        0,
+        5,
+        10,
+        15,
+        20,
+        21,
+        22,
+        23,
+        25,
+        26,
+        27,
+        28,
+        30,
+    ]  # at 2.5 s frame 21, at 4.0 s 25
 
 
 def test_a_variable_rate_that_breaks_off_is_named(tmp_path):
     """Of the 61 steps that a Matroska file claims, the first 40 or so are left."""
     path = tmp_path / "clip.mkv"
     write_variable(path, [*range(21), *range(24, 61, 4)])
-    path.write_bytes(path.read_bytes()[:int(path.stat().st_size * 0.8)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
     assert "breaks off after" in write_frames(path, tmp_path, every=1)
 
 
-@pytest.mark.parametrize("times", [[], [0], [0, 40, 80, 120], [0, 33, 67, 100, 133], [0, 0, 0, 0], [0, 80, 40, 120], [5, 40, 90, 140, 165]])
+@pytest.mark.parametrize(
+    "times", [[], [0], [0, 40, 80, 120], [0, 33, 67, 100, 133], [0, 0, 0, 0], [0, 80, 40, 120], [5, 40, 90, 140, 165]]
+)
 def test_a_constant_rate_or_no_times(times):
     """A jitter of up to half a step is no variable rate."""
     assert places_in_time(np.array(times, dtype=float)) is None
@@ -83,7 +101,7 @@ def test_places_by_hand():
     assert places_in_time(np.array([0, 40, 80, 90, 120, 160.0])).tolist() == [0, 1, 2, 2, 3, 4]
     assert places_in_time(np.array([0, 40, 80, 3_600_080, 3_600_120])).tolist() == [0, 1, 2, 3, 4]
     assert sources(np.array([0, 1, 3, 4]), 1) == {0: [0], 1: [1, 2], 2: [3], 3: [4]}
-    assert sources(np.array([0, 1, 2, 2, 3, 4]), 2) == {0: [0], 3: [1], 5: [2]}            # of two frames at one place, the later
+    assert sources(np.array([0, 1, 2, 2, 3, 4]), 2) == {0: [0], 3: [1], 5: [2]}  # of two frames at one place, the later
 
 
 def test_a_constant_rate_gives_the_same_frames_as_before(tmp_path):

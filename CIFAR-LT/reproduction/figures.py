@@ -48,12 +48,24 @@ def draw_losses(lines: list[Line], path: Path) -> None:
             axes.plot(values, [place] * len(values), "o", color=color, markersize=4)
             if shot == "all" and line.published:
                 axes.plot(line.published, place, "D", color=PAPER, markersize=5)
-        axes.set_title({"all": "all classes", "many": "many shot (> 100)", "medium": "medium (20 to 100)", "few": "few (< 20)"}[shot])
+        axes.set_title(
+            {"all": "all classes", "many": "many shot (> 100)", "medium": "medium (20 to 100)", "few": "few (< 20)"}[
+                shot
+            ]
+        )
         axes.set_xlabel("test accuracy, %")
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
     for group, place in groups.items():
-        panels[0].text(0.01, place - 0.75, group, fontweight="bold", fontsize=9, va="center", transform=panels[0].get_yaxis_transform())
+        panels[0].text(
+            0.01,
+            place - 0.75,
+            group,
+            fontweight="bold",
+            fontsize=9,
+            va="center",
+            transform=panels[0].get_yaxis_transform(),
+        )
     panels[0].set_yticks(places, [line.name for line in lines])
     panels[0].set_ylim(places[-1] + 0.7, places[0] - 1.2)
     paper = panels[0].plot([], [], "D", color=PAPER, markersize=5, label="paper")
@@ -75,8 +87,10 @@ def draw_overview(lines: list[Line], path: Path) -> None:
             axes.annotate(f"{mean:.1f}", (place + side, mean), (0, 6), textcoords="offset points", ha="center")
         if line.published:
             axes.plot(side, line.published, "D", color=PAPER, label=f"{line.name}, the paper's number")
-    axes.set_xticks(range(len(SHOTS)), ["all classes", "many shot\n(> 100 training images)", "medium shot\n(20 to 100)",
-                                        "few shot\n(< 20)"])
+    axes.set_xticks(
+        range(len(SHOTS)),
+        ["all classes", "many shot\n(> 100 training images)", "medium shot\n(20 to 100)", "few shot\n(< 20)"],
+    )
     axes.set(ylabel="test accuracy, %", title=f"CIFAR-100-LT, {lines[0].group}", ylim=(0, 85))
     axes.legend(fontsize="small")
     save(figure, path)
@@ -92,11 +106,15 @@ def draw_steadiness(logs: list[tuple[str, np.ndarray, np.ndarray]], path: Path) 
     for axes, (title, weights, counts) in zip(panels, logs, strict=True):
         colors = colormaps["viridis"](np.linspace(0, 0.9, len(counts)))
         for c in range(len(counts)):
-            axes.plot(range(1, len(weights) + 1), weights[:, c], color=colors[c], linewidth=1.5, label=f"{counts[c]:.0f}")
+            axes.plot(
+                range(1, len(weights) + 1), weights[:, c], color=colors[c], linewidth=1.5, label=f"{counts[c]:.0f}"
+            )
         axes.axhline(1, color="#777777", linewidth=0.8, linestyle=":")
         axes.set(title=title, xlabel="epoch")
     panels[0].set_ylabel("weight of a class")
-    figure.legend(*panels[0].get_legend_handles_labels(), title="training\nimages", loc="outside right upper", fontsize=8)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), title="training\nimages", loc="outside right upper", fontsize=8
+    )
     save(figure, path)
 
 
@@ -112,12 +130,17 @@ def draw_tau(lines: list[Line], path: Path) -> None:
         axes.plot(numbers, [means[place] for place in numbers], "-", color=COLORS[shot], alpha=0.5)
         for place, line in enumerate(lines):
             values = line.accuracy[shot]
-            axes.plot([place] * len(values), values, "o", color=COLORS[shot], markersize=5, label=shot if place == 0 else None)
+            axes.plot(
+                [place] * len(values), values, "o", color=COLORS[shot], markersize=5, label=shot if place == 0 else None
+            )
     for place, line in enumerate(lines):
         if line.published:
             axes.plot(place, line.published, "D", color=COLORS["all"], markerfacecolor="none", markersize=8)
     axes.plot([], [], "D", color=COLORS["all"], markerfacecolor="none", markersize=8, label="paper, all")
-    axes.set_xticks(range(len(lines)), [{"0": "0 (CE)"}.get(line.name, line.name).replace("-", "\n").replace("_", "\n") for line in lines])
+    axes.set_xticks(
+        range(len(lines)),
+        [{"0": "0 (CE)"}.get(line.name, line.name).replace("-", "\n").replace("_", "\n") for line in lines],
+    )
     axes.set_xlabel("tau")
     axes.set_ylabel("test accuracy, %")
     axes.set_ylim(0)

@@ -13,10 +13,19 @@ import cifar_train
 from longtail.files import write_atomically
 from longtail.run import read_log
 
-HERE = Path(__file__).resolve().parents[1]     # CIFAR-LT/
+HERE = Path(__file__).resolve().parents[1]  # CIFAR-LT/
 RESULTS = HERE / "results"
-ADJUSTED = "logit_adjustment.json"             # test figures after post-hoc logit adjustment, of runs with cross-entropy
-OPTIONS = ("loss_type", "difficulty", "tau", "recipe", "precision", "protocol", "reduction", "beta")      # flags that an entry may set
+ADJUSTED = "logit_adjustment.json"  # test figures after post-hoc logit adjustment, of runs with cross-entropy
+OPTIONS = (
+    "loss_type",
+    "difficulty",
+    "tau",
+    "recipe",
+    "precision",
+    "protocol",
+    "reduction",
+    "beta",
+)  # flags that an entry may set
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,11 @@ class Entry:
     @property
     def label(self) -> str:
         """The loss, and what else distinguishes this row within its table."""
-        extra = [f"{key} {value.replace('_', ' ')}" for key, value in self.settings.items() if key not in ("loss_type", "recipe")]
+        extra = [
+            f"{key} {value.replace('_', ' ')}"
+            for key, value in self.settings.items()
+            if key not in ("loss_type", "recipe")
+        ]
         return ", ".join([self.loss_type, *extra])
 
     @property
@@ -117,7 +130,7 @@ class Job:
             return "finished"
         try:
             return f"epoch {len(read_log(self.log, whole_lines=True)[1])}" if self.log.exists() else "open"
-        except ValueError:      # damaged, or without a row yet: the training says which
+        except ValueError:  # damaged, or without a row yet: the training says which
             return "epoch ?"
 
     def execute(self, data_root: Path, download: bool) -> int:
@@ -126,7 +139,7 @@ class Job:
         train = [*self.entry.flags, "--seed", str(self.seed), "--save_model", str(self.folder), "--resume", *data]
         settings = self.folder / f"{self.log.stem}.json"
         if settings.exists() and (precision := json.loads(settings.read_text()).get("precision")):
-            train += ["--precision", precision]          # what `auto` meant where the run began
+            train += ["--precision", precision]  # what `auto` meant where the run began
         test = [f"--saved_model_path={self.best}", *data]
         before = torch.get_num_threads()
         torch.set_num_threads(int(self.entry.threads or before))

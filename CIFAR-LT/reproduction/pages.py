@@ -16,8 +16,8 @@ from reproduction import jobs, plan
 from reproduction.figures import Line, draw_losses, draw_overview, draw_steadiness, draw_tau
 from reproduction.jobs import HERE, Entry, Job, finished
 
-LISTED = 3         # best epochs that a cell names one by one
-LAST_EPOCHS = 10   # over which the deviation of a class's weight is taken
+LISTED = 3  # best epochs that a cell names one by one
+LAST_EPOCHS = 10  # over which the deviation of a class's weight is taken
 PAGES = (HERE.parent / "README.md", HERE / "README.md")
 
 
@@ -31,11 +31,16 @@ def table_row(entry: Entry, done: list[Job]) -> dict[str, str]:
     tests = [job.figures for job in done]
     logs = [read_log(job.kept_log)[1] for job in done]
     best = [best_row(log) for log in logs]
-    return {"imbalance": str(entry.imbalance), "loss": entry.label, "paper": f"{entry.published:.2f}" if entry.published else "-",
-            "this repository": show([test["accuracy"] for test in tests]), "seeds": str(len(done)),
-            "best epoch": best_epochs([int(row["epoch"]) for row in best], [len(log) for log in logs]),
-            "validation": show([float(row["accuracy"]) for row in best]),
-            **{name: show([test["shots"][name] for test in tests]) for name in SHOTS[1:]}}
+    return {
+        "imbalance": str(entry.imbalance),
+        "loss": entry.label,
+        "paper": f"{entry.published:.2f}" if entry.published else "-",
+        "this repository": show([test["accuracy"] for test in tests]),
+        "seeds": str(len(done)),
+        "best epoch": best_epochs([int(row["epoch"]) for row in best], [len(log) for log in logs]),
+        "validation": show([float(row["accuracy"]) for row in best]),
+        **{name: show([test["shots"][name] for test in tests]) for name in SHOTS[1:]},
+    }
 
 
 def best_epochs(epochs: list[int], of: list[int]) -> str:
@@ -49,7 +54,7 @@ def show(shares: list[float | None]) -> str:
     """Return '38.92', or '38.92 ± 0.31' for several seeds, in %; '-' for a group without classes."""
     if None in shares:
         return "-"
-    percent = [100 * round(share, 6) for share in shares]           # without the traces of single precision
+    percent = [100 * round(share, 6) for share in shares]  # without the traces of single precision
     spread = f" ± {statistics.stdev(percent):.2f}" if len(percent) > 1 else ""
     return f"{statistics.mean(percent):.2f}{spread}"
 
@@ -81,18 +86,35 @@ def write_tables() -> None:
 def write_short_table() -> None:
     """Write the README's table: one line for each finished entry of SHORT."""
     common = show([job.figures["accuracy"] for job in finished(plan.COMMON)] or [None])
-    rows = [{"setting": f"imbalance {entry.imbalance}, {entry.label}", "paper": f"{entry.published:.2f}" if entry.published else "-",
-             "here": show([job.figures["accuracy"] for job in done]), "seeds": str(len(done)), "note": note.format(common=common)}
-            for entry, note in plan.SHORT if (done := finished(entry))]
+    rows = [
+        {
+            "setting": f"imbalance {entry.imbalance}, {entry.label}",
+            "paper": f"{entry.published:.2f}" if entry.published else "-",
+            "here": show([job.figures["accuracy"] for job in done]),
+            "seeds": str(len(done)),
+            "note": note.format(common=common),
+        }
+        for entry, note in plan.SHORT
+        if (done := finished(entry))
+    ]
     if rows:
         write_between(PAGES[0], *marks("short"), markdown(rows, left=("setting", "note")))
 
 
 def write_demo_table() -> None:
     """Write what `make demo` claims: the paired difference of its two losses in each precision, with one thread and two."""
-    rows = [{"precision": ce.precision, "threads": ce.threads, "seeds": str(len(seeds)),
-             "CE": accuracy(setting(ce, seeds)), "CDB-CE, smoothed": accuracy(setting(cdb, seeds)), **against(cdb, ce)}
-            for ce, cdb in plan.DEMO if len(seeds := common_seeds(ce, cdb)) > 1]
+    rows = [
+        {
+            "precision": ce.precision,
+            "threads": ce.threads,
+            "seeds": str(len(seeds)),
+            "CE": accuracy(setting(ce, seeds)),
+            "CDB-CE, smoothed": accuracy(setting(cdb, seeds)),
+            **against(cdb, ce),
+        }
+        for ce, cdb in plan.DEMO
+        if len(seeds := common_seeds(ce, cdb)) > 1
+    ]
     if rows:
         for page in PAGES:
             write_between(page, *marks("demo"), markdown(rows, left=("precision",)))
@@ -101,7 +123,9 @@ def write_demo_table() -> None:
 def setting(entry: Entry, seeds: Collection[int] = range(100)) -> compare.Setting:
     """Return an entry's finished runs, of these seeds, as compare.py takes them."""
     done = [job for job in finished(entry) if job.seed in seeds]
-    return compare.Setting(entry.label, tuple(job.seed for job in done), np.array([compare.by_class(job.figures) for job in done]))
+    return compare.Setting(
+        entry.label, tuple(job.seed for job in done), np.array([compare.by_class(job.figures) for job in done])
+    )
 
 
 def accuracy(runs: compare.Setting) -> str:
@@ -150,18 +174,34 @@ def swing_of(entry: Entry | None) -> str:
 
 def write_safety_tables() -> None:
     """Write cross-entropy against CDB-CE with the published and with the smoothed difficulty; and CDB-BS against Balanced Softmax."""
-    safety = [{"data": data, "CE": accuracy_of(ce), "CDB-CE, paper": accuracy_of(paper), "CDB-CE, smoothed": accuracy_of(smoothed),
-               "swing, paper": swing_of(paper), "swing, smoothed": swing_of(smoothed),
-               **against(smoothed, ce)}
-              for data, ce, paper, smoothed in plan.SAFETY if finished(ce) and finished(smoothed)]
-    combination = [{"data": data, "Balanced Softmax": accuracy_of(rival), "CDB-BS, smoothed, tau 0.5": accuracy_of(ours),
-                    **against(ours, rival)}
-                   for data, rival, ours in plan.COMBINATION if finished(rival) and finished(ours)]
+    safety = [
+        {
+            "data": data,
+            "CE": accuracy_of(ce),
+            "CDB-CE, paper": accuracy_of(paper),
+            "CDB-CE, smoothed": accuracy_of(smoothed),
+            "swing, paper": swing_of(paper),
+            "swing, smoothed": swing_of(smoothed),
+            **against(smoothed, ce),
+        }
+        for data, ce, paper, smoothed in plan.SAFETY
+        if finished(ce) and finished(smoothed)
+    ]
+    combination = [
+        {
+            "data": data,
+            "Balanced Softmax": accuracy_of(rival),
+            "CDB-BS, smoothed, tau 0.5": accuracy_of(ours),
+            **against(ours, rival),
+        }
+        for data, rival, ours in plan.COMBINATION
+        if finished(rival) and finished(ours)
+    ]
     mnist = jobs.RESULTS / "mnist5k/table.md"
     for table, rows in (("safety", safety), ("combination", combination)):
         if rows:
             write_between(PAGES[1], *marks(table), markdown(rows, left=("data",)))
-    if mnist.exists():                       # tests/benchmarks/mnist5k.py has written it
+    if mnist.exists():  # tests/benchmarks/mnist5k.py has written it
         write_between(PAGES[1], *marks("mnist5k"), mnist.read_text(encoding="utf-8"))
 
 
@@ -174,19 +214,34 @@ def write_adjustment_table() -> None:
             seeds, adjusted = tuple(tests), list(tests.values())
             after = compare.Setting("adjusted", seeds, np.array([compare.by_class(figures) for figures in adjusted]))
             before = setting(entry, seeds)
-            rows.append({"imbalance": str(entry.imbalance), "recipe": entry.recipe, "seeds": ", ".join(map(str, seeds)),
-                         "CE": accuracy(before), "adjusted": accuracy(after),
-                         "strength": ", ".join(f"{figures['logit_adjustment']:g}" for figures in adjusted), **paired(after, before),
-                         **{name: show([figures["shots"][name] for figures in adjusted]) for name in SHOTS[1:]}})
+            rows.append(
+                {
+                    "imbalance": str(entry.imbalance),
+                    "recipe": entry.recipe,
+                    "seeds": ", ".join(map(str, seeds)),
+                    "CE": accuracy(before),
+                    "adjusted": accuracy(after),
+                    "strength": ", ".join(f"{figures['logit_adjustment']:g}" for figures in adjusted),
+                    **paired(after, before),
+                    **{name: show([figures["shots"][name] for figures in adjusted]) for name in SHOTS[1:]},
+                }
+            )
     if rows:
         write_between(PAGES[1], *marks("adjustment"), markdown(rows, left=("recipe",)))
 
 
 def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
     """Return what has finished, for a picture; nan for a group without classes."""
-    return [Line(f"imbalance {entry.imbalance}, {entry.recipe} recipe", name(entry), entry.published,
-                 {shot: 100 * np.array([job.figures["shots"][shot] for job in done], dtype=float) for shot in SHOTS})
-            for entry in entries if (done := finished(entry))]
+    return [
+        Line(
+            f"imbalance {entry.imbalance}, {entry.recipe} recipe",
+            name(entry),
+            entry.published,
+            {shot: 100 * np.array([job.figures["shots"][shot] for job in done], dtype=float) for shot in SHOTS},
+        )
+        for entry in entries
+        if (done := finished(entry))
+    ]
 
 
 def draw() -> None:

@@ -18,9 +18,21 @@ smoothed = partial(fast, difficulty="smoothed")
 strong = partial(fast, recipe="strong")
 
 
-def digits(imbalance: int, loss_type: str, tau: str = "", difficulty: str = "", precision: str = "fp32", threads: str = "1") -> Entry:
+def digits(
+    imbalance: int, loss_type: str, tau: str = "", difficulty: str = "", precision: str = "fp32", threads: str = "1"
+) -> Entry:
     """Return a row of the demo's data set, with ten seeds: each run takes seconds, and one says little."""
-    return Entry("digits", imbalance, loss_type, tau, "digits", difficulty=difficulty, precision=precision, threads=threads, seeds=10)
+    return Entry(
+        "digits",
+        imbalance,
+        loss_type,
+        tau,
+        "digits",
+        difficulty=difficulty,
+        precision=precision,
+        threads=threads,
+        seeds=10,
+    )
 
 
 TABLES = {
@@ -90,21 +102,51 @@ TABLES = {
 }
 # Is the loss safe: data, cross-entropy, the published formula, smoothed difficulty. And the combination against its rival.
 SAFETY = (
-    ("digits, imbalance 50", digits(50, "CE"), digits(50, "CDB-CE", "dynamic"), digits(50, "CDB-CE", "dynamic", "smoothed")),
+    (
+        "digits, imbalance 50",
+        digits(50, "CE"),
+        digits(50, "CDB-CE", "dynamic"),
+        digits(50, "CDB-CE", "dynamic", "smoothed"),
+    ),
     ("digits, imbalance 20", digits(20, "CE"), None, digits(20, "CDB-CE", "dynamic", "smoothed")),
-    *((f"CIFAR100-LT, imbalance {imbalance}", fast(imbalance, "CE"), fast(imbalance, "CDB-CE", "dynamic"),
-       smoothed(imbalance, "CDB-CE", "dynamic")) for imbalance in (100, 10)),
+    *(
+        (
+            f"CIFAR100-LT, imbalance {imbalance}",
+            fast(imbalance, "CE"),
+            fast(imbalance, "CDB-CE", "dynamic"),
+            smoothed(imbalance, "CDB-CE", "dynamic"),
+        )
+        for imbalance in (100, 10)
+    ),
 )
 COMBINATION = (
-    *((f"CIFAR100-LT, imbalance {imbalance}", fast(imbalance, "Balanced_Softmax"), smoothed(imbalance, "CDB-BS", "0.5"))
-      for imbalance in (100, 10)),
-    ("CIFAR100-LT, imbalance 100, strong recipe", strong(100, "Balanced_Softmax"), strong(100, "CDB-BS", "0.5", difficulty="smoothed")),
+    *(
+        (
+            f"CIFAR100-LT, imbalance {imbalance}",
+            fast(imbalance, "Balanced_Softmax"),
+            smoothed(imbalance, "CDB-BS", "0.5"),
+        )
+        for imbalance in (100, 10)
+    ),
+    (
+        "CIFAR100-LT, imbalance 100, strong recipe",
+        strong(100, "Balanced_Softmax"),
+        strong(100, "CDB-BS", "0.5", difficulty="smoothed"),
+    ),
 )
-STEADINESS = (digits(50, "CDB-CE", "dynamic"), digits(50, "CDB-CE", "dynamic", "smoothed"))      # whose weights are drawn, seed 0
+STEADINESS = (
+    digits(50, "CDB-CE", "dynamic"),
+    digits(50, "CDB-CE", "dynamic", "smoothed"),
+)  # whose weights are drawn, seed 0
 # The claim of `make demo`: these two, in each precision and with one thread and two.
-DEMO = tuple((digits(50, "CE", precision=precision, threads=threads),
-              digits(50, "CDB-CE", "dynamic", "smoothed", precision=precision, threads=threads))
-             for precision in ("fp32", "bf16") for threads in ("1", "2"))
+DEMO = tuple(
+    (
+        digits(50, "CE", precision=precision, threads=threads),
+        digits(50, "CDB-CE", "dynamic", "smoothed", precision=precision, threads=threads),
+    )
+    for precision in ("fp32", "bf16")
+    for threads in ("1", "2")
+)
 
 
 # The README's table: an entry and what to say of it. Entries stand in TABLES too.
@@ -112,16 +154,20 @@ SHORT = (
     (Entry("cifar100", 200, "CDB-CE", "1.5", published=37.40), "the paper's recipe"),
     (Entry("cifar100", 100, "CE", published=38.21), "the paper's recipe"),
     (Entry("cifar100", 100, "CDB-CE", "dynamic", published=42.57), "the paper's recipe"),
-    (Entry("cifar100", 10, "CDB-CE", "dynamic", published=58.74),
-     "the paper's recipe; [why it is below](CIFAR-LT/README.md#why-not-the-papers-5874-at-imbalance-10)"),
+    (
+        Entry("cifar100", 10, "CDB-CE", "dynamic", published=58.74),
+        "the paper's recipe; [why it is below](CIFAR-LT/README.md#why-not-the-papers-5874-at-imbalance-10)",
+    ),
     (smoothed(10, "CDB-CE", "dynamic"), "`--recipe fast --difficulty smoothed`"),
-    (fast(100, "CDB-CE", "dynamic", published=42.57),
-     "`--recipe fast`; {common} with `--protocol common`: 545 more images, validated on the test set"),
+    (
+        fast(100, "CDB-CE", "dynamic", published=42.57),
+        "`--recipe fast`; {common} with `--protocol common`: 545 more images, validated on the test set",
+    ),
     (fast(100, "Balanced_Softmax"), "`--recipe fast`; a rival"),
     (strong(100, "CDB-BS", "0.5", difficulty="smoothed"), "`--recipe strong`: AutoAugment and Cutout"),
 )
-COMMON = fast(100, "CDB-CE", "dynamic", protocol="common")      # whose accuracy a note of SHORT names
-OVERVIEW = (fast(200, "CE"), fast(200, "CDB-CE", "1.5", published=37.40))      # the README's picture
+COMMON = fast(100, "CDB-CE", "dynamic", protocol="common")  # whose accuracy a note of SHORT names
+OVERVIEW = (fast(200, "CE"), fast(200, "CDB-CE", "1.5", published=37.40))  # the README's picture
 
 
 def all_entries() -> list[Entry]:
@@ -138,9 +184,15 @@ def select(only: str, seeds: int | None, runs: Path) -> list[Job]:
     for condition in filter(None, only.split(",")):
         key, found, value = condition.partition("=")
         if found and key not in FILTERS:
-            raise ValueError(f"--only {only!r}: give a run's name, or KEY=VALUE with commas between several; KEY is one of "
-                             f"{', '.join(FILTERS)}")
-        jobs = [job for job in jobs if (str(getattr(job.entry, key)) == value if found else condition in (job.name, job.entry.name))]
+            raise ValueError(
+                f"--only {only!r}: give a run's name, or KEY=VALUE with commas between several; KEY is one of "
+                f"{', '.join(FILTERS)}"
+            )
+        jobs = [
+            job
+            for job in jobs
+            if (str(getattr(job.entry, key)) == value if found else condition in (job.name, job.entry.name))
+        ]
     if not jobs:
         raise ValueError(f"--only {only!r} matches no run; --list shows them")
     return jobs

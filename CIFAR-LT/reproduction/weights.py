@@ -34,11 +34,13 @@ def check_publishable(job: Job) -> None:
 def section(job: Job) -> str:
     """Return what the README says of a published file."""
     path = WEIGHTS / f"{job.name}.pth"
-    return (f"## {path.name}\n\n- command: `python cifar_train.py {' '.join(job.entry.flags)} --seed {job.seed}`\n"
-            f"- test accuracy: {job.figures['accuracy']:.4f}, by\n"
-            f"  `python cifar_test.py --saved_model_path ../pretrained_weights/{path.name}`\n"
-            f"- log: [CIFAR-LT/results/{job.name}](../CIFAR-LT/results/{job.name})\n"
-            f"- sha256: `{hashlib.sha256(path.read_bytes()).hexdigest()}`\n")
+    return (
+        f"## {path.name}\n\n- command: `python cifar_train.py {' '.join(job.entry.flags)} --seed {job.seed}`\n"
+        f"- test accuracy: {job.figures['accuracy']:.4f}, by\n"
+        f"  `python cifar_test.py --saved_model_path ../pretrained_weights/{path.name}`\n"
+        f"- log: [CIFAR-LT/results/{job.name}](../CIFAR-LT/results/{job.name})\n"
+        f"- sha256: `{hashlib.sha256(path.read_bytes()).hexdigest()}`\n"
+    )
 
 
 def publish(jobs: list[Job]) -> None:
@@ -48,6 +50,10 @@ def publish(jobs: list[Job]) -> None:
     for job in jobs:
         write_atomically(WEIGHTS / f"{job.name}.pth", job.best.read_bytes())
         print(WEIGHTS / f"{job.name}.pth")
-    published = [job for entry in plan.all_entries() for seed in range(100)
-                 if (WEIGHTS / f"{(job := Job(entry, seed, WEIGHTS)).name}.pth").exists()]
+    published = [
+        job
+        for entry in plan.all_entries()
+        for seed in range(100)
+        if (WEIGHTS / f"{(job := Job(entry, seed, WEIGHTS)).name}.pth").exists()
+    ]
     write_atomically(WEIGHTS / "README.md", "\n".join([INTRODUCTION, *map(section, published)]).encode())

@@ -22,28 +22,40 @@ from typing import NoReturn
 
 from filelock import FileLock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # egtea_clips.py
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))   # longtail/ stands beside EGTEA/
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # egtea_clips.py
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ stands beside EGTEA/
 
 from egtea_clips import CLIP_FORM, is_clip_name, video_of
 from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, say_error
 from longtail.files import hold_lock, read_text, write_atomically
 from video_frames import write_frames
 
-HERE = Path(__file__).resolve().parents[1]     # EGTEA/
+HERE = Path(__file__).resolve().parents[1]  # EGTEA/
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
-LARGEST_NOTE = 1 << 16     # bytes
+LARGEST_NOTE = 1 << 16  # bytes
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--videos", type=file_path, default=HERE / "cropped_clips",
-                        help="folder that holds the clips, at any depth; default: EGTEA/cropped_clips")
-    parser.add_argument("--out", type=file_path, default=HERE / "extracted_frames", help="default: EGTEA/extracted_frames")
+    parser.add_argument(
+        "--videos",
+        type=file_path,
+        default=HERE / "cropped_clips",
+        help="folder that holds the clips, at any depth; default: EGTEA/cropped_clips",
+    )
+    parser.add_argument(
+        "--out", type=file_path, default=HERE / "extracted_frames", help="default: EGTEA/extracted_frames"
+    )
     parser.add_argument("--every", type=positive_int, default=1, metavar="N", help="keep every N-th frame; default: 1")
-    parser.add_argument("--allow_short", action="store_true", help="accept a video with fewer frames than its container promises; cutting "
-                        "without encoding again makes such files")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes; default: one for each core")
+    parser.add_argument(
+        "--allow_short",
+        action="store_true",
+        help="accept a video with fewer frames than its container promises; cutting "
+        "without encoding again makes such files",
+    )
+    parser.add_argument(
+        "--workers", type=positive_int, default=os.cpu_count() or 1, help="processes; default: one for each core"
+    )
     return parser.parse_args(argv)
 
 
@@ -88,7 +100,9 @@ def prepare_out(out: Path, every: int) -> None:
         if type(before) is not int:
             raise TypeError(before)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{note} is damaged; delete it if you know that {out} was extracted with --every {every}") from error
+        raise ValueError(
+            f"{note} is damaged; delete it if you know that {out} was extracted with --every {every}"
+        ) from error
     if before != every:
         raise ValueError(f"{out} was extracted with --every {before}, not {every}: choose another --out")
     write_atomically(note, (json.dumps({"every": every}) + "\n").encode())
@@ -96,6 +110,7 @@ def prepare_out(out: Path, every: int) -> None:
 
 def start_worker() -> None:
     """Make a worker end with its parent, leave Ctrl-C to the parent, use one core, and silence FFmpeg."""
+
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -113,7 +128,7 @@ def extract(video: Path, out: Path, every: int, allow_short: bool) -> str | None
     folder = clip_folder(video, out)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)       # of a killed extraction
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed extraction
         partial.mkdir(parents=True)
         trouble = write_frames(video, partial, every, allow_short)
         if trouble:
@@ -122,7 +137,9 @@ def extract(video: Path, out: Path, every: int, allow_short: bool) -> str | None
             os.rename(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(f"{folder} could not be written: {error.strerror or error}; the same command continues here") from error
+        raise OSError(
+            f"{folder} could not be written: {error.strerror or error}; the same command continues here"
+        ) from error
     return trouble
 
 
@@ -146,14 +163,18 @@ def extract_all(videos: list[Path], args: Namespace) -> dict[Path, str]:
     from tqdm import tqdm
 
     troubles = {}
-    with ProcessPoolExecutor(min(args.workers, len(videos)), multiprocessing.get_context("spawn"), start_worker) as pool:
+    with ProcessPoolExecutor(
+        min(args.workers, len(videos)), multiprocessing.get_context("spawn"), start_worker
+    ) as pool:
         tasks = {pool.submit(extract, video, args.out, args.every, args.allow_short): video for video in videos}
         try:
             for task in tqdm(as_completed(tasks), "extracting", len(tasks), unit="clip", disable=None):
                 if trouble := task.result():
                     troubles[tasks[task]] = trouble
         except BrokenProcessPool as error:
-            raise OSError("a worker was killed, perhaps because memory ran out; the same command with fewer --workers continues") from error
+            raise OSError(
+                "a worker was killed, perhaps because memory ran out; the same command with fewer --workers continues"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
     return troubles
@@ -162,7 +183,7 @@ def extract_all(videos: list[Path], args: Namespace) -> dict[Path, str]:
 def main(argv: list[str] | None = None) -> int:
     def stop(number: int, frame: object) -> NoReturn:
         say_error(f"stopped by {signal.Signals(number).name}; the same command continues")
-        os._exit(128 + number)        # the workers end with this process
+        os._exit(128 + number)  # the workers end with this process
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -9,9 +9,11 @@ import numpy as np
 if TYPE_CHECKING:
     import cv2
 
-JPEG_QUALITY = 90          # frames are used at about half their size
-FEW_MISSING = 2            # frames, or 1 %: a container that estimates their number from the duration may promise up to so many too many
-LONGEST_STILL = 60_000     # milliseconds that a frame may be shown; a longer gap is a jump of the clock
+JPEG_QUALITY = 90  # frames are used at about half their size
+FEW_MISSING = (
+    2  # frames, or 1 %: a container that estimates their number from the duration may promise up to so many too many
+)
+LONGEST_STILL = 60_000  # milliseconds that a frame may be shown; a longer gap is a jump of the clock
 
 
 def places_in_time(times: np.ndarray) -> np.ndarray | None:
@@ -48,7 +50,7 @@ def write_frames(video: Path, folder: Path, every: int, allow_short: bool = Fals
     """
     import cv2
 
-    if not video.is_file():         # reading a pipe might never end
+    if not video.is_file():  # reading a pipe might never end
         return "is not a regular file"
     capture = cv2.VideoCapture(str(video))
     if not capture.isOpened():
@@ -61,10 +63,12 @@ def write_frames(video: Path, folder: Path, every: int, allow_short: bool = Fals
         return "holds no frame that can be decoded"
     places, decoded = places_in_time(np.array(times)), len(times)
     if places is not None:
-        decoded = max(decoded, int(places[-1]) + 1)      # where frames are counted by duration
+        decoded = max(decoded, int(places[-1]) + 1)  # where frames are counted by duration
         count = write_in_time(video, folder, sources(places, every))
     if not allow_short and promised - decoded > max(FEW_MISSING, promised // 100):
-        return f"breaks off after {decoded} of {promised} frames; fetch it again, or accept it as it is with --allow_short"
+        return (
+            f"breaks off after {decoded} of {promised} frames; fetch it again, or accept it as it is with --allow_short"
+        )
     (folder / f"{count}.frames").touch()
     return None
 

@@ -41,8 +41,9 @@ def noise(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int, device: torch.device = CPU,
-                 batch: int = BATCH) -> Callable[[int], float]:
+def conventional(
+    images: torch.Tensor, labels: torch.Tensor, workers: int, device: torch.device = CPU, batch: int = BATCH
+) -> Callable[[int], float]:
     """images/s of the usual training script; its workers live as long as the function."""
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
@@ -50,8 +51,14 @@ def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int, devic
 
     class Images(Dataset):
         arrays = images.permute(0, 2, 3, 1).numpy()
-        transform = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-                                        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+        transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
 
         def __len__(self) -> int:
             return len(labels)
@@ -59,8 +66,15 @@ def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int, devic
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
             return self.transform(Image.fromarray(self.arrays[index])), int(labels[index])
 
-    loader = DataLoader(Images(), batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0,
-                        multiprocessing_context="fork" if workers else None)
+    loader = DataLoader(
+        Images(),
+        batch,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
+        persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers else None,
+    )
     model = ResNet32(100).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     criterion = torch.nn.CrossEntropyLoss()
@@ -79,22 +93,32 @@ def conventional(images: torch.Tensor, labels: torch.Tensor, workers: int, devic
             loss = criterion(model(inputs.to(device)), targets.to(device))
             loss.backward()
             optimizer.step()
-        loss.item()                                 # waits for a GPU
+        loss.item()  # waits for a GPU
         return batches * batch / (time.perf_counter() - start)
 
     return speed
 
 
-def ours(images: torch.Tensor, labels: torch.Tensor, compiled: bool, runtime: Runtime,
-         batch: int = BATCH) -> tuple[Callable[[int], float], Training]:
+def ours(
+    images: torch.Tensor, labels: torch.Tensor, compiled: bool, runtime: Runtime, batch: int = BATCH
+) -> tuple[Callable[[int], float], Training]:
     """images/s of cifar_train.py's own functions, and the training that they work on."""
     train = ImageSet(images, labels).to(runtime.device)
     model = ResNet32(100).to(runtime.device, memory_format=torch.channels_last)
     optimizer = build_optimizer(model, PAPER.lr, PAPER)
-    training = Training(model=model, parallel_model=torch.compile(model) if compiled else model,
-                        criterion=CDBLoss(len(COUNTS), tau=1.5).to(runtime.device), optimizer=optimizer, schedule=lambda progress: 1.0,
-                        train_batches=lambda epoch: (), val_batches=lambda: (), batches_per_epoch=1, images_per_epoch=len(train),
-                        num_classes=100, epochs=1)
+    training = Training(
+        model=model,
+        parallel_model=torch.compile(model) if compiled else model,
+        criterion=CDBLoss(len(COUNTS), tau=1.5).to(runtime.device),
+        optimizer=optimizer,
+        schedule=lambda progress: 1.0,
+        train_batches=lambda epoch: (),
+        val_batches=lambda: (),
+        batches_per_epoch=1,
+        images_per_epoch=len(train),
+        num_classes=100,
+        epochs=1,
+    )
 
     def speed(batches: int) -> float:
         training.train_batches = lambda epoch: itertools.islice(endless(train, batch, runtime), batches)
@@ -126,7 +150,9 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true", help="torch.compile the model of this repository")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of this repository's training; default: auto")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="of this repository's training; default: auto"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=60, help="a round")
     args = parser.parse_args()
@@ -142,13 +168,20 @@ def main() -> None:
             candidate(10)
         trial = {workers: candidate(args.batches) for workers, candidate in candidates.items()}
         best = max(trial, key=trial.__getitem__)
-        print("conventional, images/s by workers: " + ", ".join(f"{workers}: {value:.0f}" for workers, value in trial.items()))
+        print(
+            "conventional, images/s by workers: "
+            + ", ".join(f"{workers}: {value:.0f}" for workers, value in trial.items())
+        )
         rounds = [(speed(args.batches), candidates[best](args.batches)) for _ in range(args.rounds)]
         start = time.perf_counter()
-        count_confusion(training.model, evaluation_batches(ImageSet(images[:2500], labels[:2500]), "train", runtime), 100, runtime)
+        count_confusion(
+            training.model, evaluation_batches(ImageSet(images[:2500], labels[:2500]), "train", runtime), 100, runtime
+        )
         validation = time.perf_counter() - start
         epoch = len(images) / statistics.median(mine for mine, _ in rounds)
-        print(f"{runtime}{', compiled' if args.compile else ''}; median (smallest to largest) of {args.rounds} alternating rounds")
+        print(
+            f"{runtime}{', compiled' if args.compile else ''}; median (smallest to largest) of {args.rounds} alternating rounds"
+        )
         print(f"convolutions take {100 * convolution_share(speed):.0f} % of this repository's step")
         print(f"this repository {spread([mine for mine, _ in rounds])} images/s")
         print(f"conventional, {best} workers {spread([theirs for _, theirs in rounds])} images/s")

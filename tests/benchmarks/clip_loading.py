@@ -38,7 +38,7 @@ def write_clip(root: Path, clip: str, speed: int) -> None:
     video = root / f"{clip}.mp4"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"mp4v"), 24, (WIDTH, HEIGHT))
     for frame in range(60):
-        writer.write(np.ascontiguousarray(scene[:, frame * speed:frame * speed + WIDTH]))
+        writer.write(np.ascontiguousarray(scene[:, frame * speed : frame * speed + WIDTH]))
     writer.release()
     trouble = extract(video, root / "frames", every=1, allow_short=False)
     if trouble:
@@ -58,8 +58,10 @@ def straightforward(clips: ClipSet) -> Callable[[int, int], torch.Tensor]:
         frames = []
         for i in chosen:
             frame = cv2.imread(str(clips.folders[index] / names[i]))
-            square = frame[:, left:left + HEIGHT]
-            turned = cv2.warpAffine(square, cv2.getRotationMatrix2D((HEIGHT / 2, HEIGHT / 2), angle, 1.0), (HEIGHT, HEIGHT))
+            square = frame[:, left : left + HEIGHT]
+            turned = cv2.warpAffine(
+                square, cv2.getRotationMatrix2D((HEIGHT / 2, HEIGHT / 2), angle, 1.0), (HEIGHT, HEIGHT)
+            )
             mirrored = cv2.flip(turned, 1) if flip else turned
             small = cv2.cvtColor(cv2.resize(mirrored, (SIZE, SIZE)), cv2.COLOR_BGR2RGB)
             frames.append(small.astype(np.float32) - mean)
@@ -99,7 +101,9 @@ def main() -> None:
             write_clip(Path(folder), name, speed=2 + i)
         clips = ClipSet(Path(folder) / "frames", [(name, 0) for name in names], FRAMES, SIZE)
         sizes = [path.stat().st_size for path in Path(folder).rglob("*.jpg")]
-        print(f"frames of {WIDTH}x{HEIGHT}, {statistics.mean(sizes) / 1024:.0f} kB each on average; OpenCV {cv2.__version__}, one thread")
+        print(
+            f"frames of {WIDTH}x{HEIGHT}, {statistics.mean(sizes) / 1024:.0f} kB each on average; OpenCV {cv2.__version__}, one thread"
+        )
         loaders = ours(clips), straightforward(clips)
         for load in loaders:
             speed(load, clips, 3)

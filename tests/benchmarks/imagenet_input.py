@@ -31,14 +31,16 @@ from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 
 HEIGHT, WIDTH, BATCH = 375, 500, 64
-FALLOFFS = (1.45, 1.2, 1.05)     # of each octave's strength from the one before
+FALLOFFS = (1.45, 1.2, 1.05)  # of each octave's strength from the one before
 
 
 def synthetic_jpeg(rng: np.random.Generator, falloff: float) -> bytes:
     """Noise of each octave, the stronger the coarser it is."""
     pixels = np.full((HEIGHT, WIDTH, 3), 128.0)
     for octave in range(8):
-        noise = rng.normal(0, 36 / falloff ** octave, (max(1, HEIGHT >> 8 - octave) + 1, max(1, WIDTH >> 8 - octave) + 1, 3))
+        noise = rng.normal(
+            0, 36 / falloff**octave, (max(1, HEIGHT >> 8 - octave) + 1, max(1, WIDTH >> 8 - octave) + 1, 3)
+        )
         pixels += cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     file = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
@@ -47,11 +49,18 @@ def synthetic_jpeg(rng: np.random.Generator, falloff: float) -> bytes:
 
 def reference(paths: list[Path]) -> float:
     """Seconds that Pillow and torchvision's first transforms take."""
-    transform = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(),
-                                    transforms.ColorJitter(0.4, 0.4, 0.4), transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224),
+            transforms.RandomHorizontalFlip(),
+            transforms.ColorJitter(0.4, 0.4, 0.4),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
     start = time.perf_counter()
     for first in range(0, len(paths), BATCH):
-        torch.stack([transform(Image.open(path).convert("RGB")) for path in paths[first:first + BATCH]])
+        torch.stack([transform(Image.open(path).convert("RGB")) for path in paths[first : first + BATCH]])
     return time.perf_counter() - start
 
 
@@ -69,12 +78,16 @@ def compare(folder: Path, falloff: float, images: int, rounds: int, runtime: Run
     for name in names:
         (folder / name).write_bytes(synthetic_jpeg(rng, falloff))
     size = sum((folder / name).stat().st_size for name in names) / images
-    loader = ImageLoader(ImageList(folder / "list", folder, names, torch.zeros(images, dtype=torch.long), ""), 224, 256, 0, runtime)
+    loader = ImageLoader(
+        ImageList(folder / "list", folder, names, torch.zeros(images, dtype=torch.long), ""), 224, 256, 0, runtime
+    )
     seconds = [(reference([folder / name for name in names]), ours(loader, seed)) for seed in range(rounds + 1)][1:]
     ratios = [old / new for old, new in seconds]
     old, new = (images / statistics.median(column) for column in zip(*seconds, strict=True))
-    return (f"{WIDTH}x{HEIGHT}, {size / 1e3:.0f} kB a file: Pillow + torchvision v1 {old:.0f} images/s, ours {new:.0f} images/s, "
-            f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    return (
+        f"{WIDTH}x{HEIGHT}, {size / 1e3:.0f} kB a file: Pillow + torchvision v1 {old:.0f} images/s, ours {new:.0f} images/s, "
+        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
 
 
 def main() -> None:

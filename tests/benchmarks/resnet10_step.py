@@ -30,10 +30,20 @@ def step(memory_format: torch.memory_format, runtime: Runtime, batch: int, size:
     images = torch.randn(batch, 3, size, size).to(memory_format=memory_format)
     labels = torch.arange(batch) % 1000
     groups = [{"params": model.parameters(), "initial_lr": 0.01}]
-    training = Training(model=model, parallel_model=model, criterion=CDBLoss(1000), schedule=lambda progress: 1.0,
-                        optimizer=torch.optim.SGD(groups, lr=0.01, momentum=0.9, fused=True), val_batches=lambda: (), seed=0,
-                        train_batches=lambda epoch: [(images, labels)] * 2, batches_per_epoch=2, images_per_epoch=2 * batch,
-                        num_classes=1000, epochs=1)
+    training = Training(
+        model=model,
+        parallel_model=model,
+        criterion=CDBLoss(1000),
+        schedule=lambda progress: 1.0,
+        optimizer=torch.optim.SGD(groups, lr=0.01, momentum=0.9, fused=True),
+        val_batches=lambda: (),
+        seed=0,
+        train_batches=lambda epoch: [(images, labels)] * 2,
+        batches_per_epoch=2,
+        images_per_epoch=2 * batch,
+        num_classes=1000,
+        epochs=1,
+    )
 
     def speed() -> float:
         start = time.perf_counter()
@@ -57,8 +67,10 @@ def main() -> None:
         rounds = [(slow(), fast()) for _ in range(args.rounds)]
     old, new = (statistics.median(speeds) for speeds in zip(*rounds, strict=True))
     ratio = statistics.median(fast / slow for slow, fast in rounds)
-    print(f"{runtime}, {args.size}x{args.size}, batch {args.batch}: fp32 NCHW {old:.1f} images/s, bf16 channels last {new:.1f} images/s, "
-          f"ratio {ratio:.2f}")
+    print(
+        f"{runtime}, {args.size}x{args.size}, batch {args.batch}: fp32 NCHW {old:.1f} images/s, bf16 channels last {new:.1f} images/s, "
+        f"ratio {ratio:.2f}"
+    )
 
 
 if __name__ == "__main__":

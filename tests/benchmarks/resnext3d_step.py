@@ -78,26 +78,36 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args()
     keep_large_blocks()
-    clips = torch.randn(args.batch_size, 3, FRAMES, args.sample_size, args.sample_size, generator=torch.Generator().manual_seed(0))
+    clips = torch.randn(
+        args.batch_size, 3, FRAMES, args.sample_size, args.sample_size, generator=torch.Generator().manual_seed(0)
+    )
     labels = torch.arange(args.batch_size) % CLASSES
     layout = memory_format(torch.device("cpu"))
-    contenders = [Contender("plain", clips, torch.contiguous_format, bf16=False, fused=False),
-                  Contender("this repository", clips, layout, bf16=False, fused=True)]
+    contenders = [
+        Contender("plain", clips, torch.contiguous_format, bf16=False, fused=False),
+        Contender("this repository", clips, layout, bf16=False, fused=True),
+    ]
     if args.bf16:
         contenders.append(Contender("--precision bf16", clips, layout, bf16=True, fused=True))
     for _ in range(args.rounds + 1):
         for contender in contenders:
             contender.time(labels)
-    print(f"{args.batch_size} clips of {FRAMES} frames of {args.sample_size} pixels; {device_name(clips.device)}, "
-          f"{torch.get_num_threads()} threads; PyTorch {torch.__version__}; "
-          f"median (smallest to largest) of {args.rounds} alternating rounds")
+    print(
+        f"{args.batch_size} clips of {FRAMES} frames of {args.sample_size} pixels; {device_name(clips.device)}, "
+        f"{torch.get_num_threads()} threads; PyTorch {torch.__version__}; "
+        f"median (smallest to largest) of {args.rounds} alternating rounds"
+    )
     plain = contenders[0]
     for contender in contenders:
-        del contender.train_seconds[0], contender.eval_seconds[0]          # the first round warms up
-        print(f"{contender.name}: training {spread(contender.train_seconds)} s, evaluation {spread(contender.eval_seconds)} s")
+        del contender.train_seconds[0], contender.eval_seconds[0]  # the first round warms up
+        print(
+            f"{contender.name}: training {spread(contender.train_seconds)} s, evaluation {spread(contender.eval_seconds)} s"
+        )
         if contender is not plain:
-            print(f"  times as fast as plain: training {ratio(plain.train_seconds, contender.train_seconds)}, "
-                  f"evaluation {ratio(plain.eval_seconds, contender.eval_seconds)}")
+            print(
+                f"  times as fast as plain: training {ratio(plain.train_seconds, contender.train_seconds)}, "
+                f"evaluation {ratio(plain.eval_seconds, contender.eval_seconds)}"
+            )
 
 
 if __name__ == "__main__":

@@ -67,9 +67,13 @@ def main() -> None:
         rounds = [[timer() for timer in timers] for _ in range(args.rounds + 1)][1:]
     ratios = [paper / fast for paper, fast in rounds]
     for log, epoch, seconds in zip(logs, epochs, zip(*rounds, strict=True), strict=True):
-        print(f"{log.parent.name}: validation accuracy {args.goal} in epoch {epoch}; {statistics.median(seconds) / epoch:.1f} s an epoch, "
-              f"{statistics.median(seconds):.0f} s in all")
-    print(f"{runtime}; ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), {args.rounds} alternating rounds")
+        print(
+            f"{log.parent.name}: validation accuracy {args.goal} in epoch {epoch}; {statistics.median(seconds) / epoch:.1f} s an epoch, "
+            f"{statistics.median(seconds):.0f} s in all"
+        )
+    print(
+        f"{runtime}; ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), {args.rounds} alternating rounds"
+    )
 
 
 if __name__ == "__main__":

@@ -105,7 +105,11 @@ def faults(case: Case, outcome: Outcome, before: dict[str, bytes]) -> list[str]:
         found.append(f"did not end within {SECONDS} s")
     elif outcome.code not in case.codes:
         found.append(f"exit code {outcome.code}")
-    if "Traceback" in outcome.error or outcome.code == 2 and (outcome.error.count("\n") != 1 or case.names not in outcome.error):
+    if (
+        "Traceback" in outcome.error
+        or outcome.code == 2
+        and (outcome.error.count("\n") != 1 or case.names not in outcome.error)
+    ):
         found.append(f"not one line that names {case.names or 'it'}")
     if outcome.memory >= MEMORY:
         found.append(f"{outcome.memory / 1e9:.1f} GB of memory")
@@ -132,7 +136,9 @@ def judge(case: Case, folder: Path) -> tuple[str, bool, str]:
     )
 
 
-def run_cases(cases: Callable[[Path, int, random.Random], Case], count: int, seed: int, work: Path) -> Iterator[tuple[str, bool, str]]:
+def run_cases(
+    cases: Callable[[Path, int, random.Random], Case], count: int, seed: int, work: Path
+) -> Iterator[tuple[str, bool, str]]:
     """`cases(folder, number, rng)` makes the number-th case in an empty folder, which is gone after the verdict."""
     rng = random.Random(seed)
     for number in range(count):

@@ -49,13 +49,16 @@ def long_run(work: Path, rng: random.Random) -> None:
 
 def notices_a_write_in_place(work: Path, rng: random.Random) -> None:
     """A kill in the middle of it spoils the checkpoint."""
+
     def write_in_place(path: Path, content: bytes) -> None:
         with files.open(path, "wb") as file:
             file.write(content)
 
     files.open, checkpoints.write_atomically, longtail.run.write_atomically = open, write_in_place, write_in_place
     experiment, folder = faults.imagenet(work), faults.fresh(work)
-    assert faults.ended(faults.start(experiment, folder, faults.die_in_write(5))) == -9        # description, log, best, last, log, best
+    assert (
+        faults.ended(faults.start(experiment, folder, faults.die_in_write(5))) == -9
+    )  # description, log, best, last, log, best
     assert "is damaged" in faults.unreadable(folder)[0]
 
 
@@ -69,7 +72,10 @@ def notices_other_weights(work: Path, rng: random.Random) -> None:
     state["classifier"]["fc.bias"][0] += 1e-7
     torch.save(state, other / "last_run.pth")
     (other / "last_run.pth.partial").write_bytes(b"")
-    assert faults.differences(other, reference) == ["has last_run.pth.partial, unlike an undisturbed run", "last_run.pth differs"]
+    assert faults.differences(other, reference) == [
+        "has last_run.pth.partial, unlike an undisturbed run",
+        "last_run.pth differs",
+    ]
 
 
 def notices_a_leak(work: Path, rng: random.Random) -> None:
@@ -91,8 +97,17 @@ def notices_a_hanging_run(work: Path, rng: random.Random) -> None:
 
 
 CHECKS: tuple[Callable[[Path, random.Random], None], ...] = (
-    killed, stopped, full_disk, partner_killed, restarted, long_run, notices_a_write_in_place, notices_other_weights, notices_a_hanging_run,
-    notices_a_leak)
+    killed,
+    stopped,
+    full_disk,
+    partner_killed,
+    restarted,
+    long_run,
+    notices_a_write_in_place,
+    notices_other_weights,
+    notices_a_hanging_run,
+    notices_a_leak,
+)
 NAMES = [check.__name__ for check in CHECKS]
 
 

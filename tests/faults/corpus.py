@@ -124,7 +124,9 @@ class Corpus:
     def make_data(self) -> None:
         write_cifar(self.root / "cifar", "cifar10", per_class=27)
         make_folder(self.root / "images", {"train": [8, 4, 2], "val": [2, 2, 2], "test": [2, 2, 2]})
-        (self.root / "images/Small.yaml").write_text(write_config(self.root, self.root / "images", "run", num_epochs=2).read_text())
+        (self.root / "images/Small.yaml").write_text(
+            write_config(self.root, self.root / "images", "run", num_epochs=2).read_text()
+        )
         splits, annotations = self.root / "splits", self.root / "annotations"
         for place in (splits, annotations, self.root / "videos"):
             place.mkdir()
@@ -136,7 +138,7 @@ class Corpus:
                 place.mkdir(parents=True)
                 for frame in range(3):
                     (place / f"{frame:06d}.jpg").write_bytes(jpeg((80 * verb, 90, 70 + frame)))
-                (place / "3.frames").touch()          # as the extraction does, so that a missing frame is noticed
+                (place / "3.frames").touch()  # as the extraction does, so that a missing frame is noticed
                 lines.append(f"{clip} 1 {verb} 1\n")
             name = {"P01": "train", "P20": "val", "OP01": "test"}[subject]
             (splits / f"{name}_split.txt").write_text("".join(lines))
@@ -151,7 +153,9 @@ class Corpus:
         assert main.main(["--cfg", str(self.root / "run.yaml")]) == 0
         with torch.device("meta"):
             network = ResNeXt3D(3)
-        self.make_egtea_run({key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in network.state_dict().items()})
+        self.make_egtea_run(
+            {key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in network.state_dict().items()}
+        )
         for folder in (self.root / "digits", self.root / "run", self.root / "egtea"):
             log = next(folder.glob("*.csv"))
             log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
@@ -179,7 +183,14 @@ class Corpus:
         }
         save_checkpoint(folder / "best_model.pth", state)
         save_checkpoint(folder / "last_model.pth", {**state, "optimizer": {"state": {}, "param_groups": []}})
-        columns = ["epoch", "lr", "loss", "accuracy", "tau", *(f"{kind}_{c}" for kind in ("accuracy", "weight") for c in range(3))]
+        columns = [
+            "epoch",
+            "lr",
+            "loss",
+            "accuracy",
+            "tau",
+            *(f"{kind}_{c}" for kind in ("accuracy", "weight") for c in range(3)),
+        ]
         (folder / "model.csv").write_text(",".join(columns) + "\n1" + ",0.5" * (len(columns) - 1) + "\n")
         (folder / "model.json").write_text(json.dumps({"arguments": arguments, "class_counts": [4, 2, 2]}))
         (folder / "confusion_matrix.png").write_bytes(b"earlier")
@@ -190,7 +201,9 @@ class Corpus:
         """A copy of a run's folder."""
         return Path(shutil.copytree(self.root / name, folder / name))
 
-    def spoil(self, path: Path, table: dict[str, mutations.Bytes], name: str, rng: random.Random, places: bool = True) -> str:
+    def spoil(
+        self, path: Path, table: dict[str, mutations.Bytes], name: str, rng: random.Random, places: bool = True
+    ) -> str:
         """Put something bad where the valid file `path` is; what it is called."""
         if self.fuzzing:
             table, places, name = mutations.FUZZED, False, "fuzzed"
@@ -258,7 +271,9 @@ class Corpus:
         name = self.spoil(path, table, f"{split} split", rng)
         named = "no frames at" if "missing clip" in name or "without end" in name and "name" in name else path.name
         if split == "test":
-            return Case("split file", name, EGTEA_test, self.egtea_test(run, run / "best_model.pth", test_file=path), run, named)
+            return Case(
+                "split file", name, EGTEA_test, self.egtea_test(run, run / "best_model.pth", test_file=path), run, named
+            )
         argv = [*self.egtea_training(run)[:-1], f"--{split}_file", str(path), rng.choice(("--overwrite", "--resume"))]
         return Case("split file", name, EGTEA_train, argv, run, named)
 
@@ -275,7 +290,14 @@ class Corpus:
         path = self.config(folder)
         name = self.spoil(path, flags.YAML, "YAML", rng)
         named = "" if name.startswith(flags.SHOWN_ELSEWHERE) else path.name
-        return Case("YAML", name, main, ["--cfg", str(path), "--model_dir", str(run), rng.choice(("--overwrite", "--resume"))], run, named)
+        return Case(
+            "YAML",
+            name,
+            main,
+            ["--cfg", str(path), "--model_dir", str(run), rng.choice(("--overwrite", "--resume"))],
+            run,
+            named,
+        )
 
     def cifar(self, folder: Path, rng: random.Random) -> tuple[Path, Case]:
         """A file of a copy of the data set that is yet to be spoilt, and the script that will read it."""
@@ -316,7 +338,11 @@ class Corpus:
             return Case("JPEG", name, EGTEA_test, argv, run, path.parent.name, folder / "CANARY")
         run, images = self.run("run", folder), self.linked("images", folder)
         split = rng.choice(("train", "val", "test"))
-        place = "val/n00000001/ILSVRC2012_val_00010000.JPEG" if split == "test" else f"train/n00000001/n00000001_{split}1.JPEG"
+        place = (
+            "val/n00000001/ILSVRC2012_val_00010000.JPEG"
+            if split == "test"
+            else f"train/n00000001/n00000001_{split}1.JPEG"
+        )
         path = self.replaced(images / place)
         name = self.spoil(path, mutations.IMAGE, "image", rng)
         argv = ["--cfg", str(self.config(folder, data_root=images)), "--test" if split == "test" else "--resume"]
@@ -337,7 +363,14 @@ class Corpus:
             note = out / "extraction.json"
             note.write_text('{"every": 1}\n')
             name = self.spoil(note, flags.NOTE, "note", rng, places=False)
-            return Case("video", name, extract_frames, argv, out, "--every" if name.endswith("another choice") else "extraction.json")
+            return Case(
+                "video",
+                name,
+                extract_frames,
+                argv,
+                out,
+                "--every" if name.endswith("another choice") else "extraction.json",
+            )
         name = self.spoil(path, {key: value for key, value in mutations.VIDEO.items()}, "video", rng)  # noqa: C416
         gone = not path.exists() and not path.is_symlink()
         return Case("video", name, extract_frames, argv, out, path.name, codes=(0,) if gone else (1,))
@@ -366,11 +399,21 @@ class Corpus:
             "ImageNet-LT tested": (main, ["--cfg", config, "--test"]),
             "ImageNet-LT resumed": (main, ["--cfg", config, "--resume"]),
             "ImageNet-LT second stage": (main, ["--cfg", config, "--overwrite"]),
-            "EGTEA tested": (EGTEA_test, [*self.egtea_test(run, path), "--train_file", self.root / "splits/train_split.txt"]),
+            "EGTEA tested": (
+                EGTEA_test,
+                [*self.egtea_test(run, path), "--train_file", self.root / "splits/train_split.txt"],
+            ),
             "EGTEA resumed": (EGTEA_train, self.egtea_training(run)),
-            "EGTEA pretrained": (EGTEA_train, [*self.egtea_training(run)[:-1], "--pretrained_model", path, "--overwrite"]),
+            "EGTEA pretrained": (
+                EGTEA_train,
+                [*self.egtea_training(run)[:-1], "--pretrained_model", path, "--overwrite"],
+            ),
         }[place]
-        elsewhere = {"size 10 ** 6": "--frames_per_clip", "10 ** 9 frames": "--frames_per_clip", "an epoch that the log lacks": ".csv"}
+        elsewhere = {
+            "size 10 ** 6": "--frames_per_clip",
+            "10 ** 9 frames": "--frames_per_clip",
+            "an epoch that the log lacks": ".csv",
+        }
         named = elsewhere.get(name, path.name)
         return Case(kind, f"{place}, {name}", script, [str(word) for word in argv], run, named, folder / "canary")
 
@@ -380,7 +423,9 @@ class Corpus:
             table = states.table(place)
             if rng.random() < 0.35:
                 save_checkpoint(path, state)
-                return self.spoil(path, states.FILES, f"file, {place}", rng, places="resumed" not in place)  # none: nothing to resume
+                return self.spoil(
+                    path, states.FILES, f"file, {place}", rng, places="resumed" not in place
+                )  # none: nothing to resume
             name = self.draw(table, f"state, {place}", rng)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PyTorch comments on odd tensors
@@ -391,7 +436,9 @@ class Corpus:
 
     def hostile_checkpoint(self, folder: Path, rng: random.Random) -> Case:
         def spoil(path: Path, place: str) -> str:
-            name, content = hostile_checkpoint(self.states.get(place) or self.states[place.split()[0]], folder / "canary", rng)
+            name, content = hostile_checkpoint(
+                self.states.get(place) or self.states[place.split()[0]], folder / "canary", rng
+            )
             path.write_bytes(content)
             return name
 
@@ -403,22 +450,40 @@ class Corpus:
         path = next(run.glob("*.csv"))
         if rng.random() < 0.4:
             told = self.spoil(path, mutations.LOG, "resumed log", rng)
-            script, argv = (cifar_train, self.digits(run)) if name == "digits" else (main, ["--cfg", str(self.config(folder)), "--resume"])
+            script, argv = (
+                (cifar_train, self.digits(run))
+                if name == "digits"
+                else (main, ["--cfg", str(self.config(folder)), "--resume"])
+            )
             return Case("CSV log", f"resumed, {told}", script, argv, run, path.name)
         argv = [str(path), "--out", str(run)]
         for picture in ("curves", "weights"):
             (run / f"{path.stem}_{picture}.png").write_bytes(b"earlier")
         (run / "classes.png").write_bytes(b"earlier")
         if rng.random() < 0.5:
-            return Case("CSV log", "drawn, " + self.spoil(path, mutations.LOG, "drawn log", rng), plot, argv, run, path.name)
+            return Case(
+                "CSV log", "drawn, " + self.spoil(path, mutations.LOG, "drawn log", rng), plot, argv, run, path.name
+            )
         path = path.with_suffix(".json")
-        return Case("CSV log", "drawn, " + self.spoil(path, mutations.DESCRIPTION, "description", rng), plot, argv, run, path.stem)
+        return Case(
+            "CSV log",
+            "drawn, " + self.spoil(path, mutations.DESCRIPTION, "description", rng),
+            plot,
+            argv,
+            run,
+            path.stem,
+        )
 
     def flags(self, folder: Path, rng: random.Random) -> Case:
         (folder / "file").write_text("")
         (folder / "binary").write_bytes(b"\xff\xfe")
         script, flag, value = self.draw(
-            {(script, flag, value): None for script, table in flags.FLAGS.items() for flag, values in table.items() for value in values},
+            {
+                (script, flag, value): None
+                for script, table in flags.FLAGS.items()
+                for flag, values in table.items()
+                for value in values
+            },
             "flags",
             rng,
         )
@@ -442,6 +507,8 @@ class Corpus:
     def fuzzed(self, folder: Path, rng: random.Random) -> Case:
         """A few bytes of anything are others: it may still be valid, and then the script ends well."""
         self.fuzzing = True
-        case = rng.choice([self.list_file, self.annotations, self.yaml, self.pickle, self.image, self.video, self.log])(folder, rng)
+        case = rng.choice([self.list_file, self.annotations, self.yaml, self.pickle, self.image, self.video, self.log])(
+            folder, rng
+        )
         self.fuzzing = False
         return dataclasses.replace(case, kind="fuzzed", names="", codes=(0, 1) if case.codes == (1,) else (0, 2))

@@ -62,7 +62,9 @@ BAD_VALUES = {
     **dict.fromkeys(("stage", "loss_type", "reduction", "sampling", "precision"), BAD_WORD),
 }
 BAD_VALUES["first_stage"] = {name: value for name, value in BAD_PATH.items() if name != "nothing"}
-SHOWN_ELSEWHERE = tuple(f"run.yaml, {key}," for key in (*BAD_PATHS, "num_classes"))  # what is wrong is the file that it names
+SHOWN_ELSEWHERE = tuple(
+    f"run.yaml, {key}," for key in (*BAD_PATHS, "num_classes")
+)  # what is wrong is the file that it names
 
 
 def set_key(key: str, value: str) -> Bytes:
@@ -77,7 +79,9 @@ def set_key(key: str, value: str) -> Bytes:
 
 
 def without(key: str) -> Bytes:
-    return lambda content, rng: b"".join(line for line in content.splitlines(keepends=True) if not line.startswith(key.encode() + b":"))
+    return lambda content, rng: b"".join(
+        line for line in content.splitlines(keepends=True) if not line.startswith(key.encode() + b":")
+    )
 
 
 def append(text: str) -> Bytes:
@@ -131,8 +135,23 @@ WHOLE = ("0", "-1", "1.5", "x", "", "nan", LONG, "1" * 30, "\xb2", "0x10", "1e3"
 NUMBER = ("0", "-1", "x", "", "nan", "inf", "-inf", "1e400", LONG)
 SEED = ("-1", "1.5", "x", "", "4294967296", LONG)
 FOLDER = ("FOLDER/file/run", "/dev/null/run", "/proc/run", "FOLDER/" + "x" * 9000)
-FILE = ("FOLDER/none", "FOLDER", "FOLDER/file", "/dev/zero", "/dev/null", "", "x" * 9000, "~nosuchuser/x", "FOLDER/file/x")
-UNKNOWN = {"--unknown": ("1", "NOTHING", "a\nb"), "--a\nb": ("NOTHING",), "-x": ("NOTHING",), "stray\nword": ("NOTHING",)}
+FILE = (
+    "FOLDER/none",
+    "FOLDER",
+    "FOLDER/file",
+    "/dev/zero",
+    "/dev/null",
+    "",
+    "x" * 9000,
+    "~nosuchuser/x",
+    "FOLDER/file/x",
+)
+UNKNOWN = {
+    "--unknown": ("1", "NOTHING", "a\nb"),
+    "--a\nb": ("NOTHING",),
+    "-x": ("NOTHING",),
+    "stray\nword": ("NOTHING",),
+}
 GPUS = {"--n_gpus": ("0", "-1", "x", "1.5", LONG, "")}
 LOSS = {
     "--loss_type": ("x", "", "ce", "a\nb"),
@@ -227,6 +246,12 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
         "--json": (*FOLDER, "FOLDER"),
     },
     "plot": {**UNKNOWN, "--out": (*FOLDER, "FOLDER/file")},
-    "extract_frames": {**UNKNOWN, "--videos": FILE, "--out": (*FOLDER, "FOLDER/file"), "--every": WHOLE[:7], "--workers": WHOLE[:7]},
+    "extract_frames": {
+        **UNKNOWN,
+        "--videos": FILE,
+        "--out": (*FOLDER, "FOLDER/file"),
+        "--every": WHOLE[:7],
+        "--workers": WHOLE[:7],
+    },
     "make_splits": {**UNKNOWN, "--annotations": FILE, "--out": (*FOLDER, "FOLDER/file")},
 }

@@ -69,14 +69,23 @@ def by_newobj_ex(module: str, name: str, arguments: list[str]) -> bytes:
 
 def by_build(module: str, name: str, arguments: list[str]) -> bytes:
     """An object whose __setstate__ is the function."""
-    return b"ccollections\nOrderedDict\n)R}" + text("__setstate__") + f"c{module}\n{name}\n".encode() + b"sb" + text(arguments[0]) + b"b"
+    return (
+        b"ccollections\nOrderedDict\n)R}"
+        + text("__setstate__")
+        + f"c{module}\n{name}\n".encode()
+        + b"sb"
+        + text(arguments[0])
+        + b"b"
+    )
 
 
 def by_array_build(module: str, name: str, arguments: list[str]) -> bytes:
     """An array of objects, of which one is a call."""
     return (
         b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR(K\x01K\x01\x85cnumpy\ndtype\n(X\x02\x00\x00\x00O8"
-        b"\x89\x88tR(K\x03X\x01\x00\x00\x00|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89]" + by_reduce(module, name, arguments) + b"atb"
+        b"\x89\x88tR(K\x03X\x01\x00\x00\x00|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89]"
+        + by_reduce(module, name, arguments)
+        + b"atb"
     )
 
 
@@ -101,7 +110,11 @@ def by_pickle_in_pickle(module: str, name: str, arguments: list[str]) -> bytes:
 
 def by_tensor(module: str, name: str, arguments: list[str]) -> bytes:
     """A call among the arguments of a rebuilding that PyTorch allows."""
-    return b"ctorch._utils\n_rebuild_parameter\n(" + by_reduce(module, name, arguments) + b"\x89ccollections\nOrderedDict\n)RtR"
+    return (
+        b"ctorch._utils\n_rebuild_parameter\n("
+        + by_reduce(module, name, arguments)
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )
 
 
 def by_persistent_id(module: str, name: str, arguments: list[str]) -> bytes:
@@ -110,7 +123,14 @@ def by_persistent_id(module: str, name: str, arguments: list[str]) -> bytes:
 
 def by_extension(module: str, name: str, arguments: list[str]) -> bytes:
     """The registry of extension codes."""
-    return b"ccopyreg\nadd_extension\n(" + text(module) + text(name) + b"K\x07tR0\x82\x07(" + b"".join(map(text, arguments)) + b"tR"
+    return (
+        b"ccopyreg\nadd_extension\n("
+        + text(module)
+        + text(name)
+        + b"K\x07tR0\x82\x07("
+        + b"".join(map(text, arguments))
+        + b"tR"
+    )
 
 
 FORMS: dict[str, Callable[[str, str, list[str]], bytes]] = {
@@ -137,7 +157,9 @@ HIDING: dict[str, Callable[[bytes, bytes], bytes]] = {  # a gadget's opcodes, an
     "a key": lambda gadget, rest: rest + gadget + b"K\x01s",
     "nested deep": lambda gadget, rest: rest + text("more") + b"]" * 20 + gadget + b"a" * 20 + b"s",
     "in a dictionary in a tuple": lambda gadget, rest: rest + text("more") + b"}" + text("x") + gadget + b"s\x85s",
-    "with a frame": lambda gadget, rest: b"\x95" + struct.pack("<Q", len(gadget) + len(rest) + 1) + gadget + b"0" + rest,
+    "with a frame": lambda gadget, rest: (
+        b"\x95" + struct.pack("<Q", len(gadget) + len(rest) + 1) + gadget + b"0" + rest
+    ),
 }
 
 
@@ -152,7 +174,9 @@ def hostile_pickle(innocent: dict, canary: Path, rng: random.Random) -> tuple[st
     (module, name), arguments = rng.choice(list(call_targets(canary).items()))
     gadget = FORMS[form](module, name, arguments)
     protocol = 4 if form in ("stack global", "newobj_ex") or place == "with a frame" else 2
-    return f"{module}.{name} by {form}, {place}", b"\x80" + bytes([protocol]) + HIDING[place](gadget, opcodes(innocent)) + b"."
+    return f"{module}.{name} by {form}, {place}", b"\x80" + bytes([protocol]) + HIDING[place](
+        gadget, opcodes(innocent)
+    ) + b"."
 
 
 class Gadget:
@@ -205,7 +229,10 @@ def hostile_checkpoint(state: dict, canary: Path, rng: random.Random) -> tuple[s
         file, key = io.BytesIO(), rng.choice(list(state))
         new = rng.random() < 0.5
         torch.save(
-            {**state, rng.choice([key, "more"]): rng.choice([Gadget(canary), [[Gadget(canary)]], {"x": Gadget(canary)}])},
+            {
+                **state,
+                rng.choice([key, "more"]): rng.choice([Gadget(canary), [[Gadget(canary)]], {"x": Gadget(canary)}]),
+            },
             file,
             _use_new_zipfile_serialization=new,
         )

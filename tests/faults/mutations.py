@@ -200,7 +200,9 @@ def png(width: int, height: int) -> bytes:
 
 
 def bitmap(width: int, height: int) -> bytes:
-    return b"BM" + struct.pack("<IHHIIiiHHIIiiII", 1000, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(100)
+    return (
+        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 1000, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(100)
+    )
 
 
 EPS = (
@@ -246,7 +248,9 @@ VIDEO: dict[str, Bytes] = {
     "a playlist": lambda content, rng: PLAYLIST,
     "a list of files": lambda content, rng: b"ffconcat version 1.0\nfile '/etc/passwd'\n",
     "boxes without end": lambda content, rng: b"\0\0\0\1ftyp" + b"\xff" * 5000,
-    "a box of 2 ** 62 bytes": lambda content, rng: content[:32] + b"\0\0\0\1moov" + struct.pack(">Q", 1 << 62) + bytes(99),
+    "a box of 2 ** 62 bytes": lambda content, rng: (
+        content[:32] + b"\0\0\0\1moov" + struct.pack(">Q", 1 << 62) + bytes(99)
+    ),
 }
 
 
@@ -375,13 +379,16 @@ LOG: dict[str, Bytes] = (
     }
 )
 DESCRIPTION: dict[str, Bytes] = (
-    TEXT |  {  # noqa: C416
+    TEXT
+    | {  # noqa: C416
         "truncated": cut_before(b"}"),
         "brackets without end": lambda content, rng: b"[" * 1_000_000,
     }
     | {
         f"class counts {name}": (
-            lambda content, rng, value=value: re.sub(rb'"class_counts": \[[^]]*\]', b'"class_counts": ' + value, content)
+            lambda content, rng, value=value: re.sub(
+                rb'"class_counts": \[[^]]*\]', b'"class_counts": ' + value, content
+            )
         )
         for name, value in {
             "text": b'"x"',

@@ -29,9 +29,13 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")     # what is killed leaves semaphores
+os.environ.setdefault(
+    "PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker"
+)  # what is killed leaves semaphores
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / folder) for folder in (".", "CIFAR-LT", "ImageNet-LT", "EGTEA", "EGTEA/data", "tests", "tests/faults")]
+sys.path[:0] = [
+    str(ROOT / folder) for folder in (".", "CIFAR-LT", "ImageNet-LT", "EGTEA", "EGTEA/data", "tests", "tests/faults")
+]
 
 import torch  # noqa: E402
 import torch._dynamo  # noqa: E402  (else each child's optimizer imports it, for a second)
@@ -46,11 +50,11 @@ from longtail.run import read_log  # noqa: E402
 
 CIFAR = ROOT / "CIFAR-LT/cifar_train.py"
 DIGITS = ("--dataset", "digits", "--imbalance", "100")
-TIMES = ("seconds", "images_per_second")        # columns of a log that differ from run to run
-KILLS_A_RUN = 8                                 # then it may finish: kills in the first epoch would go on for ever
-LONGEST_SECONDS = 600                           # of a process; then it hangs, and is killed
-HUNG = -999                                     # no process's exit code
-PARTNER_SECONDS = 60                            # for a job to notice that one of its processes died
+TIMES = ("seconds", "images_per_second")  # columns of a log that differ from run to run
+KILLS_A_RUN = 8  # then it may finish: kills in the first epoch would go on for ever
+LONGEST_SECONDS = 600  # of a process; then it hangs, and is killed
+HUNG = -999  # no process's exit code
+PARTNER_SECONDS = 60  # for a job to notice that one of its processes died
 MEMORY_GROWTH = 0.02
 
 
@@ -82,8 +86,10 @@ def cifar(work: Path) -> Experiment:
 
     import cifar_train
 
-    sklearn.datasets.load_digits()      # imported here, once, and not by every child
-    return Experiment("CIFAR-LT", cifar_train.main, lambda folder: [*DIGITS, "--max_epochs", "3", "--save_model", str(folder)])
+    sklearn.datasets.load_digits()  # imported here, once, and not by every child
+    return Experiment(
+        "CIFAR-LT", cifar_train.main, lambda folder: [*DIGITS, "--max_epochs", "3", "--save_model", str(folder)]
+    )
 
 
 @functools.cache
@@ -93,11 +99,18 @@ def imagenet(work: Path, epochs: int = 3) -> Experiment:
     from test_imagenet_dataset import make_folder
     from test_imagenet_main import write_config
 
-    images = make_folder(work / f"images{len(list(work.iterdir()))}", {"train": [10, 4, 2], "val": [3, 3, 3], "test": [1, 1, 1]})
+    images = make_folder(
+        work / f"images{len(list(work.iterdir()))}", {"train": [10, 4, 2], "val": [3, 3, 3], "test": [1, 1, 1]}
+    )
 
     def flags(folder: Path) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
-        return ["--cfg", str(write_config(work, images, "run", loss_type="CDB-CE", num_epochs=epochs)), "--model_dir", str(folder)]
+        return [
+            "--cfg",
+            str(write_config(work, images, "run", loss_type="CDB-CE", num_epochs=epochs)),
+            "--model_dir",
+            str(folder),
+        ]
 
     return Experiment("ImageNet-LT", main.main, flags)
 
@@ -114,6 +127,7 @@ def egtea(work: Path) -> Experiment:
 
 # --- one run ---------------------------------------------------------------------------------------------------------------------
 
+
 def start(experiment: Experiment, folder: Path, sabotage: Callable[[], object] = lambda: None) -> int:
     """A process that trains, resuming what is in `folder`; it has called `sabotage` before. Fork: importing PyTorch takes seconds."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +138,7 @@ def start(experiment: Experiment, folder: Path, sabotage: Callable[[], object] =
     try:
         for stream, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))     # not pytest's
+        sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))  # not pytest's
         sys.argv[0] = experiment.name
         sabotage()
         os._exit(experiment.main(flags))
@@ -175,7 +189,11 @@ def equal(one: Any, two: Any) -> bool:
     if isinstance(one, torch.Tensor):
         return isinstance(two, torch.Tensor) and one.dtype == two.dtype and torch.equal(one, two)
     if isinstance(one, dict):
-        return isinstance(two, dict) and one.keys() == two.keys() and all(equal(one[key], two[key]) for key in one if key != "arguments")
+        return (
+            isinstance(two, dict)
+            and one.keys() == two.keys()
+            and all(equal(one[key], two[key]) for key in one if key != "arguments")
+        )
     if isinstance(one, (list, tuple)):
         return isinstance(two, (list, tuple)) and len(one) == len(two) and all(map(equal, one, two))
     return one == two
@@ -190,10 +208,16 @@ def differences(folder: Path, reference: Path) -> list[str]:
     names, expected = ({path.name for path in place.iterdir()} for place in (folder, reference))
     found = [f"has {name}, unlike an undisturbed run" for name in sorted(names - expected)]
     found += [f"lacks {name}" for name in sorted(expected - names)]
-    found += [f"{name} differs" for name in sorted(names & expected) if name.endswith(".pth")
-              and not equal(load_checkpoint(folder / name), load_checkpoint(reference / name))]
-    found += [f"{name} differs" for name in sorted(names & expected) if name.endswith(".csv")
-              and rows_of(folder / name) != rows_of(reference / name)]
+    found += [
+        f"{name} differs"
+        for name in sorted(names & expected)
+        if name.endswith(".pth") and not equal(load_checkpoint(folder / name), load_checkpoint(reference / name))
+    ]
+    found += [
+        f"{name} differs"
+        for name in sorted(names & expected)
+        if name.endswith(".csv") and rows_of(folder / name) != rows_of(reference / name)
+    ]
     return found
 
 
@@ -217,6 +241,7 @@ def resumed(experiment: Experiment, folder: Path, reference: Path) -> list[str]:
 
 # --- kills -----------------------------------------------------------------------------------------------------------------------
 
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -234,13 +259,14 @@ class Torn:
         self.file.close()
 
     def write(self, content: Any) -> None:
-        self.file.write(content[:len(content) // 2])
+        self.file.write(content[: len(content) // 2])
         self.file.flush()
         die()
 
 
 def die_in_call(function: str, number: int, after: bool) -> Callable[[], None]:
     """Dies right before or after the number-th os.fsync or os.replace."""
+
     def sabotage() -> None:
         real, calls = getattr(os, function), 0
 
@@ -260,16 +286,17 @@ def die_in_call(function: str, number: int, after: bool) -> Callable[[], None]:
 
 def die_in_write(number: int) -> Callable[[], None]:
     """Dies in the middle of the number-th file that is written: a log's row, a temporary file."""
+
     def sabotage() -> None:
         writes = 0
 
         def torn_open(file: Any, mode: str = "r", *arguments: Any, **more: Any) -> Any:
             nonlocal writes
             writes += mode[0] in "wa"
-            opened = open(file, mode, *arguments, **more)       # noqa: SIM115  (the caller closes it)
+            opened = open(file, mode, *arguments, **more)  # noqa: SIM115  (the caller closes it)
             return Torn(opened) if mode[0] in "wa" and writes == number else opened
 
-        longtail.files.open = longtail.run.open = torn_open        # checkpoints and settings; the log
+        longtail.files.open = longtail.run.open = torn_open  # checkpoints and settings; the log
 
     return sabotage
 
@@ -329,11 +356,17 @@ def stopped(experiment: Experiment, count: int, work: Path, rng: random.Random) 
 
 # --- disks -----------------------------------------------------------------------------------------------------------------------
 
+
 @contextlib.contextmanager
 def mounted(folder: Path, size: int) -> Iterator[None]:
     """A small file system in memory at `folder`; OSError where mounting is not allowed."""
     folder.mkdir(parents=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise OSError(done.stderr.strip())
     try:
@@ -344,6 +377,7 @@ def mounted(folder: Path, size: int) -> Iterator[None]:
 
 def begun(experiment: Experiment, folder: Path) -> dict[str, bytes]:
     """A run that was killed as soon as its first epoch was saved; its checkpoints' bytes."""
+
     def sabotage() -> None:
         real = os.fsync
 
@@ -358,7 +392,9 @@ def begun(experiment: Experiment, folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.pth")}
 
 
-def refused(experiment: Experiment, folder: Path, before: dict[str, bytes], sabotage: Callable[[], object]) -> list[str]:
+def refused(
+    experiment: Experiment, folder: Path, before: dict[str, bytes], sabotage: Callable[[], object]
+) -> list[str]:
     """A process that cannot write: exit code 2, one line, the checkpoints as they were, nothing half-written left."""
     code, losses = ended(start(experiment, folder, sabotage)), []
     if code != 2 or error_of(folder).count("\n") != 1 or "Traceback" in error_of(folder):
@@ -376,7 +412,9 @@ def full_disk(experiment: Experiment, count: int, work: Path, rng: random.Random
         folder = fresh(work)
         before = begun(experiment, folder)
         limit = int(rng.uniform(0.05, 0.9) * min(map(len, before.values())))
-        row.losses += refused(experiment, folder, before, lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+        row.losses += refused(
+            experiment, folder, before, lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        )
         row.losses += resumed(experiment, folder, reference)
         row.tried += 1
         shutil.rmtree(folder.parent)
@@ -392,7 +430,7 @@ def full_mount(experiment: Experiment, count: int, work: Path, rng: random.Rando
         try:
             with mounted(folder, 64 << 20):
                 before = begun(experiment, folder)
-                left = os.statvfs(folder).f_bfree - rng.choice((0, 1, 5))      # pages
+                left = os.statvfs(folder).f_bfree - rng.choice((0, 1, 5))  # pages
                 (folder / "filler").write_bytes(bytes(left * os.statvfs(folder).f_bsize))
                 row.losses += refused(experiment, folder, before, lambda: None)
                 (folder / "filler").unlink()
@@ -428,14 +466,29 @@ def read_only(experiment: Experiment, count: int, work: Path, rng: random.Random
 
 # --- several processes -----------------------------------------------------------------------------------------------------------
 
+
 def job_flags(folder: Path) -> list[str]:
     return [*DIGITS, "--max_epochs", "2", "--save_model", str(folder), "--resume"]
 
 
 def torchrun(folder: Path, *options: str) -> subprocess.Popen:
     """Two processes on digits, in a session of their own."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
-               "--master-port", str(free_port()), *options, str(CIFAR), *job_flags(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "1",
+        "--nproc-per-node",
+        "2",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        str(free_port()),
+        *options,
+        str(CIFAR),
+        *job_flags(folder),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -444,7 +497,7 @@ def finish(job: subprocess.Popen) -> str:
     try:
         return job.communicate(timeout=LONGEST_SECONDS)[1]
     except subprocess.TimeoutExpired:
-        job.terminate()                 # torchrun ends its processes
+        job.terminate()  # torchrun ends its processes
         return f"it hung; {job.communicate()[1]}"
 
 
@@ -471,7 +524,9 @@ def kill_a_worker(job: subprocess.Popen, folder: Path, rank: int) -> float:
 @functools.cache
 def undisturbed_job(work: Path) -> Path:
     """The folder of the job that nothing disturbs: two processes, but without torchrun."""
-    return run_through(Experiment("a job of two", lambda flags: fork(2, lambda: run_script(str(CIFAR), *flags)) or 0, job_flags), work)[0]
+    return run_through(
+        Experiment("a job of two", lambda flags: fork(2, lambda: run_script(str(CIFAR), *flags)) or 0, job_flags), work
+    )[0]
 
 
 def partner_killed(count: int, work: Path, rng: random.Random) -> Row:
@@ -511,6 +566,7 @@ def restarted(count: int, work: Path, rng: random.Random) -> Row:
 
 # --- long runs -------------------------------------------------------------------------------------------------------------------
 
+
 def resident(process: int) -> int:
     """Bytes of memory."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
@@ -529,21 +585,25 @@ def long_run(epochs: int, work: Path, growth: float = MEMORY_GROWTH) -> Row:
             try:
                 done = len(read_log(log)[1])
                 look = resident(child), len(list(Path(f"/proc/{child}/fd").iterdir()))
-                if not all(look):                   # it has just ended, and holds nothing any more
+                if not all(look):  # it has just ended, and holds nothing any more
                     break
                 seen[done] = look
             except ValueError as error:
                 losses.append(str(error))
-            except (OSError, IndexError):           # it is gone
+            except (OSError, IndexError):  # it is gone
                 break
             bar.update(done - bar.n)
     if code := ended(child):
         losses.append(f"exit code {code}: {error_of(folder)}")
     quarters = [[seen[done] for done in seen if low < 4 * done / epochs <= low + 1] for low in (1, 3)]
     second, last = (sum(memory for memory, _ in quarter) / max(len(quarter), 1) for quarter in quarters)
-    files = [statistics.median_low([count for _, count in quarter] or [0]) for quarter in quarters]     # a look may fall into a write
-    print(f"{epochs} epochs: memory {second / 1e6:.1f} MB in the second quarter, {last / 1e6:.1f} MB in the last; open files "
-          f"{files[0]} and {files[1]}; {len(seen)} looks at the log")
+    files = [
+        statistics.median_low([count for _, count in quarter] or [0]) for quarter in quarters
+    ]  # a look may fall into a write
+    print(
+        f"{epochs} epochs: memory {second / 1e6:.1f} MB in the second quarter, {last / 1e6:.1f} MB in the last; open files "
+        f"{files[0]} and {files[1]}; {len(seen)} looks at the log"
+    )
     if not 0 < last <= (1 + growth) * second:
         losses.append(f"memory went from {second / 1e6:.1f} to {last / 1e6:.1f} MB")
     if files[1] > files[0]:
@@ -552,6 +612,7 @@ def long_run(epochs: int, work: Path, growth: float = MEMORY_GROWTH) -> Row:
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------------------
+
 
 def bad_inputs(count: int, seed: int, work: Path) -> list[Row]:
     """A row for each kind of bad input."""
@@ -574,8 +635,15 @@ def plan(args: Namespace, work: Path) -> Iterator[tuple[str, Callable[[], list[R
 
     for make, kills, signals, limits in ((cifar, 100, 20, 10), (imagenet, 20, 5, 3), (egtea, 20, 5, 3)):
         name = {cifar: "CIFAR-LT", imagenet: "ImageNet-LT", egtea: "EGTEA"}[make]
-        for kind, attempt, count in (("killed", killed, kills), ("stopped", stopped, signals), ("file size limit", full_disk, limits)):
-            yield f"{name} {kind}", lambda make=make, attempt=attempt, count=count: [attempt(make(work), times(count), work, rng)]
+        for kind, attempt, count in (
+            ("killed", killed, kills),
+            ("stopped", stopped, signals),
+            ("file size limit", full_disk, limits),
+        ):
+            yield (
+                f"{name} {kind}",
+                lambda make=make, attempt=attempt, count=count: [attempt(make(work), times(count), work, rng)],
+            )
     yield "full disk", lambda: [full_mount(cifar(work), times(6), work, rng)]
     yield "read-only", lambda: [read_only(cifar(work), times(3), work, rng)]
     yield "torchrun", lambda: [partner_killed(times(4), work, rng), restarted(times(3), work, rng)]
@@ -592,8 +660,12 @@ def table(rows: list[Row]) -> str:
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--kind", default="", help="only kinds with this in their name: killed, stopped, disk, torchrun, ...")
-    parser.add_argument("--count", type=positive_int, help="faults of each kind; default: 3 to 600, as the kind is cheap")
+    parser.add_argument(
+        "--kind", default="", help="only kinds with this in their name: killed, stopped, disk, torchrun, ..."
+    )
+    parser.add_argument(
+        "--count", type=positive_int, help="faults of each kind; default: 3 to 600, as the kind is cheap"
+    )
     parser.add_argument("--epochs", type=positive_int, default=2000, help="of the long run; default: 2000")
     parser.add_argument("--seed", type=seed_number, default=0, help="of the instants and inputs; default: 0")
     return parser.parse_args(argv)

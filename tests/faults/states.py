@@ -75,7 +75,9 @@ ANY: dict[str, Callable[[State], Any]] = {
     "a tensor": lambda state: torch.zeros(3),
     "None": lambda state: None,
     "numbers for keys": lambda state: {1: torch.zeros(3)},
-    "no weights": lambda state: {key: value for key, value in state.items() if key not in ("state_dict", "feat_model", "classifier")},
+    "no weights": lambda state: {
+        key: value for key, value in state.items() if key not in ("state_dict", "feat_model", "classifier")
+    },
     "weights that are a list": lambda state: with_weights(state, [1]),
     "weights that are a tensor": lambda state: with_weights(state, huge()),
     "weights with numbers for keys": lambda state: with_weights(state, {1: torch.zeros(3), 2: torch.zeros(4)}),
@@ -105,7 +107,9 @@ COUNTS: dict[str, Any] = {
     "nested": [[1]] * 3,
     "a tensor": lambda: torch.ones(3),
 }
-CLASSES: dict[str, Callable[[State], Any]] = {f"class counts {name}": put(class_counts=value) for name, value in COUNTS.items()}
+CLASSES: dict[str, Callable[[State], Any]] = {
+    f"class counts {name}": put(class_counts=value) for name, value in COUNTS.items()
+}
 TESTED: dict[str, dict[str, Callable[[State], Any]]] = {
     "CIFAR-LT": CLASSES
     | {
@@ -126,7 +130,9 @@ TESTED: dict[str, dict[str, Callable[[State], Any]]] = {
         "class names of tensors": put(class_names=lambda: [torch.zeros(2)] * 3),
         "a tensor for a first stage": put(first_stage=lambda: torch.zeros(2)),
         "a classifier of 4": put(classifier=lambda: {"fc.weight": torch.zeros(4, 512), "fc.bias": torch.zeros(4)}),
-        "a huge classifier": put(classifier=lambda: {"fc.weight": torch.zeros(1).expand(1 << 27, 512), "fc.bias": huge()}),
+        "a huge classifier": put(
+            classifier=lambda: {"fc.weight": torch.zeros(1).expand(1 << 27, 512), "fc.bias": huge()}
+        ),
         "no classifier": put(classifier=None),
         "a classifier with numbers for keys": put(classifier=lambda: {1: torch.zeros(3)}),
     },
@@ -142,9 +148,14 @@ TESTED: dict[str, dict[str, Callable[[State], Any]]] = {
         "head 'tail'": put(head="tail"),
         "a list for a head": put(head=[1]),
         "a huge head": lambda state: {"state_dict": {**state["state_dict"], "fc.bias": huge()}},
-        "a head of 10 ** 7": lambda state: {"state_dict": {**state["state_dict"], "fc.bias": torch.zeros(1).expand(10**7)}},
+        "a head of 10 ** 7": lambda state: {
+            "state_dict": {**state["state_dict"], "fc.bias": torch.zeros(1).expand(10**7)}
+        },
         "a nested head": lambda state: {
-            "state_dict": {**state["state_dict"], "fc.bias": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])}
+            "state_dict": {
+                **state["state_dict"],
+                "fc.bias": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+            }
         },
     },
 }
@@ -194,7 +205,11 @@ def table(place: str) -> dict[str, Callable[[State], Any]]:
     experiment, _, use = place.partition(" ")
     described = ("arguments that are a list", "arguments that are tensors")
     if use == "resumed":
-        return {name: change for name, change in (ANY | RESUMED).items() if not (experiment == "EGTEA" and name.startswith("no best"))}
+        return {
+            name: change
+            for name, change in (ANY | RESUMED).items()
+            if not (experiment == "EGTEA" and name.startswith("no best"))
+        }
     if use == "tested":
         return ANY | TESTED[experiment]
     return {name: change for name, change in ANY.items() if name in described or "weight" in name or " " in name}

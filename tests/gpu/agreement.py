@@ -22,9 +22,15 @@ from resnet10 import ImageNetModel
 from resnet32 import ResNet32
 from resnext3d import Bottleneck, ResNeXt3D
 
-TIMES, FLOOR = 10, 1e-6      # a GPU may be this many times as far from float64 as the CPU's fp32; relative distances below the floor pass
+TIMES, FLOOR = (
+    10,
+    1e-6,
+)  # a GPU may be this many times as far from float64 as the CPU's fp32; relative distances below the floor pass
 STEPS, EARLY = 30, 10
-EARLY_LOSSES, MEAN_LOSS = 0.02, 0.05      # relative, and absolute below 1; steps at the recipe's rate drive rounding errors apart
+EARLY_LOSSES, MEAN_LOSS = (
+    0.02,
+    0.05,
+)  # relative, and absolute below 1; steps at the recipe's rate drive rounding errors apart
 
 
 @contextlib.contextmanager
@@ -44,13 +50,19 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
-def one_step(model: nn.Module, inputs: Tensor, labels: Tensor, device: str, dtype: torch.dtype = torch.float) -> list[Tensor]:
+def one_step(
+    model: nn.Module, inputs: Tensor, labels: Tensor, device: str, dtype: torch.dtype = torch.float
+) -> list[Tensor]:
     """Return logits, loss and all gradients as one vector, of a copy of the model on a device."""
     model = copy.deepcopy(model).to(device, dtype).train()
     logits = model(inputs.to(device, dtype))
     loss = nn.functional.cross_entropy(logits, labels.to(device))
     loss.backward()
-    return [logits, loss, torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])]
+    return [
+        logits,
+        loss,
+        torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]),
+    ]
 
 
 def network(build: Callable[[], nn.Module], shape: tuple[int, ...], place: Place) -> Outcome:
@@ -60,10 +72,17 @@ def network(build: Callable[[], nn.Module], shape: tuple[int, ...], place: Place
     labels = torch.arange(shape[0])
     with exact_fp32():
         exact = one_step(model, inputs, labels, "cpu", torch.double)
-        here, cpu = ([distance(value, true) for value, true in zip(one_step(model, inputs, labels, device), exact, strict=True)]
-                     for device in (place.device, "cpu"))
-    return Outcome("from float64: logits {:.1e}, loss {:.1e}, gradients {:.1e}; the CPU's fp32 {:.1e}, {:.1e}, {:.1e}".format(*here, *cpu),
-                   f"at most {TIMES} times the CPU's", all(ours <= TIMES * theirs + FLOOR for ours, theirs in zip(here, cpu, strict=True)))
+        here, cpu = (
+            [distance(value, true) for value, true in zip(one_step(model, inputs, labels, device), exact, strict=True)]
+            for device in (place.device, "cpu")
+        )
+    return Outcome(
+        "from float64: logits {:.1e}, loss {:.1e}, gradients {:.1e}; the CPU's fp32 {:.1e}, {:.1e}, {:.1e}".format(
+            *here, *cpu
+        ),
+        f"at most {TIMES} times the CPU's",
+        all(ours <= TIMES * theirs + FLOOR for ours, theirs in zip(here, cpu, strict=True)),
+    )
 
 
 def prepare_cifar(folder: Path, runtime: Runtime) -> Training:
@@ -106,8 +125,11 @@ def recipe(prepare: Callable[[Path, Runtime], Training], steps: int, place: Plac
         ours, theirs = (losses(prepare, folder, device, steps) for device in (place.device, "cpu"))
     early = ((ours - theirs).abs() / theirs.clamp_min(1))[:EARLY].max().item()
     mean = (abs(ours.mean() - theirs.mean()) / theirs.mean().clamp_min(1)).item()
-    return Outcome(f"first {EARLY} losses at most {100 * early:.2g} % from the CPU's, mean of {steps} {100 * mean:.2g} %",
-                   f"at most {100 * EARLY_LOSSES:g} %, {100 * MEAN_LOSS:g} %", early <= EARLY_LOSSES and mean <= MEAN_LOSS)
+    return Outcome(
+        f"first {EARLY} losses at most {100 * early:.2g} % from the CPU's, mean of {steps} {100 * mean:.2g} %",
+        f"at most {100 * EARLY_LOSSES:g} %, {100 * MEAN_LOSS:g} %",
+        early <= EARLY_LOSSES and mean <= MEAN_LOSS,
+    )
 
 
 def clip_network(num_classes: int = 19) -> ResNeXt3D:

@@ -38,4 +38,6 @@ def can_compile(device: str) -> bool:
     """Return whether torch.compile has what it needs: a C compiler, and on a GPU of CUDA, ROCm or Intel Triton."""
     from torch.utils._triton import has_triton
 
-    return bool(shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")) and (device in ("cpu", "mps") or has_triton())
+    return bool(shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")) and (
+        device in ("cpu", "mps") or has_triton()
+    )

@@ -25,7 +25,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # gpu/ and benchmarks/ stand there; gpu.check adds the experiments
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # gpu/ and benchmarks/ stand there; gpu.check adds the experiments
 
 import torch
 
@@ -47,10 +49,17 @@ def parts() -> dict[str, Checks]:
 
 def machine(place: Place) -> dict[str, Any]:
     """Return what the figures were measured on."""
-    about = versions(torch.device(place.device)) | {"gpus": place.gpus, "cores": os.cpu_count(), "processor": platform.machine()}
+    about = versions(torch.device(place.device)) | {
+        "gpus": place.gpus,
+        "cores": os.cpu_count(),
+        "processor": platform.machine(),
+    }
     if place.device == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory
-        about |= {"memory of a GPU": f"{memory / 2 ** 30:.0f} GiB", "CUDA or ROCm": torch.version.cuda or torch.version.hip}
+        about |= {
+            "memory of a GPU": f"{memory / 2**30:.0f} GiB",
+            "CUDA or ROCm": torch.version.cuda or torch.version.hip,
+        }
     return about
 
 
@@ -62,10 +71,20 @@ def read(file: Path) -> dict[str, Any]:
 def write(out: Path, report: dict[str, Any]) -> None:
     """Write the JSON and the table."""
     write_atomically(out / "acceptance.json", (json.dumps(report, indent=1) + "\n").encode())
-    rows = [{"part": check["part"], "check": check["check"], "found": check["found"], "wanted": check["wanted"],
-             "": "" if not check["wanted"] else "ok" if check["passed"] else "FAILED"} for check in report["checks"]]
+    rows = [
+        {
+            "part": check["part"],
+            "check": check["check"],
+            "found": check["found"],
+            "wanted": check["wanted"],
+            "": "" if not check["wanted"] else "ok" if check["passed"] else "FAILED",
+        }
+        for check in report["checks"]
+    ]
     about = ", ".join(f"{key}: {value}" for key, value in report["machine"].items())
-    write_atomically(out / "acceptance.md", f"{about}\n\n{markdown(rows, left=('part', 'check', 'found', 'wanted', ''))}".encode())
+    write_atomically(
+        out / "acceptance.md", f"{about}\n\n{markdown(rows, left=('part', 'check', 'found', 'wanted', ''))}".encode()
+    )
 
 
 def attempt(check: Callable[[Place], Outcome], place: Place) -> Outcome:
@@ -97,9 +116,14 @@ def accept(place: Place, chosen: dict[str, Checks], again: bool, seconds: float)
                 left += 1
                 continue
             outcome = attempt(check, place)
-            report["checks"] = [row for row in report["checks"] if row is not known] + [{"part": part, "check": name, **asdict(outcome)}]
+            report["checks"] = [row for row in report["checks"] if row is not known] + [
+                {"part": part, "check": name, **asdict(outcome)}
+            ]
             write(place.out, report)
-            print(f"{part}, {name}: {outcome.found}" + ("" if outcome.passed else f"; wanted: {outcome.wanted}; FAILED"), flush=True)
+            print(
+                f"{part}, {name}: {outcome.found}" + ("" if outcome.passed else f"; wanted: {outcome.wanted}; FAILED"),
+                flush=True,
+            )
     failed = sum(not row["passed"] for row in report["checks"])
     rest = f", {left} left for the next call" if left else ""
     print(f"{len(report['checks'])} checks, {failed} failed{rest}: {place.out / 'acceptance.md'}", flush=True)
@@ -110,8 +134,12 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--part", choices=("numbers", "ways", "speed", "run"), help="default: all, one after the other")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu", help="folder of the results; default: runs/gpu")
-    parser.add_argument("--data_root", type=Path, default=ROOT / "CIFAR-LT/data", help="holds cifar-100-python/; default: CIFAR-LT/data")
-    parser.add_argument("--minutes", type=number_in(0, 1000), default=7.0, help="begin no check later than this; default: 7")
+    parser.add_argument(
+        "--data_root", type=Path, default=ROOT / "CIFAR-LT/data", help="holds cifar-100-python/; default: CIFAR-LT/data"
+    )
+    parser.add_argument(
+        "--minutes", type=number_in(0, 1000), default=7.0, help="begin no check later than this; default: 7"
+    )
     parser.add_argument("--again", action="store_true", help="do what is finished again")
     return parser.parse_args(argv)
 

@@ -31,7 +31,9 @@ def shades(rng: np.random.Generator, color: np.ndarray, *shape: int) -> np.ndarr
 
 def photo(rng: np.random.Generator, width: int = 500, height: int = 375) -> Image.Image:
     """Return smooth blobs with some grain: as a JPEG about as large as ImageNet's. Pillow alone, since OpenCV's threads do not fork."""
-    blobs = Image.fromarray(rng.integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+    blobs = Image.fromarray(rng.integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8)).resize(
+        (width, height), Image.BICUBIC
+    )
     return Image.fromarray((np.asarray(blobs) + rng.normal(0, 6, (height, width, 3))).clip(0, 255).astype(np.uint8))
 
 
@@ -44,7 +46,9 @@ def cifar(root: Path, per_class: int = 60) -> Path:
         labels = np.tile(np.arange(100), count)
         images = np.stack([shades(rng, colors[label], 1024).T.reshape(-1) for label in labels])
         (folder / name).write_bytes(pickle.dumps({b"data": images, b"fine_labels": labels.tolist()}, protocol=2))
-    (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": [f"class {c}".encode() for c in range(100)]}, protocol=2))
+    (folder / "meta").write_bytes(
+        pickle.dumps({b"fine_label_names": [f"class {c}".encode() for c in range(100)]}, protocol=2)
+    )
     return root
 
 
@@ -79,4 +83,11 @@ def clips(root: Path, training: int = 16) -> list[str]:
                 Image.fromarray(shades(rng, colors[verb], 60, 80)).save(folder / f"{frame:06d}.jpg", quality=90)
             lines.append(f"{clip} 1 {verb + 1}\n")
         (root / f"{split}.txt").write_text("".join(lines))
-    return ["--data_root", str(root / "frames"), "--train_file", str(root / "train.txt"), "--val_file", str(root / "val.txt")]
+    return [
+        "--data_root",
+        str(root / "frames"),
+        "--train_file",
+        str(root / "train.txt"),
+        "--val_file",
+        str(root / "val.txt"),
+    ]

@@ -25,15 +25,25 @@ from longtail.training import Training, train_epoch
 from resnet10 import ImageNetModel
 from resnext3d import ResNeXt3D
 
-ROUNDS, WORKERS = 5, (2, 8)      # the conventional pipeline gets the better number of workers
+ROUNDS, WORKERS = 5, (2, 8)  # the conventional pipeline gets the better number of workers
 
 
 def build_training(model: nn.Module, classes: int) -> Training:
     """Return the training of a model with cross-entropy and SGD; `speed` gives it its batches."""
     groups = [{"params": model.parameters(), "initial_lr": 0.01}]
-    return Training(model=model, parallel_model=model, criterion=nn.CrossEntropyLoss(), schedule=lambda progress: 1.0,
-                    optimizer=torch.optim.SGD(groups, lr=0.01, momentum=0.9, fused=True), train_batches=lambda epoch: (),
-                    val_batches=lambda: (), batches_per_epoch=1, images_per_epoch=1, num_classes=classes, epochs=1)
+    return Training(
+        model=model,
+        parallel_model=model,
+        criterion=nn.CrossEntropyLoss(),
+        schedule=lambda progress: 1.0,
+        optimizer=torch.optim.SGD(groups, lr=0.01, momentum=0.9, fused=True),
+        train_batches=lambda epoch: (),
+        val_batches=lambda: (),
+        batches_per_epoch=1,
+        images_per_epoch=1,
+        num_classes=classes,
+        epochs=1,
+    )
 
 
 def speed(training: Training, batches: Callable[[], Batches], samples: int, runtime: Runtime) -> float:
@@ -46,13 +56,13 @@ def speed(training: Training, batches: Callable[[], Batches], samples: int, runt
 
 def peak(device: str) -> str:
     """Return the most memory that tensors took since the last call of reset, where PyTorch counts it."""
-    return "" if device in ("cpu", "mps") else f", at most {torch.accelerator.max_memory_allocated() / 2 ** 30:.1f} GiB"
+    return "" if device in ("cpu", "mps") else f", at most {torch.accelerator.max_memory_allocated() / 2**30:.1f} GiB"
 
 
 def reset(device: str) -> None:
     """Count memory from now on."""
     if device != "cpu":
-        with contextlib.suppress(RuntimeError):          # MPS has them only in newer versions
+        with contextlib.suppress(RuntimeError):  # MPS has them only in newer versions
             torch.accelerator.empty_cache()
             torch.accelerator.reset_peak_memory_stats()
 
@@ -67,7 +77,10 @@ def cifar(batch: int, compiled: bool, place: Place, batches: int = 100, rounds: 
     """CIFAR-LT's step as started by its command, against PIL, DataLoader workers and fp32 in NCHW, in alternating rounds."""
     if compiled and not can_compile(place.device):
         return Outcome("not tried: no C compiler, or no Triton")
-    images, labels = cifar_step.noise(sum(cifar_step.COUNTS)), torch.arange(100).repeat_interleave(torch.tensor(cifar_step.COUNTS))
+    images, labels = (
+        cifar_step.noise(sum(cifar_step.COUNTS)),
+        torch.arange(100).repeat_interleave(torch.tensor(cifar_step.COUNTS)),
+    )
     reset(place.device)
     with start_runtime(device=place.device) as runtime:
         mine, _ = cifar_step.ours(images, labels, compiled, runtime, batch)
@@ -75,9 +88,13 @@ def cifar(batch: int, compiled: bool, place: Place, batches: int = 100, rounds: 
         mine(3)
         theirs = max(rivals, key=lambda rival: (rival(3), rival(max(batches // 5, 1)))[1])
         pairs = [(mine(batches), theirs(batches)) for _ in range(rounds)]
-        share = input_share(ImageSet(images, labels).to(runtime.device), batch, runtime, batches, statistics.median(a for a, _ in pairs))
-        return Outcome(f"{spread([a for a, _ in pairs])} images/s, conventional {spread([b for _, b in pairs])}, ratio "
-                       f"{spread([a / b for a, b in pairs], '{:.2f}')}; input {100 * share:.0f} % of the time{peak(place.device)}")
+        share = input_share(
+            ImageSet(images, labels).to(runtime.device), batch, runtime, batches, statistics.median(a for a, _ in pairs)
+        )
+        return Outcome(
+            f"{spread([a for a, _ in pairs])} images/s, conventional {spread([b for _, b in pairs])}, ratio "
+            f"{spread([a / b for a, b in pairs], '{:.2f}')}; input {100 * share:.0f} % of the time{peak(place.device)}"
+        )
 
 
 def input_share(images: ImageSet, batch: int, runtime: Runtime, batches: int, images_per_second: float) -> float:
@@ -85,11 +102,13 @@ def input_share(images: ImageSet, batch: int, runtime: Runtime, batches: int, im
     start = time.perf_counter()
     for inputs, _ in itertools.islice(cifar_step.endless(images, batch, runtime), batches):
         last = inputs
-    last.sum().item()                                        # waits for the device
+    last.sum().item()  # waits for the device
     return (time.perf_counter() - start) / (batches * batch / images_per_second)
 
 
-def steps(build: Callable[[], nn.Module], shape: tuple[int, ...], classes: int, place: Place, batches: int = 10) -> Outcome:
+def steps(
+    build: Callable[[], nn.Module], shape: tuple[int, ...], classes: int, place: Place, batches: int = 10
+) -> Outcome:
     """A network's training step on what is on the device already."""
     reset(place.device)
     with start_runtime(device=place.device) as runtime:
@@ -97,7 +116,9 @@ def steps(build: Callable[[], nn.Module], shape: tuple[int, ...], classes: int, 
         noise = torch.randn(shape, device=runtime.device).contiguous(memory_format=layout)
         labels = torch.arange(shape[0], device=runtime.device) % classes
         training = build_training(build().to(runtime.device, memory_format=layout), classes)
-        speeds = [speed(training, lambda: [(noise, labels)] * batches, batches * shape[0], runtime) for _ in range(ROUNDS + 1)][1:]
+        speeds = [
+            speed(training, lambda: [(noise, labels)] * batches, batches * shape[0], runtime) for _ in range(ROUNDS + 1)
+        ][1:]
         return Outcome(f"{spread(speeds, '{:.1f}')} samples/s, {runtime.precision}{peak(place.device)}")
 
 
@@ -115,17 +136,26 @@ def images_from_files(place: Place, size: int = 224, batch: int = 512, batches: 
         training = build_training(ImageNetModel(1000).to(runtime.device, memory_format=torch.channels_last), 1000)
         loader = ImageLoader(listed, size, size + 32, None, runtime)
         held = next(iter(loader.training_batches(None, batch, 0)))
-        pairs = [(speed(training, lambda: [held] * batches, count, runtime),
-                  speed(training, lambda seed=seed: loader.training_batches(None, batch, seed), count, runtime))
-                 for seed in range(ROUNDS)][1:]
+        pairs = [
+            (
+                speed(training, lambda: [held] * batches, count, runtime),
+                speed(training, lambda seed=seed: loader.training_batches(None, batch, seed), count, runtime),
+            )
+            for seed in range(ROUNDS)
+        ][1:]
         share = statistics.median(1 - with_input / without for without, with_input in pairs)
-        return Outcome(f"{spread([b for _, b in pairs])} images/s with {loader.workers} workers, {spread([a for a, _ in pairs])} without "
-                       f"input, which takes {100 * share:.0f} % of the time{peak(place.device)}")
+        return Outcome(
+            f"{spread([b for _, b in pairs])} images/s with {loader.workers} workers, {spread([a for a, _ in pairs])} without "
+            f"input, which takes {100 * share:.0f} % of the time{peak(place.device)}"
+        )
 
 
 CHECKS: Checks = {
-    **{f"CIFAR-LT, batch {batch}{', --compile' if compiled else ''}": partial(cifar, batch, compiled)
-       for batch in (32, 512) for compiled in (False, True)},
+    **{
+        f"CIFAR-LT, batch {batch}{', --compile' if compiled else ''}": partial(cifar, batch, compiled)
+        for batch in (32, 512)
+        for compiled in (False, True)
+    },
     "ResNet-10, 224 pixels, batch 512": partial(steps, lambda: ImageNetModel(1000), (512, 3, 224, 224), 1000),
     "3D-ResNeXt-101, 10 frames of 224 pixels, batch 8": partial(steps, lambda: ResNeXt3D(19), (8, 3, 10, 224, 224), 19),
     "ResNet-10 with images from files": images_from_files,

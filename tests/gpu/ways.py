@@ -17,23 +17,48 @@ from longtail.run import best_row, read_log
 
 SCRIPT = ROOT / "CIFAR-LT/cifar_train.py"
 EPOCHS = 8
-APART, LEARNT = 0.10, 0.30      # of an accuracy in 0..1: the runs round differently; validation has 2,500 images of 100 classes
-LONGEST_SECONDS = 420           # of a process
+APART, LEARNT = (
+    0.10,
+    0.30,
+)  # of an accuracy in 0..1: the runs round differently; validation has 2,500 images of 100 classes
+LONGEST_SECONDS = 420  # of a process
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 STEM = "cifar100_imbalance10"
-FLAGS = ("--imbalance", "10", "--loss_type", "CE", "--lr", "0.05")      # noise of a hundred colours is learnt in a few epochs
-SAMPLES = 32                    # of a batch, at least; a multiple of the GPUs
+FLAGS = (
+    "--imbalance",
+    "10",
+    "--loss_type",
+    "CE",
+    "--lr",
+    "0.05",
+)  # noise of a hundred colours is learnt in a few epochs
+SAMPLES = 32  # of a batch, at least; a multiple of the GPUs
 
 
-def command(place: Place, name: str, flags: tuple[str, ...], launcher: tuple[str, ...] = (),
-            epochs: int = EPOCHS) -> tuple[list[str], Path]:
+def command(
+    place: Place, name: str, flags: tuple[str, ...], launcher: tuple[str, ...] = (), epochs: int = EPOCHS
+) -> tuple[list[str], Path]:
     """Return the command of a run, and its folder."""
     folder, data = place.out / "ways" / name, place.out / "small/ways"
     if not (data / "cifar-100-python/meta").exists():
         small_data.cifar(data)
     batch = str(max(place.gpus, 1) * -(-SAMPLES // max(place.gpus, 1)))
-    words = [*launcher, str(SCRIPT), *FLAGS, "--batch_size", batch, *flags, "--device", place.device, "--max_epochs", str(epochs),
-             "--data_root", str(data), "--save_model", str(folder)]
+    words = [
+        *launcher,
+        str(SCRIPT),
+        *FLAGS,
+        "--batch_size",
+        batch,
+        *flags,
+        "--device",
+        place.device,
+        "--max_epochs",
+        str(epochs),
+        "--data_root",
+        str(data),
+        "--save_model",
+        str(folder),
+    ]
     return [sys.executable, *words], folder
 
 
@@ -43,7 +68,9 @@ def log_of(folder: Path) -> Path:
 
 def train(words: list[str]) -> None:
     """Run to the end. Raise RuntimeError with the last line of its errors if it fails; kill all its processes if it hangs."""
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         error = process.communicate(timeout=LONGEST_SECONDS)[1]
     finally:
@@ -60,14 +87,20 @@ def judge(place: Place, folder: Path, epochs: int) -> Outcome:
     accuracy = float(best_row(rows)["accuracy"])
     reference = float(best_row(read_log(log_of(place.out / "ways/fp32"))[1])["accuracy"])
     complete = [int(row["epoch"]) for row in rows] == list(range(1, epochs + 1))
-    return Outcome(f"{len(rows)} epochs, validation accuracy {accuracy:.3f}, {float(rows[-1]['seconds']):.2f} s an epoch",
-                   f"{epochs} epochs, accuracy within {APART} of {reference:.3f} and at least {LEARNT}",
-                   complete and abs(accuracy - reference) <= APART and accuracy >= LEARNT)
+    return Outcome(
+        f"{len(rows)} epochs, validation accuracy {accuracy:.3f}, {float(rows[-1]['seconds']):.2f} s an epoch",
+        f"{epochs} epochs, accuracy within {APART} of {reference:.3f} and at least {LEARNT}",
+        complete and abs(accuracy - reference) <= APART and accuracy >= LEARNT,
+    )
 
 
 def with_note(outcome: Outcome, place: Place) -> Outcome:
     """Return the outcome, and that one GPU needs no exchange."""
-    return outcome if place.gpus > 1 else dataclasses.replace(outcome, found=f"{outcome.found}; one GPU: nothing was exchanged")
+    return (
+        outcome
+        if place.gpus > 1
+        else dataclasses.replace(outcome, found=f"{outcome.found}; one GPU: nothing was exchanged")
+    )
 
 
 def way(name: str, flags: tuple[str, ...], place: Place, epochs: int = EPOCHS) -> Outcome:
@@ -79,7 +112,9 @@ def way(name: str, flags: tuple[str, ...], place: Place, epochs: int = EPOCHS) -
 
 def data_parallel(place: Place, epochs: int = EPOCHS) -> Outcome:
     """All GPUs in one process."""
-    return with_note(way("DataParallel", ("--precision", "fp32", "--n_gpus", str(max(place.gpus, 1))), place, epochs), place)
+    return with_note(
+        way("DataParallel", ("--precision", "fp32", "--n_gpus", str(max(place.gpus, 1))), place, epochs), place
+    )
 
 
 def torchrun(place: Place, epochs: int = EPOCHS, processes: int | None = None) -> Outcome:
@@ -97,7 +132,11 @@ def killed(place: Place, epochs: int = EPOCHS) -> Outcome:
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + LONGEST_SECONDS
     while process.poll() is None and time.monotonic() < end:
-        if log_of(folder).exists() and log_of(folder).read_text().count("\n") > 1 and (folder / f"last_{STEM}.pth").exists():
+        if (
+            log_of(folder).exists()
+            and log_of(folder).read_text().count("\n") > 1
+            and (folder / f"last_{STEM}.pth").exists()
+        ):
             break
         time.sleep(0.05)
     process.kill()

@@ -12,14 +12,25 @@ from longtail.run import best_row, read_log
 
 TRAIN, TEST = (ROOT / "CIFAR-LT" / name for name in ("cifar_train.py", "cifar_test.py"))
 COMMAND = ("--class_num", "100", "--imbalance", "200", "--loss_type", "CDB-CE", "--tau", "1.5", "--n_gpus", "1")
-EPOCHS, PUBLISHED, APART = 240, 0.3740, 0.015      # of the accuracy on the test set: one seed moves by less
+EPOCHS, PUBLISHED, APART = 240, 0.3740, 0.015  # of the accuracy on the test set: one seed moves by less
 STEM = "cifar100_imbalance200"
 
 
 def train(place: Place, folder: Path, more: tuple[str, ...]) -> int:
     """Train or resume for place.minutes, then stop with SIGTERM. Return the exit code; it is below 0 if the run had not begun."""
-    words = [sys.executable, str(TRAIN), *COMMAND, *more, "--device", place.device, "--data_root", str(place.data_root), "--save_model",
-             str(folder), "--resume"]
+    words = [
+        sys.executable,
+        str(TRAIN),
+        *COMMAND,
+        *more,
+        "--device",
+        place.device,
+        "--data_root",
+        str(place.data_root),
+        "--save_model",
+        str(folder),
+        "--resume",
+    ]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 60 * place.minutes
     while process.poll() is None and time.monotonic() < end:
@@ -41,14 +52,25 @@ def first_command(place: Place, epochs: int = EPOCHS, more: tuple[str, ...] = ()
         return Outcome("no epoch was finished in the time", finished=False)
     rows = read_log(folder / f"{STEM}.csv")[1]
     seconds = statistics.median(float(row["seconds"]) for row in rows)
-    found = (f"{len(rows)} of {epochs} epochs, {seconds:.1f} s an epoch, {seconds * epochs / 60:.0f} min for all; best validation accuracy "
-             f"{float(best_row(rows)['accuracy']):.4f}")
+    found = (
+        f"{len(rows)} of {epochs} epochs, {seconds:.1f} s an epoch, {seconds * epochs / 60:.0f} min for all; best validation accuracy "
+        f"{float(best_row(rows)['accuracy']):.4f}"
+    )
     if code or len(rows) < epochs:
         return Outcome(found, finished=False)
-    test = [sys.executable, str(TEST), f"--saved_model_path={folder / f'best_{STEM}.pth'}", "--data_root", str(place.data_root),
-            "--device", place.device]
+    test = [
+        sys.executable,
+        str(TEST),
+        f"--saved_model_path={folder / f'best_{STEM}.pth'}",
+        "--data_root",
+        str(place.data_root),
+        "--device",
+        place.device,
+    ]
     accuracy = float(subprocess.run(test, capture_output=True, text=True, check=True).stdout.split()[-1])
-    return Outcome(f"{found}; test {accuracy:.4f}", f"test within {APART} of {PUBLISHED}", abs(accuracy - PUBLISHED) <= APART)
+    return Outcome(
+        f"{found}; test {accuracy:.4f}", f"test within {APART} of {PUBLISHED}", abs(accuracy - PUBLISHED) <= APART
+    )
 
 
 CHECKS: Checks = {"CIFAR-LT's first command": first_command}

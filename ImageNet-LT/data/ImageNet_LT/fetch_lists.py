@@ -12,23 +12,27 @@ import urllib.request
 from argparse import Namespace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))   # longtail/ stands beside ImageNet-LT/
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # longtail/ stands beside ImageNet-LT/
 
 from longtail.cli import ArgumentParser, exit_code, file_path
 from longtail.files import blob_id, write_atomically
 
 SOURCE = "https://raw.githubusercontent.com/facebookresearch/classifier-balancing/main/data/ImageNet_LT/"
-BLOBS = {"ImageNet_LT_train.txt": "a063f095fcd475db4cf8b0658c4b73955535bbf9",
-         "ImageNet_LT_val.txt": "3ed3188b2f44829ce2dec1cc27040d8d40984088",
-         "ImageNet_LT_test.txt": "76a2fb9749d6cd29e765cc4f8c270f2504131e2f"}
-SECONDS = 60            # without an answer
-LARGEST = 1 << 25       # bytes; the training list has 5 million
+BLOBS = {
+    "ImageNet_LT_train.txt": "a063f095fcd475db4cf8b0658c4b73955535bbf9",
+    "ImageNet_LT_val.txt": "3ed3188b2f44829ce2dec1cc27040d8d40984088",
+    "ImageNet_LT_test.txt": "76a2fb9749d6cd29e765cc4f8c270f2504131e2f",
+}
+SECONDS = 60  # without an answer
+LARGEST = 1 << 25  # bytes; the training list has 5 million
 
 
 def check(name: str, content: bytes, remedy: str) -> None:
     """Raise ValueError unless `content` is that of the published list."""
     if (found := blob_id(content)) != BLOBS[Path(name).name]:
-        raise ValueError(f"{name} is not the published list: its blob id is {found}, not {BLOBS[Path(name).name]}; {remedy}")
+        raise ValueError(
+            f"{name} is not the published list: its blob id is {found}, not {BLOBS[Path(name).name]}; {remedy}"
+        )
 
 
 def download(url: str) -> bytes:
@@ -36,8 +40,10 @@ def download(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
             content = answer.read(LARGEST)
-    except (OSError, ValueError, http.client.HTTPException) as error:      # URLError is an OSError
-        raise OSError(f"{url} could not be downloaded: {error}; fetch it by other means and put it beside this script") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
+        raise OSError(
+            f"{url} could not be downloaded: {error}; fetch it by other means and put it beside this script"
+        ) from None
     check(url, content, "nothing was written")
     return content
 
@@ -45,7 +51,9 @@ def download(url: str) -> bytes:
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--check", action="store_true", help="only verify the files that are there")
-    parser.add_argument("--folder", type=file_path, default=Path(__file__).resolve().parent, help="default: this script's")
+    parser.add_argument(
+        "--folder", type=file_path, default=Path(__file__).resolve().parent, help="default: this script's"
+    )
     parser.add_argument("--source", default=SOURCE, metavar="URL", help="default: %(default)s")
     return parser.parse_args(argv)
 
