@@ -28,9 +28,11 @@ CIFAR_WEIGHTS = {
 
 
 def resnet32_cifar100_lt(imbalance: int = 200, recipe: str | None = None) -> nn.Module:
-    """Return a ResNet-32 that was trained on CIFAR100-LT, from pretrained_weights/: with CDB-CE, or in the strong recipe with CDB-BS.
+    """Return a ResNet-32 that was trained on CIFAR100-LT, from pretrained_weights/: with CDB-CE, or in the strong
+    recipe with CDB-BS.
 
-    recipe: "paper", "fast" or "strong"; without it, the one with CDB-CE for that imbalance. ValueError where there is none.
+    recipe: "paper", "fast" or "strong"; without it, the one with CDB-CE for that imbalance. ValueError where there is
+    none.
     """
     from cifar_dataset import to_input
     from longtail.checkpoints import load_checkpoint, load_weights
@@ -59,7 +61,8 @@ def resnet10(num_classes: int = 1000, weights: str | None = None) -> nn.Module:
 
 
 def resnext3d101(num_classes: int = 19, weights: str | None = None) -> nn.Module:
-    """Return the 3D-ResNeXt-101 of EGTEA: untrained, or from a checkpoint file: a run's, or Kinetics', which gives all but the head.
+    """Return the 3D-ResNeXt-101 of EGTEA: untrained, or from a checkpoint file: a run's, or Kinetics', which gives
+    all but the head.
 
     A run's checkpoint of another number of verbs gives all but the head too.
     """

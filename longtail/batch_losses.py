@@ -7,9 +7,12 @@ from torch import Tensor
 
 
 class Losses:
-    """The losses and gradient norms of an epoch's batches. They stay on the device until `read`, which `add` calls every few batches.
+    """The losses and gradient norms of an epoch's batches.
 
-    So a bad gradient may be applied before it is noticed, but never to a checkpoint: the last read comes before validation.
+    They stay on the device until `read`, which `add` calls every few batches.
+
+    So a bad gradient may be applied before it is noticed, but never to a checkpoint: the last read comes before
+    validation.
     """
 
     def __init__(self, epoch: int, batches_between_reads: int):
@@ -35,7 +38,7 @@ class Losses:
             self.batches += 1
             if not (math.isfinite(loss) and math.isfinite(gradient)):
                 raise ValueError(
-                    f"epoch {self.epoch}, batch {self.batches}: loss {loss:g}, gradient norm {gradient:g}; the last finite "
-                    f"loss was {self.last:g}; the last good checkpoint is kept, a smaller learning rate may help"
+                    f"epoch {self.epoch}, batch {self.batches}: loss {loss:g}, gradient norm {gradient:g}; "
+                    f"the last finite loss was {self.last:g}; the last good checkpoint is kept, a smaller learning rate may help"
                 )
             self.sum, self.images, self.last = self.sum + loss * images, self.images + images, loss

@@ -23,7 +23,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the tensors and plain values of a checkpoint, on the CPU. Raise ValueError if it is damaged or holds anything else."""
+    """Return the tensors and plain values of a checkpoint, on the CPU.
+
+    Raise ValueError if it is damaged or holds anything else.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
@@ -43,7 +46,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(
-            f"{path} holds {'other keys than text' if isinstance(state, dict) else type(state).__name__}, not a checkpoint"
+            f"{path} holds {'other keys than text' if isinstance(state, dict) else type(state).__name__}, "
+            "not a checkpoint"
         )
     check_description(state, path)
     return state

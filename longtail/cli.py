@@ -1,4 +1,7 @@
-"""What every script's command line shares: the parser, types of arguments, errors in one line, exit codes. Needs no torch."""
+"""What every script's command line shares: the parser, types of arguments, errors in one line, exit codes.
+
+Needs no torch.
+"""
 
 import argparse
 import math
@@ -84,14 +87,16 @@ def number_in(low: float, high: float, include_low: bool = True, include_high: b
 def add_device_arguments(
     parser: argparse.ArgumentParser, auto: str = "bf16 where the hardware is faster in it"
 ) -> None:
-    """Add --n_gpus, --device and --precision to a parser, or a group of one; `auto` says what the precision 'auto' means."""
+    """Add --n_gpus, --device and --precision to a parser, or a group of one; `auto` says what the precision 'auto'
+    means."""
     parser.add_argument("--n_gpus", type=int, default=1, help="GPUs for DataParallel; default: 1")
     parser.add_argument("--device", help=f"{DEVICE_HELP}; default: the GPU if there is one")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=f"auto: {auto}")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
-    """Add --tensorboard, and --resume and --overwrite, which exclude each other; `folder` names the run's folder in the help."""
+    """Add --tensorboard, and --resume and --overwrite, which exclude each other; `folder` names the run's folder in
+    the help."""
     parser.add_argument("--tensorboard", action="store_true", help=f"write the log for TensorBoard too, below {folder}")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
@@ -141,12 +146,16 @@ def outcome(action: Callable[[], int | None], hint: str) -> int:
 
 
 def exit_code(action: Callable[[], int | None], hint: str = "") -> int:
-    """Run `action`. Return 0 or its own code on success, 1 if another process was lost, 2 for user or file errors, 128 + n for signal n.
+    """Run `action`.
+
+    Return 0 or its own code on success, 1 if another process was lost, 2 for user or file errors, 128 + n for signal
+    n.
 
     Each error is one line on stderr; `hint` ends the lines of lost processes and signals.
 
-    One of several processes ends here: while Python shuts down, a thread of gloo that still frees its last gradient would abort
-    the process (PyTorch 2.14; pytorch/pytorch pull request 179291), and torchrun would fail a finished job.
+    One of several processes ends here: while Python shuts down, a thread of gloo that still frees its last gradient
+    would abort the process (PyTorch 2.14; pytorch/pytorch pull request 179291), and torchrun would fail a finished
+    job.
     """
     code = outcome(action, hint)
     if several_processes():

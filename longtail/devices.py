@@ -1,9 +1,11 @@
-"""Where a run computes: CPU, one GPU, several through DataParallel, or one process for each GPU; and in which precision.
+"""Where a run computes: CPU, one GPU, several through DataParallel, or one process for each GPU; and in which
+precision.
 
-"GPU" stands for whatever accelerator torch.accelerator finds: CUDA, ROCm (which PyTorch calls cuda), Apple's MPS, Intel's XPU.
+"GPU" stands for whatever accelerator torch.accelerator finds: CUDA, ROCm (which PyTorch calls cuda), Apple's MPS,
+Intel's XPU.
 
-All of it is decided once, into a Runtime (distributed.py makes it). A script keeps two views of its model: `model`, bare, for the
-optimizer and the checkpoint; and `parallel_model = runtime.parallelize(model)`, which is only called.
+All of it is decided once, into a Runtime (distributed.py makes it). A script keeps two views of its model: `model`,
+bare, for the optimizer and the checkpoint; and `parallel_model = runtime.parallelize(model)`, which is only called.
 """
 
 import contextlib
@@ -54,7 +56,10 @@ class Runtime:
 
     @property
     def batches_between_reads(self) -> int:
-        """After how many batches the losses are read. A CPU has computed them already, so there each batch is checked at once."""
+        """After how many batches the losses are read.
+
+        A CPU has computed them already, so there each batch is checked at once.
+        """
         return 1 if self.device.type == "cpu" else BATCHES_BETWEEN_READS
 
     @property
@@ -68,7 +73,9 @@ class Runtime:
         return "bf16" if self.bf16 else "fp32"
 
     def parallelize(self, model: nn.Module, trains: bool = True) -> nn.Module:
-        """Return the view of `model` to call. Batch statistics are per replica; `synchronize` makes the running ones equal.
+        """Return the view of `model` to call.
+
+        Batch statistics are per replica; `synchronize` makes the running ones equal.
 
         With several processes, a model that only evaluates is returned as it is: it has no gradients to exchange.
         """
@@ -81,7 +88,10 @@ class Runtime:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def move(self, tensor: Tensor) -> Tensor:
-        """Return a batch's images or labels on this process's device. Loaders call it; the training loop gets what is there already."""
+        """Return a batch's images or labels on this process's device.
+
+        Loaders call it; the training loop gets what is there already.
+        """
         return send(tensor, self.device)
 
     def check_batch_size(self, batch_size: int) -> None:
@@ -131,13 +141,15 @@ class Runtime:
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Return the tensor on a device, without waiting for a CUDA GPU to work off its queue.
 
-    CUDA copies pageable memory before the call returns. MPS may read it later, when it holds something else (pytorch issue 139550).
+    CUDA copies pageable memory before the call returns. MPS may read it later, when it holds something else (pytorch
+    issue 139550).
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 class InPrecision(nn.Module):
-    """Turn autocast on in the threads of DataParallel, which do not inherit its type and would compute in fp16 (PyTorch 2.14)."""
+    """Turn autocast on in the threads of DataParallel, which do not inherit its type and would compute in fp16
+    (PyTorch 2.14)."""
 
     def __init__(self, model: nn.Module, runtime: Runtime):
         super().__init__()
@@ -165,9 +177,12 @@ def means_cpu(name: str | None) -> bool:
 def choose_device(
     name: str | None, n_gpus: int = 1, local_rank: int = 0, world_size: int = 1
 ) -> tuple[torch.device, int]:
-    """Return this process's device and how many GPUs it uses. `name` is --device: None takes the GPU if there is one, else the CPU.
+    """Return this process's device and how many GPUs it uses.
 
-    Raise ValueError for a device that is not here, for more GPUs than there are, and for one GPU's number together with several.
+    `name` is --device: None takes the GPU if there is one, else the CPU.
+
+    Raise ValueError for a device that is not here, for more GPUs than there are, and for one GPU's number together
+    with several.
     """
     kind, found = find_gpus()
     try:
@@ -205,7 +220,7 @@ def check_gpus(n_gpus: int, found: int, local_rank: int = 0) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or the processor's as Linux gives it, else what kind of device or architecture it is."""
+    """Return the name of a GPU, or the processor's as Linux gives it, else the kind of device or architecture."""
     if device.type != "cpu":
         name = getattr(torch.get_device_module(device), "get_device_name", None)  # MPS has none
         return name(device) if name else device.type
@@ -217,7 +232,8 @@ def device_name(device: torch.device) -> str:
 
 
 def wants_bf16(precision: str, device: torch.device) -> bool:
-    """Return whether to compute in bf16. 'auto' does where that is faster: AMX, AMD's AVX512-BF16, an Ampere or newer GPU.
+    """Return whether to compute in bf16. 'auto' does where that is faster: AMX, AMD's AVX512-BF16, an Ampere or newer
+    GPU.
 
     On an Intel processor that offers AVX512-BF16 without AMX, as some virtual machines do, bf16 is slower than fp32
     (tests/benchmarks/README.md).
@@ -233,7 +249,10 @@ def wants_bf16(precision: str, device: torch.device) -> bool:
 
 
 def keep_large_blocks() -> None:
-    """Let glibc reuse large freed blocks. Otherwise it returns each to the system and faults its pages in again, in every batch."""
+    """Let glibc reuse large freed blocks.
+
+    Otherwise it returns each to the system and faults its pages in again, in every batch.
+    """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK_KEPT)

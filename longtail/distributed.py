@@ -18,9 +18,9 @@ from longtail.signals import raise_if_stopped, stop_signals
 def start_runtime(n_gpus: int = 1, precision: str = "auto", device: str | None = None) -> Iterator[Runtime]:
     """Set up device, processes, precision and signals, yield the Runtime, and take all of it down at the end.
 
-    A machine without a GPU says so and computes on the CPU; `device`, as choose_device takes it, overrides. Raise ValueError if
-    `n_gpus` is below 1 or more than this machine has, if torchrun starts more processes than there are GPUs, or for a device that
-    is not here.
+    A machine without a GPU says so and computes on the CPU; `device`, as choose_device takes it, overrides. Raise
+    ValueError if `n_gpus` is below 1 or more than this machine has, if torchrun starts more processes than there are
+    GPUs, or for a device that is not here.
     """
     keep_large_blocks()
     torch.backends.cudnn.deterministic = True
@@ -46,11 +46,13 @@ def start_runtime(n_gpus: int = 1, precision: str = "auto", device: str | None =
 
 
 def rendezvous_store(store: torch.distributed.Store, rank: int, world_size: int) -> torch.distributed.Store:
-    """Return the job's store under a prefix that only this start of the job uses. Every process of the job has to call it.
+    """Return the job's store under a prefix that only this start of the job uses.
 
-    torchrun keeps its store when it restarts a job (PyTorch 2.14), and with it the addresses of dead processes: a process that
-    reads such an address before its successor has written waits forever. So the main process gives each start a name, and tells
-    it to the processes that answer.
+    Every process of the job has to call it.
+
+    torchrun keeps its store when it restarts a job (PyTorch 2.14), and with it the addresses of dead processes: a
+    process that reads such an address before its successor has written waits forever. So the main process gives each
+    start a name, and tells it to the processes that answer.
     """
     token = uuid.uuid4().hex
     if rank:

@@ -14,7 +14,10 @@ WINDOWS = os.name == "nt"
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Put `content` at `path` so that a crash at any instant leaves the old file or the new one. Raise OSError if it cannot be written."""
+    """Put `content` at `path` so that a crash at any instant leaves the old file or the new one.
+
+    Raise OSError if it cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "wb") as file:
@@ -58,7 +61,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_between(page: Path, first: str, last: str, text: str) -> bool:
-    """Put `text` between two marks of a page. Return False, and write nothing, if the page or one of its marks is missing."""
+    """Put `text` between two marks of a page.
+
+    Return False, and write nothing, if the page or one of its marks is missing.
+    """
     before, found, rest = (page.read_text(encoding="utf-8") if page.exists() else "").partition(first)
     _, end, after = rest.partition(last)
     if found and end:
@@ -81,10 +87,11 @@ def blob_id(content: bytes) -> str:
 
 
 def hold_lock(path: Path, wait: bool = False) -> FileLock:
-    """Lock `path`, an empty file of its own beside what it guards, and return the lock; it ends with `release` or with its object.
+    """Lock `path`, an empty file of its own beside what it guards, and return the lock; it ends with `release` or
+    with its object.
 
-    If another process holds the lock, wait for it, or raise BlockingIOError if not told to. The file stays: whoever removed it
-    could not know who waits for it. On a file system without locks, go on without one.
+    If another process holds the lock, wait for it, or raise BlockingIOError if not told to. The file stays: whoever
+    removed it could not know who waits for it. On a file system without locks, go on without one.
     """
     lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
     try:
@@ -105,7 +112,10 @@ def expanded(path: str | Path) -> Path:
 
 
 def read_text(path: Path, most: int) -> str:
-    """Return the content of a text file in UTF-8. Raise OSError or ValueError as `check_file` does, or if it is not text."""
+    """Return the content of a text file in UTF-8.
+
+    Raise OSError or ValueError as `check_file` does, or if it is not text.
+    """
     check_file(path, most)
     try:
         return path.read_text(encoding="utf-8-sig")  # an editor of Windows may begin it with a byte order mark

@@ -10,9 +10,12 @@ HEADS = ("linear", "cosine")
 
 
 class CosineHead(nn.Module):
-    """Return the cosines of the angles between features (N, F) and class vectors, (N, C). LDAM's margins are defined on them.
+    """Return the cosines of the angles between features (N, F) and class vectors, (N, C).
 
-    It computes in fp32 under autocast too: the loss multiplies by 30, and neighbouring bf16 numbers near 1 differ by 1/128 or 1/256.
+    LDAM's margins are defined on them.
+
+    It computes in fp32 under autocast too: the loss multiplies by 30, and neighbouring bf16 numbers near 1 differ by
+    1/128 or 1/256.
     """
 
     def __init__(self, in_features: int, num_classes: int):

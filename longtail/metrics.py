@@ -1,4 +1,5 @@
-"""Measures of a model, from integer counts: confusion matrix, accuracy of all, many-, medium- and few-shot classes, macro F1."""
+"""Measures of a model, from integer counts: confusion matrix, accuracy of all, many-, medium- and few-shot classes,
+macro F1."""
 
 import math
 from collections.abc import Iterable
@@ -18,7 +19,8 @@ SHOT_SIZES = f"many > {MANY_ABOVE} training images, medium {FEW_BELOW}-{MANY_ABO
 
 @torch.no_grad()
 def count_confusion(model: nn.Module, batches: Batches, num_classes: int, runtime: Runtime) -> Tensor:
-    """Return how many images of class i (row) were taken for class j (column): (C, C) integers, summed over the processes.
+    """Return how many images of class i (row) were taken for class j (column): (C, C) integers, summed over the
+    processes.
 
     `batches` yields this process's images and labels, on the runtime's device.
     """
@@ -34,7 +36,10 @@ def count_confusion(model: nn.Module, batches: Batches, num_classes: int, runtim
 
 
 def shot_accuracy(correct: Tensor, total: Tensor, class_counts: list[int]) -> dict[str, float]:
-    """Return the accuracy over the images of each group of SHOTS; nan for a group without images. Counts have shape (C,)."""
+    """Return the accuracy over the images of each group of SHOTS; nan for a group without images.
+
+    Counts have shape (C,).
+    """
     counts = torch.tensor(class_counts, device=correct.device)
     groups = {
         "all": counts >= 0,
@@ -53,14 +58,16 @@ def macro_f1(confusion: Tensor) -> float:
 
 
 def balanced_accuracy(confusion: Tensor) -> float:
-    """Return the mean of the accuracies of the classes that have images, so that each counts alike, from a confusion matrix (C, C)."""
+    """Return the mean of the accuracies of the classes that have images, so that each counts alike, from a confusion
+    matrix (C, C)."""
     confusion = confusion.cpu()
     total = confusion.sum(1)
     return (confusion.diagonal().double() / total)[total > 0].mean().item()
 
 
 def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] | None) -> dict[str, Any]:
-    """Return every figure of a test as plain values, from a confusion matrix (C, C); None for an accuracy over no image.
+    """Return every figure of a test as plain values, from a confusion matrix (C, C); None for an accuracy over no
+    image.
 
     `taken_for` is the class that images of a class are most often mistaken for, None if that never happens.
     Without the training images of each class in `class_counts` there are no `shots`.

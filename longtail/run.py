@@ -1,8 +1,9 @@
 """What a run leaves behind: its best and last checkpoint, its log with one row for each epoch, its settings.
 
-A run called X owns four files in one folder: its best checkpoint, `last_X.pth` (from which --resume continues), `X.csv` (the log) and
-`X.json` (arguments and versions, also those of each resumption); `X.lock` keeps a second process out. Only the main process touches them.
-On demand the log is written for TensorBoard too, into `tensorboard/X/`.
+A run called X owns four files in one folder: its best checkpoint, `last_X.pth` (from which --resume continues),
+`X.csv` (the log) and `X.json` (arguments and versions, also those of each resumption); `X.lock` keeps a second
+process out. Only the main process touches them. On demand the log is written for TensorBoard too, into
+`tensorboard/X/`.
 """
 
 import contextlib
@@ -80,8 +81,8 @@ class Run:
     ) -> dict[str, Any] | None:
         """Lock the run and put its files in order. Return the state to continue from, or None for a fresh start.
 
-        Raise FileExistsError if a run is here and neither flag is given, ValueError if the run to resume has other settings or
-        its files are damaged, OSError if the folder cannot be written or another process trains this run.
+        Raise FileExistsError if a run is here and neither flag is given, ValueError if the run to resume has other
+        settings or its files are damaged, OSError if the folder cannot be written or another process trains this run.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,8 @@ class Run:
                 )
 
     def _check_nothing_lost(self) -> None:
-        """Raise ValueError if the other files are of a run whose last state is gone: starting from epoch 1 would delete it."""
+        """Raise ValueError if the other files are of a run whose last state is gone: starting from epoch 1 would
+        delete it."""
         try:
             epochs = len(read_log(self.log)[1])
         except (OSError, ValueError):
@@ -157,12 +159,15 @@ class Run:
             )
         if not epochs and self.best.exists():  # a kill leaves no best checkpoint without a logged epoch
             raise ValueError(
-                f"{self.last} is missing, though {self.best} is there, of another run or a renamed folder: choose another "
-                "--save_model; --overwrite starts again"
+                f"{self.last} is missing, though {self.best} is there, of another run or a renamed folder: "
+                "choose another --save_model; --overwrite starts again"
             )
 
     def _cut_log(self, epoch: int) -> list[dict[str, str]]:
-        """Return the rows up to `epoch`, and drop what was written after its state. Raise ValueError if one is missing."""
+        """Return the rows up to `epoch`, and drop what was written after its state.
+
+        Raise ValueError if one is missing.
+        """
         columns, rows = read_log(self.log, whole_lines=True)
         kept = [row for row in rows if int(row["epoch"]) <= epoch]
         if [int(row["epoch"]) for row in kept] != list(range(1, epoch + 1)):
@@ -171,7 +176,10 @@ class Run:
         return kept
 
     def finish_epoch(self, row: dict[str, Any], state: dict[str, Any], is_best: bool) -> None:
-        """Append a row to the log, then write the best and the last state. The epoch counts once the last state is in place."""
+        """Append a row to the log, then write the best and the last state.
+
+        The epoch counts once the last state is in place.
+        """
         row = {
             key: format_value(value, 6 if key == "accuracy" else 4) for key, value in row.items()
         }  # it tells which epoch is kept
@@ -193,7 +201,10 @@ class Run:
             self._board.add(row)
 
     def _note_resumed(self) -> None:
-        """Add to the settings with what a resumed run goes on, and from which epoch. Settings that are damaged or gone stay so."""
+        """Add to the settings with what a resumed run goes on, and from which epoch.
+
+        Settings that are damaged or gone stay so.
+        """
         if self._resumed:
             with contextlib.suppress(ValueError, AttributeError, FileNotFoundError):
                 settings = json.loads(self.settings.read_text(encoding="utf-8"))
@@ -205,7 +216,10 @@ class Run:
         write_atomically(self.settings, (json.dumps(settings, indent=1, default=str) + "\n").encode())
 
     def _forget_tests(self) -> None:
-        """Remove what test scripts wrote of the weights before these. Leave a test.json of another checkpoint, or that is no test's."""
+        """Remove what test scripts wrote of the weights before these.
+
+        Leave a test.json of another checkpoint, or that is no test's.
+        """
         for path in self.results:
             path.unlink(missing_ok=True)
         path = self.folder / "test.json"
@@ -274,7 +288,10 @@ def read_log(path: Path, whole_lines: bool = False) -> tuple[list[str], list[dic
 
 
 def check_row(row: dict[str, str], before: int) -> int:
-    """Return the row's epoch. Raise ValueError if it does not follow `before`, or if a value is not as format_value writes it."""
+    """Return the row's epoch.
+
+    Raise ValueError if it does not follow `before`, or if a value is not as format_value writes it.
+    """
     wrong = [
         value for value in row.values() if value and not (NUMBER.fullmatch(value) and abs(float(value)) < LARGEST_VALUE)
     ]
@@ -287,7 +304,8 @@ def check_row(row: dict[str, str], before: int) -> int:
 
 
 def best_row(rows: list[dict[str, str]]) -> dict[str, str]:
-    """Return the row of the first epoch with the best validation accuracy: the kept one, unless the run has `keep_by_class`."""
+    """Return the row of the first epoch with the best validation accuracy: the kept one, unless the run has
+    `keep_by_class`."""
     return max((row for row in rows if row["accuracy"]), key=lambda row: float(row["accuracy"]))
 
 

@@ -14,7 +14,10 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM only set a flag that `raise_if_stopped` reads. A second signal ends the process at once."""
+    """Let SIGINT and SIGTERM only set a flag that `raise_if_stopped` reads.
+
+    A second signal ends the process at once.
+    """
 
     def remember(number: int, frame: object) -> None:
         global _received

@@ -11,7 +11,8 @@ BY_CLASS = ("accuracy", "weight")  # columns `accuracy_c` and `weight_c` of the 
 
 
 class Board:
-    """Event files in `folder`: each measure of the log as a curve over the epochs, the classes' accuracies and weights as histograms.
+    """Event files in `folder`: each measure of the log as a curve over the epochs, the classes' accuracies and
+    weights as histograms.
 
     Raise ValueError without the package tensorboard.
     """
@@ -24,7 +25,8 @@ class Board:
         self.folder, self._open = folder, SummaryWriter
 
     def start(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write the events of the log's `rows`, in place of all that earlier processes wrote, so that no epoch is there twice."""
+        """Write the events of the log's `rows`, in place of all that earlier processes wrote, so that no epoch is
+        there twice."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.writer = self._open(str(self.folder))
         for row in rows:

@@ -1,7 +1,7 @@
 """The one loop of all three experiments: train an epoch, validate, derive the next weights, record.
 
-Data flows one way: batches -> model -> loss; validation counts -> difficulty -> weights -> the next epoch. Nothing here knows a
-data set, a device or a file.
+Data flows one way: batches -> model -> loss; validation counts -> difficulty -> weights -> the next epoch. Nothing
+here knows a data set, a device or a file.
 """
 
 import math
@@ -25,7 +25,8 @@ from longtail.signals import raise_if_stopped
 
 
 def epoch_seed(seed: int, *parts: int) -> int:
-    """Return a 32-bit seed for one part of a run (its epoch, its rank, ...), so that resuming needs no generator's history."""
+    """Return a 32-bit seed for one part of a run (its epoch, its rank, ...), so that resuming needs no generator's
+    history."""
     return int(np.random.SeedSequence([seed, *parts]).generate_state(1)[0])
 
 
@@ -33,12 +34,13 @@ def epoch_seed(seed: int, *parts: int) -> int:
 class Training:
     """What an experiment brings to the loop.
 
-    `model` is bare, for the optimizer and the checkpoint; `parallel_model` is the view of it that is called. `criterion` is a loss
-    with `start_epoch`, `update` and `weight`, such as CDBLoss. train_batches(epoch) yields this process's part of every batch of an
-    epoch, val_batches() its part of the validation set, both on the runtime's device. `schedule` maps progress, the epochs done
-    (with a fraction) over all epochs, to a factor of each parameter group's initial_lr. `loss_function`, if given, is trained with
-    instead of the criterion, whose weights then serve another purpose: to draw images by them. The epoch with the best validation
-    accuracy is kept, or with `keep_by_class` the one with the best mean of the class accuracies, in which each class counts alike.
+    `model` is bare, for the optimizer and the checkpoint; `parallel_model` is the view of it that is called.
+    `criterion` is a loss with `start_epoch`, `update` and `weight`, such as CDBLoss. train_batches(epoch) yields this
+    process's part of every batch of an epoch, val_batches() its part of the validation set, both on the runtime's
+    device. `schedule` maps progress, the epochs done (with a fraction) over all epochs, to a factor of each parameter
+    group's initial_lr. `loss_function`, if given, is trained with instead of the criterion, whose weights then serve
+    another purpose: to draw images by them. The epoch with the best validation accuracy is kept, or with
+    `keep_by_class` the one with the best mean of the class accuracies, in which each class counts alike.
     """
 
     model: nn.Module
@@ -68,7 +70,8 @@ class Training:
         return self.ema.module if self.ema else self.model
 
     def average_weights(self, decay: float) -> None:
-        """Validate and keep an exponential moving average of weights and running statistics, over about 1 / (1 - decay) steps."""
+        """Validate and keep an exponential moving average of weights and running statistics, over about 1 / (1 -
+        decay) steps."""
         self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
     def step(self) -> None:
@@ -79,7 +82,8 @@ class Training:
 
     @torch.no_grad()
     def update_average(self) -> None:
-        """Do what AveragedModel.update_parameters does, but from the second step on without its counter, whose copy waits for a GPU."""
+        """Do what AveragedModel.update_parameters does, but from the second step on without its counter, whose copy
+        waits for a GPU."""
         if not self.average_began:
             self.ema.update_parameters(self.model)
             self.average_began = True
@@ -110,7 +114,9 @@ class Training:
         }
 
     def momenta(self, saved: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-        """Return copies of the optimizer's saved momentum buffers. Raise ValueError for one that does not fit its parameter.
+        """Return copies of the optimizer's saved momentum buffers.
+
+        Raise ValueError for one that does not fit its parameter.
 
         PyTorch does not check: it would write to a buffer as if it had the parameter's shape.
         """
@@ -177,8 +183,8 @@ def begin(
         before = state.get("precision") or state["arguments"].get("precision")  # older versions kept the argument alone
         if before not in (None, "auto", runtime.precision):
             raise ValueError(
-                f"{run.last} was trained in {before}, and this run would go on in {runtime.precision}: resume with precision "
-                f"{before}, or choose another --save_model"
+                f"{run.last} was trained in {before}, and this run would go on in {runtime.precision}: "
+                f"resume with precision {before}, or choose another --save_model"
             )
         training.restore(state, run)
     elif resume:
@@ -228,12 +234,16 @@ def fit(training: Training, run: Run, description: dict[str, Any], runtime: Runt
         left = (time.perf_counter() - started) / (epoch - training.first_epoch + 1) * (training.epochs - epoch)
         runtime.say(progress_line(training, measures, score, left))
     runtime.say(
-        f"best validation accuracy{' (mean of classes)' * training.keep_by_class} {training.best_accuracy:.4f}: {run.best}"
+        f"best validation accuracy{' (mean of classes)' * training.keep_by_class} "
+        f"{training.best_accuracy:.4f}: {run.best}"
     )
 
 
 def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
-    """Count on the validation set and update the criterion's weights. Return the accuracy of each class, (C,), and of all images."""
+    """Count on the validation set and update the criterion's weights.
+
+    Return the accuracy of each class, (C,), and of all images.
+    """
     runtime.synchronize(training.model)
     model = training.parallel_model
     if training.ema:
@@ -260,7 +270,10 @@ def progress_line(training: Training, measures: dict[str, Any], score: float, se
 
 
 def train_epoch(training: Training, epoch: int, runtime: Runtime) -> float:
-    """Train on every batch of an epoch once. Return the mean loss. Raise ValueError if a loss or gradient is not finite."""
+    """Train on every batch of an epoch once.
+
+    Return the mean loss. Raise ValueError if a loss or gradient is not finite.
+    """
     losses = Losses(epoch, runtime.batches_between_reads)
     parameters = [p for p in training.model.parameters() if p.requires_grad]
     batches = tqdm(
@@ -286,7 +299,10 @@ def train_epoch(training: Training, epoch: int, runtime: Runtime) -> float:
 
 
 def backward(training: Training, inputs: Tensor, labels: Tensor, runtime: Runtime) -> Tensor:
-    """Compute the gradient of a batch's loss in `accumulate` parts, which need less memory. Return the loss, detached."""
+    """Compute the gradient of a batch's loss in `accumulate` parts, which need less memory.
+
+    Return the loss, detached.
+    """
     loss_function, parts = training.loss_function or training.criterion, []
     for part, part_labels in zip(inputs.chunk(training.accumulate), labels.chunk(training.accumulate), strict=True):
         with runtime.autocast():

@@ -1,4 +1,5 @@
-"""The root and the three experiment folders on sys.path (the tests import from them), and what several test files share."""
+"""The root and the three experiment folders on sys.path (the tests import from them), and what several test files
+share."""
 
 import contextlib
 import multiprocessing
@@ -87,7 +88,8 @@ def started():
 
 @pytest.fixture
 def processes(tmp_path_factory):
-    """Run a script in several processes of one job, forked from one; CompletedProcess. test_machines.py has torchrun itself."""
+    """Run a script in several processes of one job, forked from one; CompletedProcess. test_machines.py has torchrun
+    itself."""
 
     def run(
         count: int, *command: object, cwd: Path | None = None, timeout: float = 200, **environment: str

@@ -1,4 +1,5 @@
-"""Run scripts in processes that are forked from one that has imported PyTorch: starting Python with it takes 3 seconds of a core.
+"""Run scripts in processes that are forked from one that has imported PyTorch: starting Python with it takes 3
+seconds of a core.
 
 conftest.py's `shell` and `processes` use it. A process for tests that look at the start itself is `started`.
 """
@@ -26,7 +27,9 @@ def free_port() -> int:
 
 
 def fork(count: int, work: Callable[[], object]) -> None:
-    """Call `work` in `count` processes that have torchrun's environment variables. SystemExit with the code of the first that failed.
+    """Call `work` in `count` processes that have torchrun's environment variables.
+
+    SystemExit with the code of the first that failed.
 
     PyTorch must not have started a thread yet.
     """

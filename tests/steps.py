@@ -2,8 +2,8 @@
 
     python tests/steps.py {CIFAR-LT,ImageNet-LT,EGTEA} COUNTS OUT FLAGS...
 
-COUNTS is a list such as 1,2,4. OUT/1.pth, 2.pth and 4.pth get validation counts, the weights that follow from them, and the steps, (P,).
-BatchNorm is held in evaluation mode, since its batch statistics are each process's own.
+COUNTS is a list such as 1,2,4. OUT/1.pth, 2.pth and 4.pth get validation counts, the weights that follow from them,
+and the steps, (P,). BatchNorm is held in evaluation mode, since its batch statistics are each process's own.
 """
 
 import sys
@@ -21,7 +21,8 @@ GENTLE = 0.01  # of the learning rate: without batch statistics a step goes far
 
 
 def smooth(values: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-    """Stands in for ReLU, at whose kink a rounding error may turn a gradient on or off: seen in EGTEA, 2 % of the steps."""
+    """Stands in for ReLU, at whose kink a rounding error may turn a gradient on or off: seen in EGTEA, 2 % of the
+    steps."""
     return nn.functional.silu(values)
 
 

@@ -1,4 +1,5 @@
-"""Bad files and flags: a small count of the corpus, whether its judge sees a failure, and readers that any bytes meet."""
+"""Bad files and flags: a small count of the corpus, whether its judge sees a failure, and readers that any bytes
+meet."""
 
 import csv
 import pickle

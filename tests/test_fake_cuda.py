@@ -1,4 +1,5 @@
-"""No GPU at hand: PyTorch's fake tensors run the forward pass and every loss as if on CUDA, and catch a tensor left on the CPU."""
+"""No GPU at hand: PyTorch's fake tensors run the forward pass and every loss as if on CUDA, and catch a tensor left
+on the CPU."""
 
 import pytest
 import torch

@@ -56,7 +56,10 @@ def test_blob_ids_are_gits():
 
 def test_a_lock_is_held_until_it_is_released_or_forgotten(tmp_path, started):
     path = tmp_path / "x.lock"
-    code = "import sys; from pathlib import Path; from longtail.files import hold_lock; hold_lock(Path(sys.argv[1])); print('held')"
+    code = (
+        "import sys; from pathlib import Path; from longtail.files import hold_lock; "
+        "hold_lock(Path(sys.argv[1])); print('held')"
+    )
 
     def other_process() -> str:
         run = started("-c", code, path, cwd=ROOT)

@@ -1,4 +1,5 @@
-"""Several machines, played by torchrun agents on this one: they train one job together and end with the weights of one machine's job."""
+"""Several machines, played by torchrun agents on this one: they train one job together and end with the weights of
+one machine's job."""
 
 import os
 import subprocess

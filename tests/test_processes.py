@@ -1,4 +1,5 @@
-"""The number of processes is not part of the experiment: 1, 2 and 4 (EGTEA: 1 and 2) count the same and take the same steps."""
+"""The number of processes is not part of the experiment: 1, 2 and 4 (EGTEA: 1 and 2) count the same and take the same
+steps."""
 
 from pathlib import Path
 
@@ -16,7 +17,10 @@ DIGITS = ("--dataset", "digits", "--imbalance", "25", "--max_epochs", "2", "--lr
 
 
 def flags_of(experiment: str, folder: Path, request: pytest.FixtureRequest) -> list[str]:
-    """A short run. Every batch divides by 4: what a process count leaves over would be left out. The validation sets do not."""
+    """A short run.
+
+    Every batch divides by 4: what a process count leaves over would be left out. The validation sets do not.
+    """
     if experiment == "CIFAR-LT":
         return [*DIGITS, "--save_model", str(folder)]
     if experiment == "EGTEA":

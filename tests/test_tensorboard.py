@@ -12,7 +12,8 @@ DIGITS = ("--dataset", "digits", "--imbalance", "100", "--loss_type", "CDB-CE", 
 
 
 def curves(folder) -> dict[str, list[tuple[int, float]]]:
-    """Every curve's points, over all event files of the folder; without the reader's purge, which would hide doubled ones."""
+    """Every curve's points, over all event files of the folder; without the reader's purge, which would hide doubled
+    ones."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found: dict[str, list[tuple[int, float]]] = {}
@@ -34,7 +35,8 @@ def expected(log) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_events_are_the_log_also_after_resuming(tmp_path, monkeypatch):
-    """Killed when both epochs are in the events and one in the checkpoint; then begun without the flag and resumed with it."""
+    """Killed when both epochs are in the events and one in the checkpoint; then begun without the flag and resumed
+    with it."""
     pytest.importorskip("tensorboard")
     train = [*DIGITS, "--save_model", str(tmp_path), "--max_epochs", "2"]
     events = tmp_path / "tensorboard/digits_imbalance100"

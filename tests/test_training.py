@@ -120,7 +120,8 @@ def test_running_statistics_are_averaged_like_weights():
 
 
 def test_the_average_of_the_weights_is_validated_and_kept(tmp_path):
-    """Decay 0.5 over 4 steps: the average after each is half what it was and half the new weights; it starts as the first step's."""
+    """Decay 0.5 over 4 steps: the average after each is half what it was and half the new weights; it starts as the
+    first step's."""
     averaging = training(epochs=1)
     averaging.average_weights(0.5)
     steps = []
@@ -202,7 +203,8 @@ def test_resume_is_exact(tmp_path):
 
 
 def test_resume_in_another_precision_is_refused(tmp_path):
-    """`auto` may be bf16 on the first machine and fp32 on the second, where the flag helps; an earlier version's state does not say."""
+    """`auto` may be bf16 on the first machine and fp32 on the second, where the flag helps; an earlier version's
+    state does not say."""
     run = open_run(tmp_path)
     fit(training(epochs=1), run, {"arguments": {"precision": "auto"}}, CPU)
     in_bf16 = Runtime(CPU.device, bf16=True)
@@ -286,7 +288,8 @@ def test_what_would_wait_is_noticed():
 
 
 class Waits(TorchDispatchMode):
-    """Note each operation that would make the CPU wait for a GPU: its result is a Python number, or has a shape that depends on values."""
+    """Note each operation that would make the CPU wait for a GPU: its result is a Python number, or has a shape that
+    depends on values."""
 
     def __init__(self):
         super().__init__()
@@ -370,8 +373,11 @@ def test_epoch_seeds_differ_and_do_not_change():
 
 
 def test_where_validation_is_not_balanced_the_mean_of_the_classes_decides(tmp_path):
-    """Six images of class 0 and two of class 1. Right are 6 and 0, then 3 and 2, then 5 and 1: top-1 is 6/8, 5/8, 6/8, the mean of the
-    classes 1/2, 3/4, 2/3. Top-1 would keep the first epoch, the mean keeps the second one."""
+    """Six images of class 0 and two of class 1.
+
+    Right are 6 and 0, then 3 and 2, then 5 and 1: top-1 is 6/8, 5/8, 6/8, the mean of the classes 1/2, 3/4, 2/3.
+    Top-1 would keep the first epoch, the mean keeps the second one.
+    """
     labels, kept = torch.tensor([0] * 6 + [1] * 2), {}
     for keep_by_class in (False, True):
         hits = iter([(6, 0), (3, 2), (5, 1)])
