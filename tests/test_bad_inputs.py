@@ -65,7 +65,8 @@ folder = Path(sys.argv[1])
 def told(main):
     script = types.ModuleType("script")
     script.__file__, script.main = "script.py", main
-    kind, fine, description = judge(Case("kind", "name", script, [], folder / "run", "x.csv", folder / "canary"), folder)
+    case = Case("kind", "name", script, [], folder / "run", "x.csv", folder / "canary")
+    kind, fine, description = judge(case, folder)
     print(fine, description.partition(" (")[0])
 
 def tell(argv, line="error: x.csv is bad\\n", code=2):
