@@ -2,18 +2,18 @@
 
 Sinha, Ohashi, Nakamura, "Class-Wise Difficulty-Balanced Loss for Solving Class-Imbalance", ACCV 2020, arXiv 2010.01824.
 
-A class that the network gets wrong on held-out data is difficult, however many training images it has; its samples weigh
-more in the next epoch. With A_c the accuracy of class c on held-out data:
+A class that the network gets wrong on held-out data is difficult, however many training images it has; its samples
+weigh more in the next epoch. With A_c the accuracy of class c on held-out data:
 
     difficulty  d_c = 1 - A_c                                             paper, equation 1
     weight      w_c = d_c ** tau, scaled so that the C weights sum to C   paper, equation 2
     loss        mean over the batch of  -w_y log p_y                      paper, equation 3
 
-As published, a class that is solved in one epoch has weight 0 in the next and may be forgotten. `difficulty="smoothed"` is safe on
-easy and on small data; `difficulty="paper"`, the default, is what the paper's numbers were made with.
+As published, a class that is solved in one epoch has weight 0 in the next and may be forgotten. `difficulty="smoothed"`
+is safe on easy and on small data; `difficulty="paper"`, the default, is what the paper's numbers were made with.
 
-CDBLoss takes what nn.CrossEntropyLoss takes. In your own training loop (`train_batches` and `val_batches` yield images and labels
-on the device):
+CDBLoss takes what nn.CrossEntropyLoss takes. In your own training loop (`train_batches` and `val_batches` yield images
+and labels on the device):
 
     criterion = CDBLoss(num_classes=10, difficulty="smoothed")   # .to(device) as any module
     for epoch in range(epochs):
@@ -52,8 +52,8 @@ PSEUDO_IMAGES = 100  # smoothed: held-out images of overall accuracy that each c
 def dynamic_tau(accuracy: Tensor, released: bool = False) -> Tensor:
     """Return the exponent for class accuracies of shape (C,), a scalar tensor: the more unequal they are, the larger.
 
-    b = max A / (min A + 0.01) - 1. The paper's equation 5: 2 / (1 + exp(-b)), up to 2. The released CIFAR and EGTEA code:
-    1 / (1 + exp(-(b + 1))), up to 1.
+    b = max A / (min A + 0.01) - 1. The paper's equation 5: 2 / (1 + exp(-b)), up to 2. The released CIFAR and EGTEA
+    code: 1 / (1 + exp(-(b + 1))), up to 1.
     """
     bias = accuracy.max() / (accuracy.min() + 0.01) - 1
     return torch.sigmoid(bias + 1) if released else 2 * torch.sigmoid(bias)
@@ -68,7 +68,7 @@ def read_tau(text: str) -> float | str:
 
 
 def focal_factor(cross_entropy: Tensor, gamma: float) -> Tensor:
-    """Return (1 - p) ** gamma for the probability p that belongs to a cross-entropy; Lin et al., ICCV 2017, equation 4."""
+    """Return (1 - p) ** gamma for the probability p of a cross-entropy; Lin et al., ICCV 2017, equation 4."""
     miss = -torch.expm1(-cross_entropy)
     return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma  # a gradient that is finite at p = 1, gamma < 1
 
@@ -77,19 +77,22 @@ class CDBLoss(nn.Module):
     """Cross-entropy, or focal loss, weighted by class difficulty. A drop-in replacement for nn.CrossEntropyLoss.
 
     tau: a number above 0, "dynamic" (the paper's rule) or "dynamic-released" (the released code's).
-    reduction: "mean" over the elements that count (paper); "weighted_mean", what nn.CrossEntropyLoss(weight=...) calls mean: divided
-        by their summed weights; "sum"; "none". The loss of a batch in which no element counts is 0.
+    reduction: "mean" over the elements that count (paper); "weighted_mean", what nn.CrossEntropyLoss(weight=...) calls
+        mean: divided by their summed weights; "sum"; "none". The loss of a batch in which no element counts is 0.
     focal_gamma: above 0 gives the focal variant, CDB-FL.
     allow_absent: with "paper", whether a class may be missing from the held-out data; it then keeps its weight.
-    difficulty: "paper" takes it from the last validation pass alone. "smoothed" is the posterior mean of a class's error rate: its
-        counts of all passes, older ones discounted by DISCOUNT a pass (a power prior; Ibrahim and Chen, 2000), and PSEUDO_IMAGES more
-        at the overall error rate (a Beta prior). A class without held-out images has the overall difficulty.
-    class_counts: training images of each class. With them the logits are adjusted by their logarithms: CDB-BS, difficulty weights on
-        Balanced Softmax (Ren et al., NeurIPS 2020, equation 3), this repository's own combination.
+    difficulty: "paper" takes it from the last validation pass alone. "smoothed" is the posterior mean of a class's
+        error rate: its counts of all passes, older ones discounted by DISCOUNT a pass (a power prior; Ibrahim and Chen,
+        2000), and PSEUDO_IMAGES more at the overall error rate (a Beta prior). A class without held-out images has the
+        overall difficulty.
+    class_counts: training images of each class. With them the logits are adjusted by their logarithms: CDB-BS,
+        difficulty weights on Balanced Softmax (Ren et al., NeurIPS 2020, equation 3), this repository's own
+        combination.
     ignore_index, label_smoothing: as in nn.CrossEntropyLoss.
 
-    State is in buffers: `weight`, shape (C,), summing to C, uniform until the first update; `exponent`, the tau in effect (nan while
-    a dynamic tau has seen nothing); and for "smoothed" `correct` and `total`, shape (C,), the discounted counts.
+    State is in buffers: `weight`, shape (C,), summing to C, uniform until the first update; `exponent`, the tau in
+    effect (nan while a dynamic tau has seen nothing); and for "smoothed" `correct` and `total`, shape (C,), the
+    discounted counts.
     """
 
     def __init__(
@@ -136,8 +139,8 @@ class CDBLoss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss: a scalar, or with reduction "none" one for each element.
 
-        logits: (N, C), (C,) or (N, C, d1, ...). target: class indices, (N,), () or (N, d1, ...), or class probabilities of the shape
-        of logits. 16-bit logits are taken to 32 bit for the loss.
+        logits: (N, C), (C,) or (N, C, d1, ...). target: class indices, (N,), () or (N, d1, ...), or class probabilities
+        of the shape of logits. 16-bit logits are taken to 32 bit for the loss.
         """
         wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         weight = self.weight.to(wide.dtype)
@@ -166,9 +169,11 @@ class CDBLoss(nn.Module):
 
     @torch.no_grad()
     def update(self, correct: Tensor | Sequence[int], total: Tensor | Sequence[int]) -> None:
-        """Set the weights from held-out counts: images of each class recognised, and in all; tensors, arrays or lists of C integers.
+        """Set the weights from held-out counts: images of each class recognised, and in all; tensors, arrays or lists
+        of C integers.
 
-        Raises ValueError for a wrong shape, counts that cannot be, no image at all, and, with "paper", a class without any image.
+        Raises ValueError for a wrong shape, counts that cannot be, no image at all, and, with "paper", a class without
+        any image.
         """
         correct, total = self._checked("correct", correct), self._checked("total", total)
         if (correct < 0).any() or (correct > total).any():
@@ -183,7 +188,9 @@ class CDBLoss(nn.Module):
         self._set_weights(smoothed_accuracy(self.correct.cpu().double(), self.total.cpu().double()))
 
     def update_from_accuracy(self, accuracy: Tensor | Sequence[float]) -> None:
-        """Set the weights from accuracies in 0..1, shape (C,), for callers that have no counts. "smoothed" needs counts: ValueError."""
+        """Set the weights from accuracies in 0..1, shape (C,), for callers that have no counts. "smoothed" needs
+        counts: ValueError.
+        """
         if self.difficulty == "smoothed":
             raise ValueError(
                 "difficulty 'smoothed' needs counts, which an accuracy does not tell: call update(correct, total)"
@@ -196,7 +203,7 @@ class CDBLoss(nn.Module):
         self._set_weights(accuracy)
 
     def start_epoch(self, progress: float) -> None:
-        """Do nothing: difficulty changes after a validation pass. A training loop may call this on each of its losses."""
+        """Do nothing: difficulty changes after a validation pass. A loop may call this on each of its losses."""
 
     def extra_repr(self) -> str:
         """Return the settings that differ from nn.CrossEntropyLoss's, for print(criterion)."""
@@ -224,7 +231,9 @@ class CDBLoss(nn.Module):
 
     @torch.no_grad()
     def _set_weights(self, accuracy: Tensor, present: Tensor | None = None) -> None:
-        """Apply equation 2 to accuracies on the CPU, shape (C,), for the classes that are `present`; the others keep their weights."""
+        """Apply equation 2 to accuracies on the CPU, shape (C,), for the classes that are `present`; the others keep
+        their weights.
+        """
         present = torch.ones_like(accuracy, dtype=torch.bool) if present is None else present
         absent = (~present).nonzero().flatten().tolist()
         if absent and (not self.allow_absent or len(absent) == len(present)):
@@ -243,7 +252,9 @@ class CDBLoss(nn.Module):
 
 
 def smoothed_accuracy(correct: Tensor, total: Tensor) -> Tensor:
-    """Return the posterior mean of each class's accuracy, shape (C,), from its counts, under a Beta prior at the overall accuracy."""
+    """Return the posterior mean of each class's accuracy, shape (C,), from its counts, under a Beta prior at the
+    overall accuracy.
+    """
     overall = correct.sum() / total.sum()
     return (correct + PSEUDO_IMAGES * overall) / (total + PSEUDO_IMAGES)
 
@@ -251,8 +262,9 @@ def smoothed_accuracy(correct: Tensor, total: Tensor) -> Tensor:
 def reduce_loss(losses: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> Tensor:
     """Reduce weighted losses, one for each element, as CDBLoss's `reduction` says.
 
-    weights and counts have the shape of losses: the weight of each element's class, and whether it counts (is not ignored). In a
-    torch.distributed job "weighted_mean" divides by the sum over the whole batch, so every process has to take part.
+    weights and counts have the shape of losses: the weight of each element's class, and whether it counts (is not
+    ignored). In a torch.distributed job "weighted_mean" divides by the sum over the whole batch, so every process has
+    to take part.
     """
     if reduction == "none":
         return losses

@@ -1,7 +1,7 @@
 """The flags that choose among all losses, CDB's and the rivals, and what each loss takes from them.
 
-This package knows the names of the CDB losses, not their class: each experiment holds its own copy of cdb_loss.py, and hands its CDBLoss
-to build_loss.
+This package knows the names of the CDB losses, not their class: each experiment holds its own copy of cdb_loss.py, and
+hands its CDBLoss to build_loss.
 """
 
 import argparse
@@ -46,8 +46,8 @@ def build_loss(args: Any, class_counts: list[int], cdb_loss: Callable[..., nn.Mo
 def absent_classes_line(args: Any, absent: list[str], file: Path, remedy: str) -> str:
     """Return the line that names the classes without held-out samples in `file`; empty where there are none.
 
-    For runs that measure difficulty. CDB with difficulty "smoothed" gives these classes the overall one. "paper" cannot: ValueError, which
-    says the `remedy`.
+    For runs that measure difficulty. CDB with difficulty "smoothed" gives these classes the overall one. "paper"
+    cannot: ValueError, which says the `remedy`.
     """
     if not absent:
         return ""
@@ -62,7 +62,8 @@ def add_loss_arguments(
 ) -> None:
     """Add --loss_type and the settings of each loss to a training script.
 
-    read_tau returns the tau that a text names, or raises ValueError with the reason; difficulties are CDBLoss's, the default first.
+    read_tau returns the tau that a text names, or raises ValueError with the reason; difficulties are CDBLoss's, the
+    default first.
     """
 
     def tau(text: str) -> float | str:

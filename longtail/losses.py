@@ -1,9 +1,9 @@
 """The rivals of the CDB loss.
 
-Every loss is a module and takes what nn.CrossEntropyLoss takes: `criterion(logits, target)` with logits (N, C), (C,) or (N, C, d1, ...),
-and as target class indices or, where that has a meaning, class probabilities. `weight`, shape (C,), is the weight of each class,
-ones where a loss has none. A training loop calls `start_epoch(progress)` before each epoch and `update(correct, total)` after each
-validation pass, whatever the loss.
+Every loss is a module and takes what nn.CrossEntropyLoss takes: `criterion(logits, target)` with logits (N, C), (C,) or
+(N, C, d1, ...), and as target class indices or, where that has a meaning, class probabilities. `weight`, shape (C,), is
+the weight of each class, ones where a loss has none. A training loop calls `start_epoch(progress)` before each epoch
+and `update(correct, total)` after each validation pass, whatever the loss.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ DRW_START = 2 / 3  # the paper's first step of the learning rate, 160 of 240 epo
 
 
 def focal_factor(cross_entropy: Tensor, gamma: float) -> Tensor:
-    """Return (1 - p) ** gamma for the probability p that belongs to a cross-entropy; Lin et al., ICCV 2017, equation 4."""
+    """Return (1 - p) ** gamma for the probability p of a cross-entropy; Lin et al., ICCV 2017, equation 4."""
     miss = -torch.expm1(-cross_entropy)
     return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma  # a gradient that is finite at p = 1, gamma < 1
 
@@ -36,11 +36,12 @@ def one_hot(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 def reduce_loss(losses: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> Tensor:
-    """Reduce weighted losses, one for each element: "none", "sum", "mean" over the elements that count, or "weighted_mean".
+    """Reduce weighted losses, one for each element: "none", "sum", "mean" over the elements that count, or
+    "weighted_mean".
 
-    weights and counts have the shape of losses: the weight of each element's class, and whether it counts (is not ignored).
-    "weighted_mean" divides by the summed weights, as PyTorch's weighted mean does; in a torch.distributed job by those of the whole
-    batch, so every process has to take part. Without an element that counts the loss is 0.
+    weights and counts have the shape of losses: the weight of each element's class, and whether it counts (is not
+    ignored). "weighted_mean" divides by the summed weights, as PyTorch's weighted mean does; in a torch.distributed job
+    by those of the whole batch, so every process has to take part. Without an element that counts the loss is 0.
     """
     if reduction == "none":
         return losses
@@ -58,8 +59,9 @@ def reduce_loss(losses: Tensor, weights: Tensor, counts: Tensor, reduction: str)
 class ClassLoss(nn.Module):
     """Cross-entropy (CE), and what all rivals share: class counts (C,), class weights, and no use for validation.
 
-    reduction, ignore_index and label_smoothing are those of nn.CrossEntropyLoss; "weighted_mean" is its weighted mean. "mean" divides by
-    the elements that count; if none counts, the loss is 0. ValueError for a class without training samples.
+    reduction, ignore_index and label_smoothing are those of nn.CrossEntropyLoss; "weighted_mean" is its weighted mean.
+    "mean" divides by the elements that count; if none counts, the loss is 0. ValueError for a class without training
+    samples.
     """
 
     labels_only = (
@@ -87,7 +89,9 @@ class ClassLoss(nn.Module):
         self.register_buffer("weight", torch.ones(len(class_counts)), persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss: a scalar, or with reduction "none" one for each element. 16-bit logits are taken to 32 bit for it."""
+        """Return the loss: a scalar, or with reduction "none" one for each element. 16-bit logits are taken to 32 bit
+        for it.
+        """
         wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if target.is_floating_point():
             if self.labels_only:
@@ -118,7 +122,9 @@ class ClassLoss(nn.Module):
         )
 
     def start_epoch(self, progress: float) -> None:
-        """Do nothing; a loss that changes during training overrides it. `progress` is the share of training that is done, 0 to 1."""
+        """Do nothing; a loss that changes during training overrides it. `progress` is the share of training that is
+        done, 0 to 1.
+        """
 
     def update(self, correct: Tensor, total: Tensor) -> None:
         """Do nothing: difficulty means nothing to a loss that weighs by counts."""
@@ -143,7 +149,8 @@ class FocalLoss(ClassLoss):
 
 
 class EqualizationLoss(ClassLoss):
-    """Softmax equalization loss; Tan et al., "Equalization Loss for Long-Tailed Object Recognition", CVPR 2020, section 3.4.
+    """Softmax equalization loss; Tan et al., "Equalization Loss for Long-Tailed Object Recognition", CVPR 2020, section
+    3.4.
 
     A class whose share of the training set is below lambda_ is left out of another class's softmax denominator with
     probability gamma, drawn again for each sample and class: rare classes are pushed down less.
@@ -163,13 +170,17 @@ class EqualizationLoss(ClassLoss):
 
 
 def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
-    """Return (1 - beta) / (1 - beta ** n_c), scaled to sum to C, shape (C,); Cui et al., CVPR 2019, equation 2 and section 4."""
+    """Return (1 - beta) / (1 - beta ** n_c), scaled to sum to C, shape (C,); Cui et al., CVPR 2019, equation 2 and
+    section 4.
+    """
     weights = (1 - beta) / -torch.expm1(class_counts.double() * torch.log(torch.tensor(beta, dtype=torch.double)))
     return (weights / weights.sum() * len(weights)).float()
 
 
 class ClassBalancedLoss(ClassLoss):
-    """Softmax cross-entropy weighted by the effective number of samples; Cui et al., "Class-Balanced Loss", CVPR 2019, equation 9."""
+    """Softmax cross-entropy weighted by the effective number of samples; Cui et al., "Class-Balanced Loss", CVPR 2019,
+    equation 9.
+    """
 
     def __init__(self, class_counts: list[int], beta: float = 0.9999, **options: Any):
         super().__init__(class_counts, **options)
@@ -177,7 +188,7 @@ class ClassBalancedLoss(ClassLoss):
 
 
 class ClassBalancedFocalLoss(ClassBalancedLoss):
-    """The same weights on the focal loss over C sigmoids, summed over the classes; Cui et al., CVPR 2019, equation 13."""
+    """The same weights on the focal loss over C sigmoids, summed over classes; Cui et al., CVPR 2019, equation 13."""
 
     labels_only = "its weight is that of one true class"
 
@@ -194,7 +205,8 @@ class ClassBalancedFocalLoss(ClassBalancedLoss):
 
 
 class LDAMLoss(ClassLoss):
-    """Label-distribution-aware margins, deferred re-weighting; Cao et al., NeurIPS 2019, equations 12 and 13, algorithm 1.
+    """Label-distribution-aware margins, deferred re-weighting; Cao et al., NeurIPS 2019, equations 12 and 13, algorithm
+    1.
 
     Expects cosines (a normalised head). The true class has to win by a margin proportional to n_c ** -1/4, at most
     LDAM_MAX_MARGIN. From DRW_START on, the classes weigh by their effective number, divided by the summed weights.
@@ -219,7 +231,9 @@ class LDAMLoss(ClassLoss):
 
 
 class LogitAdjustmentLoss(ClassLoss):
-    """Cross-entropy of logits + log prior; Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 10."""
+    """Cross-entropy of logits + log prior; Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation
+    10.
+    """
 
     def __init__(self, class_counts: list[int], strength: float = 1.0, **options: Any):
         super().__init__(class_counts, **options)
@@ -250,7 +264,9 @@ def build_rival(
     eql_lambda: float = 0.005,
     **options: Any,
 ) -> ClassLoss:
-    """Return the loss that goes by one of the RIVALS; each takes from the settings what it needs, all take ClassLoss's options."""
+    """Return the loss that goes by one of the RIVALS; each takes from the settings what it needs, all take ClassLoss's
+    options.
+    """
     choices = {
         "CE": (ClassLoss, {}),
         "FL": (FocalLoss, {"gamma": gamma}),

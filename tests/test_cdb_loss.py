@@ -123,7 +123,8 @@ def test_absent_class_is_named_or_keeps_its_weight():
         loss.update(torch.zeros(3, dtype=torch.long), torch.zeros(3, dtype=torch.long))
 
 
-# Smoothed difficulty: counts of earlier passes times 0.9 a pass, and 100 pseudo-images of each class at the overall accuracy.
+# Smoothed difficulty: counts of earlier passes times 0.9 a pass, and 100 pseudo-images of each class at the overall
+# accuracy.
 
 
 def test_smoothed_difficulty_of_two_passes():
@@ -151,7 +152,9 @@ def test_smoothed_difficulty_of_a_class_without_images_is_the_overall_one():
 
 
 def test_smoothed_difficulty_forgets_no_solved_class():
-    """100 passes with class 0 solved leave it the share of the pseudo-images; without one mistake anywhere the last weights stand."""
+    """100 passes with class 0 solved leave it the share of the pseudo-images; without one mistake anywhere the last
+    weights stand.
+    """
     loss = CDBLoss(2, tau=2, difficulty="smoothed")
     for _ in range(100):
         loss.update([10, 5], [10, 10])  # 100 of each class count in the end: d = .25 * 100 / 200, (50 + 25) / 200
@@ -162,8 +165,9 @@ def test_smoothed_difficulty_forgets_no_solved_class():
 
 
 def test_smoothing_takes_the_noise_out_of_equal_classes():
-    """Deviation of d from 25 images: sqrt(.4 * .6 / 25) = .098, of the weights at tau 2 about 2 * .098 / .6 = .327. The discounted average
-    divides it by sqrt(19), and 100 pseudo-images beside 250 multiply by 250 / 350: .0535."""
+    """Deviation of d from 25 images: sqrt(.4 * .6 / 25) = .098, of the weights at tau 2 about 2 * .098 / .6 = .327. The
+    discounted average divides it by sqrt(19), and 100 pseudo-images beside 250 multiply by 250 / 350: .0535.
+    """
     generator = torch.Generator().manual_seed(0)
     paper, smoothed = CDBLoss(100, tau=2), CDBLoss(100, tau=2, difficulty="smoothed")
     for _ in range(60):

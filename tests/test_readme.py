@@ -37,7 +37,9 @@ def expected(model: nn.Module) -> torch.Tensor:
 
 
 def test_counts_of_two_processes_give_the_weights_of_one(processes, tmp_path):
-    """The first process has two batches, 16 of the 24 images, and the second one batch; the model has buffers, which DDP would send."""
+    """The first process has two batches, 16 of the 24 images, and the second one batch; the model has buffers, which
+    DDP would send.
+    """
     (tmp_path / "script.py").write_text(f"""
 import sys
 sys.path.insert(0, {str(ROOT / "CIFAR-LT")!r})
@@ -73,7 +75,9 @@ def test_the_trained_network_of_the_page(capsys):
 
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_updates_the_weights_and_saves_them(tmp_path):
-    """Learning rate 0, so that the model stays: one pass over all images; Lightning's own trial before it must not count."""
+    """Learning rate 0, so that the model stays: one pass over all images; Lightning's own trial before it must not
+    count.
+    """
     lightning = pytest.importorskip("lightning")
     names = {"lightning": lightning, "torch": torch, "CDBLoss": CDBLoss}
     exec(block("In a Lightning module"), names)
