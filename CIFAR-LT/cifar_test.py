@@ -2,9 +2,9 @@
 
     python cifar_test.py --saved_model_path saved_model/best_cifar100_imbalance200.pth --class_num 100 --n_gpus 1
 
-A checkpoint of ours says everything: data set, head, class counts, normalisation. One of the released code holds the weights alone:
-their shape gives the data set; --imbalance (else the file's name) and --normalization say the rest. The last line printed has the
-form `Test Accuracy is 0.3740`.
+A checkpoint of ours says everything: data set, head, class counts, normalisation. One of the released code holds the
+weights alone: their shape gives the data set; --imbalance (else the file's name) and --normalization say the rest.
+The last line printed has the form `Test Accuracy is 0.3740`.
 """
 
 import json
@@ -167,7 +167,10 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def validation_set(args: Namespace, description: dict[str, Any]) -> ImageSet:
-    """Return the held-out images of the model's training. ValueError where there are none, or no class counts to adjust by."""
+    """Return the held-out images of the model's training.
+
+    Raise ValueError where there are none, or no class counts to adjust by.
+    """
     if not description["class_counts"]:
         raise ValueError(
             f"--logit_adjustment needs the class counts, which {args.saved_model_path} does not hold: give --imbalance"

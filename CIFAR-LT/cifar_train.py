@@ -7,8 +7,8 @@ all of a machine's GPUs, one process each (on the CPU too):
 no data at hand, about a minute:
     python cifar_train.py --dataset digits --save_model ./saved_model/digits
 
-The run's folder, saved_model/, holds best_cifar100_imbalance200.pth, the epoch with the best validation accuracy, last_....pth (for
---resume), the log ....csv (`../longtail/plot.py` draws it), and ....json with the arguments.
+The run's folder, saved_model/, holds best_cifar100_imbalance200.pth, the epoch with the best validation accuracy,
+last_....pth (for --resume), the log ....csv (`../longtail/plot.py` draws it), and ....json with the arguments.
 """
 
 import math
@@ -69,8 +69,10 @@ class Recipe:
     schedule: Callable[[float], float]
     nesterov: bool = False
     flip: bool = True
-    average: float = 0.0  # decay of the moving average of the weights, which is validated and kept; 0: no average
-    muon: float = 0.0  # peak relative step of Muon on all convolutions but the first; 0: SGD on them too
+    # decay of the moving average of the weights, which is validated and kept; 0: no average
+    average: float = 0.0
+    # peak relative step of Muon on all convolutions but the first; 0: SGD on them too
+    muon: float = 0.0
     strong: bool = False  # AutoAugment and Cutout after crop and flip
 
     def plain(self) -> dict[str, Any]:
@@ -84,7 +86,10 @@ def step_schedule(progress: float) -> float:
 
 
 def one_cycle_schedule(progress: float) -> float:
-    """Rise from 0.04 to 1 over the first 30 %, then fall to 0, along cosines; Smith and Topin, 2018, as PyTorch's OneCycleLR."""
+    """Rise from 0.04 to 1 over the first 30 %, then fall to 0, along cosines.
+
+    Smith and Topin, 2018, as PyTorch's OneCycleLR.
+    """
     if progress < 0.3:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / 0.3)) / 2
     return (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
@@ -98,12 +103,13 @@ def level_schedule(progress: float) -> float:
 
 
 PAPER = Recipe(epochs=240, batch_size=32, lr=0.1, schedule=step_schedule)
-# Chosen for cross-entropy's validation accuracy at imbalance 20 with seeds 10 and 11: about 0.95 with Muon, 0.92 without it, 0.85 at a
-# tenth of the peak rate. A mirrored digit is another picture, so no flip.
+# Chosen for cross-entropy's validation accuracy at imbalance 20 with seeds 10 and 11: about 0.95 with Muon, 0.92
+# without it, 0.85 at a tenth of the peak rate. A mirrored digit is another picture, so no flip.
 DIGITS = Recipe(
     epochs=30, batch_size=32, lr=0.1, schedule=one_cycle_schedule, nesterov=True, flip=False, average=0.98, muon=0.02
 )
-# At a high learning rate, accuracy fluctuates from epoch to epoch, and CDB's class weights with it. Those of the average do not.
+# At a high learning rate, accuracy fluctuates from epoch to epoch, and CDB's class weights with it. Those of the
+# average do not.
 FAST = Recipe(epochs=30, batch_size=64, lr=0.1, schedule=level_schedule, nesterov=True, average=0.998, muon=0.02)
 # The augmentation of later published results, AutoAugment and Cutout, with half of their epochs.
 STRONG = Recipe(
@@ -136,9 +142,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         "--protocol",
         choices=PROTOCOLS,
         default="paper",
-        help="paper (default): hold out 25 images of each class for "
-        "validation, cut the rest; common: cut all images and validate on the test set, as many papers do; paper-on-test: "
-        "cut as paper, validate on the test set",
+        help="paper (default): hold out 25 images of each class for validation, cut the rest; common: cut all images "
+        "and validate on the test set, as many papers do; paper-on-test: cut as paper, validate on the test set",
     )
     data.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
     add_loss_arguments(parser, read_tau, DIFFICULTIES)
@@ -195,7 +200,10 @@ def complete(args: Namespace) -> Namespace:
 
 
 def build_optimizer(model: ResNet32, lr: float, recipe: Recipe) -> Muon:
-    """Return SGD with weight decay on everything but the head's bias (released code), and Muon on the convolutions if the recipe has it."""
+    """Return SGD with weight decay on everything but the head's bias, as the released code has it.
+
+    If the recipe has Muon, it takes the steps of the convolutions.
+    """
     named = dict(model.named_parameters())
     biases = [named.pop(name) for name in list(named) if name == "linear.bias"]
     filters = [named.pop(name) for name in list(named) if recipe.muon and name.startswith("layer") and ".conv" in name]
