@@ -1,6 +1,8 @@
-"""Lists of images, with lines such as `train/n01440764/n01440764_190.JPEG 0`: read, check, find on disk, and order for an epoch.
+"""Lists of images, with lines such as `train/n01440764/n01440764_190.JPEG 0`: read, check, find on disk, and order
+for an epoch.
 
-Spaces, tabs, commas or semicolons stand before the label. Blank lines, lines that start with `#` and a byte order mark are skipped.
+Spaces, tabs, commas or semicolons stand before the label. Blank lines, lines that start with `#` and a byte order
+mark are skipped.
 """
 
 import dataclasses
@@ -26,7 +28,9 @@ LINE = re.compile(r"(.*[^\s,;])[\s,;]+([0-9]+)")  # path and label
 
 @dataclass(frozen=True)
 class ImageList:
-    """The paths below `root` and labels (N,) of a list file, in its order; `blob` is git's id of the file, `note` a remark for the user."""
+    """The paths below `root` and labels (N,) of a list file, in its order; `blob` is git's id of the file, `note` a
+    remark for the user.
+    """
 
     file: Path
     root: Path
@@ -154,7 +158,9 @@ def check_classes(images: ImageList, num_classes: int) -> None:
 
 
 def locate(*lists: ImageList) -> tuple[ImageList, ...]:
-    """Return the lists with each path as it is on disk. Raise FileNotFoundError that counts the missing images and names the first five.
+    """Return the lists with each path as it is on disk.
+
+    Raise FileNotFoundError that counts the missing images and names the first five.
 
     ILSVRC's validation images may be in class folders, as the lists have them, or flat: val/<wnid>/X or val/X.
     """
@@ -199,7 +205,10 @@ def flattened(path: str) -> str:
 
 
 def find_present(root: Path, paths: Iterable[str]) -> set[str]:
-    """Return the paths that exist. Each folder is listed once, since a network drive is slow at asking for each file."""
+    """Return the paths that exist.
+
+    Each folder is listed once, since a network drive is slow at asking for each file.
+    """
     paths_in: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         paths_in[posixpath.dirname(path)].append(path)
@@ -214,10 +223,11 @@ def find_present(root: Path, paths: Iterable[str]) -> set[str]:
 
 
 def class_probabilities(sampling: str, counts: Tensor, progress: float, weight: Tensor) -> Tensor | None:
-    """Return the probability of each class, (C,), after the share `progress` of training; None if every image is used once an epoch.
+    """Return the probability of each class, (C,), after the share `progress` of training; None if every image is used
+    once an epoch.
 
-    Kang et al., ICLR 2020, section 3: equation 1 with q = 0 (balanced) and 1/2 (square root), equation 4 (progressive).
-    "difficulty" is proportional to the weights of the CDB loss.
+    Kang et al., ICLR 2020, section 3: equation 1 with q = 0 (balanced) and 1/2 (square root), equation 4
+    (progressive). "difficulty" is proportional to the weights of the CDB loss.
     """
     if sampling == "uniform":
         return None
@@ -232,7 +242,9 @@ def class_probabilities(sampling: str, counts: Tensor, progress: float, weight: 
 
 
 def draw_epoch(labels: Tensor, probabilities: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Return the indices (N,) of an epoch's images: a permutation, or draws of a class by its probability and of any image in it."""
+    """Return the indices (N,) of an epoch's images: a permutation, or draws of a class by its probability and of any
+    image in it.
+    """
     if probabilities is None:
         return torch.randperm(len(labels), generator=generator)
     counts = labels.bincount(minlength=len(probabilities))

@@ -18,11 +18,13 @@ from longtail.files import check_file
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # Pillow would have Ghostscript run an EPS file
+# not EPS, which Pillow would have Ghostscript run
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp")
 LARGEST_FILE = 1 << 26  # bytes; ImageNet's largest has 15 million
 MOST_PIXELS = 1 << 26  # of an image
-UPRIGHT, ORIENTATION = 1, 0x0112  # EXIF's value for an image that stands, and its tag; TIFF 6.0, page 36
+# EXIF's value for an image that stands, and its tag; TIFF 6.0, page 36
+UPRIGHT, ORIENTATION = 1, 0x0112
 SWAPS_SIDES = 5  # orientations from here on exchange height and width
 JPEG_START, EXIF = b"\xff\xd8", b"Exif\0\0"
 TORCHVISION = re.compile(r"^decode_jpeg, \S+\.cpp:\d+, ")  # stands before torchvision's reasons
@@ -32,7 +34,9 @@ Result = TypeVar("Result")
 
 
 class JpegHeader(NamedTuple):
-    """What a JPEG file says before its pixels: their size as stored, channels, and how they must be turned (EXIF, 1 to 8)."""
+    """What a JPEG file says before its pixels: their size as stored, channels, and how they must be turned (EXIF, 1
+    to 8).
+    """
 
     height: int
     width: int
@@ -79,10 +83,14 @@ def parse_exif(block: bytes) -> "Image.Exif":
 
 
 def open_image(content: bytes) -> "Image.Image":
-    """Open an image file with Pillow, in any of FORMATS; others are programs. Raise ValueError for an unknown format."""
+    """Open an image file with Pillow, in any of FORMATS; others are programs.
+
+    Raise ValueError for an unknown format.
+    """
     from PIL import Image, UnidentifiedImageError
 
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns in several lines; check_pixels has ours
+    # Pillow's own limit warns in several lines; check_pixels has ours
+    Image.MAX_IMAGE_PIXELS = None
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
@@ -98,8 +106,8 @@ def check_pixels(height: int, width: int) -> None:
 def to_rgb(image: "Image.Image") -> "Image.Image":
     """Return the first frame in RGB, 8 bits a channel, transparent parts over white.
 
-    Grey values of 16 bits are divided by 257, and floats from 0 to 1 multiplied by 255. Raise ValueError for floats or 32-bit
-    integers whose scale is unknown.
+    Grey values of 16 bits are divided by 257, and floats from 0 to 1 multiplied by 255. Raise ValueError for floats
+    or 32-bit integers whose scale is unknown.
     """
     from PIL import Image
 
@@ -117,10 +125,12 @@ def to_bytes(values: np.ndarray, image: "Image.Image") -> np.ndarray:
     if image.mode == "F":
         if not (low >= 0 and high <= 1):  # nan is neither
             raise ValueError(
-                f"its floats run from {low:g} to {high:g}, and must lie between 0 and 1: scale them, or save 8 or 16 bits"
+                f"its floats run from {low:g} to {high:g}, and must lie between 0 and 1: scale them, or save 8 or 16 "
+                "bits"
             )
         return (values * 255).round().astype(np.uint8)
-    if image.mode != "I" or image.format in ("PNG", "PPM"):  # Pillow opens some 16-bit files of these two as 32 bits
+    # Pillow opens some 16-bit files of these two as 32 bits
+    if image.mode != "I" or image.format in ("PNG", "PPM"):
         return ((values.astype(np.int32) + HALF) // STEP).astype(np.uint8)
     if low < 0 or high > 255:
         raise ValueError(f"its 32-bit integers run from {low} to {high}, a scale that is not known: save 8 or 16 bits")
@@ -149,9 +159,12 @@ def to_tensor(image: "Image.Image") -> Tensor:
 
 
 class EncodedImage:
-    """An image file's content with its upright height and width. A JPEG is decoded when it is asked for, others at once.
+    """An image file's content with its upright height and width.
 
-    Creation raises ValueError for a file that is not an image or has too many pixels, before memory is allocated for it.
+    A JPEG is decoded when it is asked for, others at once.
+
+    Creation raises ValueError for a file that is not an image or has too many pixels, before memory is allocated for
+    it.
     """
 
     def __init__(self, content: bytes):
@@ -165,12 +178,16 @@ class EncodedImage:
             self.height, self.width = self.pixels.shape[1:]
 
     def decode(self, reduction: int = 1) -> Tensor:
-        """Return RGB (3, H, W) uint8. A JPEG is 1/2, 1/4 or 1/8 as large if `reduction` is 2, 4 or 8: that saves most of its decoding."""
+        """Return RGB (3, H, W) uint8.
+
+        A JPEG is 1/2, 1/4 or 1/8 as large if `reduction` is 2, 4 or 8: that saves most of its decoding.
+        """
         if not self.header:
             return self.pixels
         if self.header.channels in (1, 3) and self.header.orientation == UPRIGHT and reduction == 1:
-            # 1.3 times as fast as Pillow, and the same bytes. Deprecated since torchvision 0.29; TorchCodec, which replaces it, would be
-            # one more requirement and needs PyTorch 2.11. A torchvision without it leaves the work to Pillow.
+            # 1.3 times as fast as Pillow, and the same bytes. Deprecated since torchvision 0.29; TorchCodec,
+            # which replaces it, would be one more requirement and needs PyTorch 2.11. A torchvision without it
+            # leaves the work to Pillow.
             with contextlib.suppress(ImportError):
                 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -181,7 +198,10 @@ class EncodedImage:
 
 
 def use_image(path: Path, use: Callable[[bytes], Result]) -> Result:
-    """Return use(content) for an image file. Raise ValueError that names the file and what is wrong with it, in one line."""
+    """Return use(content) for an image file.
+
+    Raise ValueError that names the file and what is wrong with it, in one line.
+    """
     try:
         check_file(path, LARGEST_FILE)
         content = path.read_bytes()

@@ -19,7 +19,8 @@ HERE = Path(__file__).resolve().parent
 SAMPLE = 200  # images whose size decides that of the views
 IMAGE_SIZE, TEST_RESIZE = 224, 256  # pixels; of the paper's recipe
 STEP = 32  # pixels; a ResNet halves its input five times
-MANY_IMAGES = 50_000  # from here on the paper's recipe fits; below, the smaller one of config/TinyImageNet_LT
+# from here on the paper's recipe fits; below, the smaller one of config/TinyImageNet_LT
+MANY_IMAGES = 50_000
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 20, 90
 COMMENTS = {
     "data_root": "the folder that holds the images",
@@ -50,12 +51,15 @@ def is_image(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is passed over: a hidden one (macOS writes some beside each image), or a file system's own."""
+    """Return whether a file or folder is passed over: a hidden one (macOS writes some beside each image), or a file
+    system's own.
+    """
     return name.startswith(".") or name in ("lost+found", "System Volume Information")
 
 
 def walk_images(folder: Path) -> tuple[list[str], Counter[str]]:
-    """Return the images in a folder, at any depth and behind links, as paths below it; and the endings of its other files.
+    """Return the images in a folder, at any depth and behind links, as paths below it; and the endings of its other
+    files.
 
     Hidden files and folders are passed over. Raise OSError for another folder that cannot be read.
     """
@@ -106,7 +110,8 @@ def recipe(root: Path, train: Tree) -> dict[str, object]:
         epochs = math.ceil(STEPS * 64 / len(paths))
         schedule = {"num_epochs": min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs)), "batch_size": 64, "lr": 0.1}
     while image_size <= STEP and len(paths) % schedule["batch_size"] == 1:
-        schedule["batch_size"] -= 1  # else the last batch is a single image, and layer4 sees it as a single pixel
+        # else the last batch is a single image, and layer4 sees it as a single pixel
+        schedule["batch_size"] -= 1
     return {
         "num_classes": len(train),
         "image_size": image_size,
@@ -146,7 +151,8 @@ def config_text(settings: dict[str, object]) -> str:
     lines = ["# Written by make_lists.py. Relative paths start at ImageNet-LT/.\n"]
     for key, comment in COMMENTS.items():
         value = settings[key]
-        text = f"{key}: {json.dumps(str(value), ensure_ascii=False) if isinstance(value, Path) else value}"  # JSON's text is YAML's
+        # JSON's text is YAML's
+        text = f"{key}: {json.dumps(str(value), ensure_ascii=False) if isinstance(value, Path) else value}"
         lines.append(f"{text:<{COLUMN}}# {comment}\n" if len(text) < COLUMN else f"{text}  # {comment}\n")
     return "".join(lines)
 

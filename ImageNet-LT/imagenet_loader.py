@@ -1,7 +1,7 @@
 """Turn lists of images into batches: worker processes make the views, the device normalises them.
 
-All randomness of an image comes from one number that the epoch's generator drew for it, so that the number of workers and of
-processes changes nothing.
+All randomness of an image comes from one number that the epoch's generator drew for it, so that the number of workers
+and of processes changes nothing.
 """
 
 import contextlib
@@ -35,7 +35,9 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Part(NamedTuple):
-    """Some images of a batch, (n, H, W, 3) uint8; what is wrong with unusable ones, by place; and what to tell the user."""
+    """Some images of a batch, (n, H, W, 3) uint8; what is wrong with unusable ones, by place; and what to tell the
+    user.
+    """
 
     views: Tensor
     errors: dict[int, str]
@@ -44,7 +46,10 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Views(Dataset):
-    """Map a unit of work, indices and their seeds (None: evaluation views), to a Part. If `strict`, it ends at the first error."""
+    """Map a unit of work, indices and their seeds (None: evaluation views), to a Part.
+
+    If `strict`, it ends at the first error.
+    """
 
     images: ImageList
     image_size: int
@@ -127,7 +132,10 @@ class ImageLoader:
         self.views, self.workers = Views(images, image_size, test_resize, strict), count_workers(workers)
 
     def training_batches(self, probabilities: Tensor | None, batch_size: int, seed: int) -> Batches:
-        """Yield this process's part of each batch of an epoch, augmented. `seed` and `probabilities` (C,) alone decide the order."""
+        """Yield this process's part of each batch of an epoch, augmented.
+
+        `seed` and `probabilities` (C,) alone decide the order.
+        """
         generator = torch.Generator().manual_seed(seed)
         order = draw_epoch(self.labels, probabilities, generator)
         seeds = torch.randint(2**62, (len(order),), generator=generator)
@@ -144,7 +152,7 @@ class ImageLoader:
             yield images, self.runtime.move(self.labels[share])
 
     def checked_batches(self) -> Iterator[tuple[Tensor, dict[int, str]]]:
-        """Yield images as evaluation_batches does, and what is wrong with unusable ones, by their place in the batch."""
+        """Yield images as evaluation_batches does, and by their place in the batch what is wrong with unusable ones."""
         return self.load([(share, None) for share in self.evaluation_shares()])
 
     def evaluation_shares(self) -> list[Tensor]:
@@ -153,7 +161,9 @@ class ImageLoader:
         return [share for share in shares if len(share)]
 
     def load(self, batches: list[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, dict[int, str]]]:
-        """Yield the images of each batch of indices and seeds, (N, 3, H, W) float on the device, and their errors by place."""
+        """Yield the images of each batch of indices and seeds, (N, 3, H, W) float on the device, and their errors by
+        place.
+        """
         counts = [math.ceil(len(indices) / UNIT) for indices, _ in batches]
         workers = min(self.workers, sum(counts))
         settings = {}
@@ -185,7 +195,10 @@ class ImageLoader:
             yield normalize(views.permute(0, 3, 1, 2)), errors  # channels last in memory
 
     def next_part(self, parts: Iterator[Part]) -> Part:
-        """Return the next unit on the device. Raise ValueError for an image that cannot be used, OSError for a worker that died."""
+        """Return the next unit on the device.
+
+        Raise ValueError for an image that cannot be used, OSError for a worker that died.
+        """
         try:
             part = next(parts)
         except RuntimeError as error:

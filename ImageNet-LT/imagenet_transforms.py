@@ -14,7 +14,8 @@ from torch import Tensor
 from imagenet_decoding import EncodedImage, check_pixels
 from longtail.devices import send
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, R, G, B on a scale of 0 to 1
+# of ImageNet, R, G, B on a scale of 0 to 1
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
 LEVELS = np.arange(256)  # of a uint8
 JITTER = 0.4  # of brightness, contrast and saturation; released code
@@ -22,7 +23,9 @@ AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop; Szegedy et al., C
 
 
 def reduction_for(height: int, width: int, size: int) -> int:
-    """Return the strongest reduction that leaves `height` and `width` at least `size`, so that the result loses no detail."""
+    """Return the strongest reduction that leaves `height` and `width` at least `size`, so that the result loses no
+    detail.
+    """
     return next((factor for factor in (8, 4, 2) if min(height, width) >= factor * size), 1)
 
 
@@ -30,12 +33,15 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Resize (3, H, W) bilinearly, with a wider filter when shrinking, as Pillow does."""
     if image.shape[1:] == (height, width):
         return image
-    image = image[None].contiguous(memory_format=torch.channels_last)  # the layout that PyTorch is fast in here
+    # the layout that PyTorch is fast in here
+    image = image[None].contiguous(memory_format=torch.channels_last)
     return F.interpolate(image, (height, width), mode="bilinear", antialias=True)[0]
 
 
 def random_crop(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of a crop with random area and aspect ratio, or of a central one if ten draws do not fit."""
+    """Return top, left, height and width of a crop with random area and aspect ratio, or of a central one if ten
+    draws do not fit.
+    """
     for _ in range(10):
         area, ratio = height * width * rng.uniform(*AREA), math.exp(rng.uniform(*map(math.log, RATIO)))
         rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
@@ -82,10 +88,8 @@ def training_view(content: bytes, image_size: int, seed: int) -> np.ndarray:
     encoded = EncodedImage(content)
     top, left, height, width = random_crop(encoded.height, encoded.width, rng)
     image = encoded.decode(reduction_for(height, width, image_size))
-    reduced = (
-        image.shape[1] / encoded.height,
-        image.shape[2] / encoded.width,
-    )  # 1, or what the decoder made of the reduction
+    # 1, or what the decoder made of the reduction
+    reduced = (image.shape[1] / encoded.height, image.shape[2] / encoded.width)
     top, height = (round(value * reduced[0]) for value in (top, height))
     left, width = (round(value * reduced[1]) for value in (left, width))
     view = resize(image[:, top : top + height, left : left + width], image_size, image_size)
@@ -94,7 +98,10 @@ def training_view(content: bytes, image_size: int, seed: int) -> np.ndarray:
 
 
 def resized_sides(height: int, width: int, test_resize: int) -> tuple[int, int]:
-    """Return height and width once the shorter side is `test_resize`. Raise ValueError if a narrow strip would need too much memory."""
+    """Return height and width once the shorter side is `test_resize`.
+
+    Raise ValueError if a narrow strip would need too much memory.
+    """
     short = min(height, width)
     rows, columns = test_resize * height // short, test_resize * width // short
     check_pixels(rows, columns)
@@ -113,6 +120,7 @@ def evaluation_view(content: bytes, image_size: int, test_resize: int) -> np.nda
 
 def normalize(images: Tensor) -> Tensor:
     """Convert (N, 3, H, W) uint8, channels last in memory, to floats that have mean 0 and variance 1 on ImageNet."""
-    rows = images.permute(0, 2, 3, 1).flatten(2)  # (N, H, 3W): constants of a whole row are faster than of 3 channels
+    # (N, H, 3W): constants of a whole row are faster than of 3 channels
+    rows = images.permute(0, 2, 3, 1).flatten(2)
     mean, std = (send(255 * torch.tensor(values).repeat(images.shape[3]), images.device) for values in (MEAN, STD))
     return rows.float().sub_(mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)

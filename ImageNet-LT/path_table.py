@@ -9,8 +9,8 @@ import numpy as np
 class PathTable(Sequence[str]):
     """Paths as one block of bytes and the place where each ends.
 
-    A list of a million str grows in every forked worker: reading a str changes its reference count, which copies its memory page.
-    Reading from here changes nothing.
+    A list of a million str grows in every forked worker: reading a str changes its reference count, which copies its
+    memory page. Reading from here changes nothing.
     """
 
     def __init__(self, paths: Iterable[str]):

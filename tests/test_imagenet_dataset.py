@@ -24,7 +24,9 @@ def jpeg(
 
 
 def make_folder(root: Path, counts: dict[str, list[int]], prefix: str = "Small", flat_test: bool = False) -> Path:
-    """Small images of one colour a class below `root`, and lists of counts[split][c] images of class c, as ImageNet-LT has them."""
+    """Small images of one colour a class below `root`, and lists of counts[split][c] images of class c, as
+    ImageNet-LT has them.
+    """
     root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     colors = rng.integers(0, 256, (len(counts["train"]), 3))

@@ -1,4 +1,4 @@
-"""Image files as cameras, microscopes and browsers write them; the expected pixels are computed by hand or by Pillow."""
+"""Image files as cameras, microscopes and browsers write them. The expected pixels are by hand or Pillow's."""
 
 import io
 import struct
@@ -95,7 +95,10 @@ def test_every_orientation_is_pillows(kind, orientation):
 
 @pytest.mark.parametrize("reduction", [1, 2, 4])
 def test_a_phone_held_upright(reduction):
-    """Orientation 6: what is stored must be turned by 90 degrees clockwise. The red corner comes from the left to the right."""
+    """Orientation 6: what is stored must be turned by 90 degrees clockwise.
+
+    The red corner comes from the left to the right.
+    """
     image = EncodedImage(with_orientation(6)).decode(reduction).permute(1, 2, 0).numpy().astype(int)
     assert image.shape == (48 // reduction, 32 // reduction, 3)
     for place, color in (((0, -1), RED), ((0, 0), BLUE), ((-1, -1), (0, 255, 0)), ((-1, 0), (255, 255, 255))):
@@ -103,7 +106,9 @@ def test_a_phone_held_upright(reduction):
 
 
 def test_views_of_a_phone_held_upright():
-    """The square in the middle of the upright picture has blue at the top left; every training view has more rows than the file."""
+    """The square in the middle of the upright picture has blue at the top left; every training view has more rows
+    than the file.
+    """
     view = evaluation_view(with_orientation(6), 32, 32).astype(int)
     assert view[0, 0, 2] > 240 and view[0, 0, 0] < 15 and view[0, -1, 0] > 240
     tall = Image.new("L", (400, 20), 0)  # stored on its side: 20 wide and 400 high once upright

@@ -183,7 +183,10 @@ def test_half_of_the_views_are_mirrored():
 
 
 def test_a_training_view_is_the_crop_jittered(monkeypatch):
-    """The crop is grey, 100, and all around it black. What jitter does to an even grey is its brightness's factor, 0.6 to 1.4."""
+    """The crop is grey, 100, and all around it black.
+
+    What jitter does to an even grey is its brightness's factor, 0.6 to 1.4.
+    """
     image = np.zeros((64, 64, 3), np.uint8)
     image[8:24, 16:48] = 100
     content = encoded(Image.fromarray(image), "PNG")
@@ -290,7 +293,8 @@ def test_workers_die_with_their_parent(images):
         "import sys, time, torch, multiprocessing; from pathlib import Path; from imagenet_dataset import read_list\n"
         "from imagenet_loader import ImageLoader; from longtail.devices import Runtime\n"
         "root = Path(sys.argv[1]); images = read_list(root / 'Small_train.txt', root, 3)\n"
-        "batches = ImageLoader(images, 32, 36, 2, Runtime(torch.device('cpu'))).training_batches(None, 2, 0); next(batches)\n"
+        "batches = ImageLoader(images, 32, 36, 2, Runtime(torch.device('cpu')))"
+        ".training_batches(None, 2, 0); next(batches)\n"
         "print(*[child.pid for child in multiprocessing.active_children()], flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(images.root)]

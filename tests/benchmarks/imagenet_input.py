@@ -1,10 +1,12 @@
-"""Images a second on one core: JPEG files of 500x375 to normalised 224x224 training batches, against Pillow + torchvision v1.
+"""Images a second on one core: JPEG files of 500x375 to normalised 224x224 training batches, against Pillow +
+torchvision v1.
 
     python tests/benchmarks/imagenet_input.py [--images 128] [--rounds 5]
 
-Both do all of the training transform (random resized crop, flip, jitter 0.4/0.4/0.4, normalisation) on this one core, in alternating
-rounds. The files are synthetic, sums of noise at every scale as photographs have, with more and more of the fine ones: the larger the
-file, the more of the time goes into decoding, which both sides do with the same library.
+Both do all of the training transform (random resized crop, flip, jitter 0.4/0.4/0.4, normalisation) on this one core,
+in alternating rounds. The files are synthetic, sums of noise at every scale as photographs have, with more and more
+of the fine ones: the larger the file, the more of the time goes into decoding, which both sides do with the same
+library.
 """
 
 import argparse
@@ -85,7 +87,8 @@ def compare(folder: Path, falloff: float, images: int, rounds: int, runtime: Run
     ratios = [old / new for old, new in seconds]
     old, new = (images / statistics.median(column) for column in zip(*seconds, strict=True))
     return (
-        f"{WIDTH}x{HEIGHT}, {size / 1e3:.0f} kB a file: Pillow + torchvision v1 {old:.0f} images/s, ours {new:.0f} images/s, "
+        f"{WIDTH}x{HEIGHT}, {size / 1e3:.0f} kB a file: Pillow + torchvision v1 {old:.0f} images/s, "
+        f"ours {new:.0f} images/s, "
         f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     )
 

@@ -3,9 +3,9 @@
     python tests/benchmarks/list_memory.py [--images 1000000] [--folders 1000] [--workers 8]
     python tests/benchmarks/list_memory.py --paths list        # paths as a list of str instead of one block of bytes
 
-The images are links, each with a name of its own, to one tiny JPEG. USS is what a process has for itself alone, PSS adds its share of what
-it has in common with others (Linux, /proc/PID/smaps_rollup); both are summed over the workers. What they need to decode images at all is
-there after a tenth of the epoch.
+The images are links, each with a name of its own, to one tiny JPEG. USS is what a process has for itself alone, PSS
+adds its share of what it has in common with others (Linux, /proc/PID/smaps_rollup); both are summed over the workers.
+What they need to decode images at all is there after a tenth of the epoch.
 """
 
 import argparse
@@ -90,11 +90,13 @@ def main() -> None:
         measured = epoch(images, args.workers)
         uss, pss = ([value >> 20 for value in column] for column in zip(*measured, strict=True))
         print(
-            f"{args.images} paths, {args.workers} workers, paths as {args.paths}; main process {own >> 20} MB before they start; "
+            f"{args.images} paths, {args.workers} workers, paths as {args.paths}; "
+            f"main process {own >> 20} MB before they start; "
             f"epoch of {time.perf_counter() - start:.0f} s"
         )
         print(
-            f"MB, summed over the workers, at the start, after each tenth and at the end: USS {' '.join(map(str, uss))}; "
+            f"MB, summed over the workers, at the start, after each tenth and at the end: "
+            f"USS {' '.join(map(str, uss))}; "
             f"PSS {' '.join(map(str, pss))}; ratio of USS, end to first tenth, {uss[-1] / uss[1]:.2f}"
         )
 

@@ -1,4 +1,5 @@
-"""Download the three ImageNet-LT lists (Liu et al., CVPR 2019) from the classifier-balancing repository, and verify them.
+"""Download the three ImageNet-LT lists (Liu et al., CVPR 2019) from the classifier-balancing repository, and verify
+them.
 
     python data/ImageNet_LT/fetch_lists.py            # into this script's folder; files that are there and right stay
     python data/ImageNet_LT/fetch_lists.py --check    # only verify; no network
