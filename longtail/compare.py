@@ -2,9 +2,9 @@
 
     python ../longtail/compare.py runs/A_seed* --against runs/B_seed* [--out DIR]
 
-RUN is the CSV file of a finished run, or the folder that holds it, as for plot.py. Accuracy is that of the test set where each run's
-folder holds the test.json that the test script of CIFAR-LT (--json RUN/test.json) or ImageNet-LT writes; else that of validation in the
-kept epoch.
+RUN is the CSV file of a finished run, or the folder that holds it, as for plot.py. Accuracy is that of the test set
+where each run's folder holds the test.json that the test script of CIFAR-LT (--json RUN/test.json) or ImageNet-LT
+writes; else that of validation in the kept epoch.
 Runs with the same seeds are compared in pairs. Prints a table and draws OUT/compare.png, where each seed is a dot.
 """
 
@@ -34,7 +34,10 @@ EPOCH_FLAGS = ("max_epochs", "num_epochs")  # what the experiments call the leng
 
 @dataclass(frozen=True)
 class Setting:
-    """Several runs that differ by their seed: accuracy in % of each run and group of SHOTS, (runs, groups); nan for an empty group."""
+    """Several runs that differ by their seed.
+
+    accuracy: in % of each run and group of SHOTS, (runs, groups); nan for an empty group.
+    """
 
     label: str
     seeds: tuple[int, ...]
@@ -43,7 +46,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean differences of two settings, their intervals' half widths, both in points and of shape (groups,); whether runs were paired."""
+    """Mean differences of two settings and their intervals' half widths, both in points and of shape (groups,).
+
+    paired: whether runs of equal seeds were compared.
+    """
 
     mean: np.ndarray
     half_width: np.ndarray
@@ -67,7 +73,10 @@ def is_tested(path: Path) -> bool:
 
 
 def by_class(figures: dict) -> list[float]:
-    """Return the accuracies by group of what a test script wrote. KeyError, TypeError or ValueError if it lacks the classes' counts."""
+    """Return the accuracies by group of what a test script wrote.
+
+    Raise KeyError, TypeError or ValueError if it lacks the classes' counts.
+    """
     train, correct, images = (
         torch.tensor([one[key] for one in figures["classes"]], dtype=torch.double)
         for key in ("training_images", "correct", "images")
@@ -76,7 +85,10 @@ def by_class(figures: dict) -> list[float]:
 
 
 def tested(path: Path, name: str) -> list[float]:
-    """Return the accuracies by group in a test script's JSON. ValueError if it lacks the classes' counts, or is not of run `name`."""
+    """Return the accuracies by group in a test script's JSON.
+
+    Raise ValueError if it lacks the classes' counts, or is not of run `name`.
+    """
     figures = read_object(path)
     if figures.get("checkpoint", f"best_{name}.pth") != f"best_{name}.pth":
         raise ValueError(
@@ -91,14 +103,20 @@ def tested(path: Path, name: str) -> list[float]:
 
 
 def validated(log: Log) -> list[float]:
-    """Return the accuracies by group of the kept epoch. A log holds no numbers of validation images: in a group, classes count alike."""
+    """Return the accuracies by group of the kept epoch.
+
+    A log holds no numbers of validation images: in a group, classes count alike.
+    """
     share = torch.from_numpy(log.accuracy[log.best])
     groups = shot_accuracy(share.nan_to_num(), share.isfinite(), log.class_counts.tolist())
     return [100 * log.measures["accuracy"][log.best], *(100 * groups[name] for name in SHOTS[1:])]
 
 
 def read_setting(runs: list[Path], on_test: bool) -> Setting:
-    """Read the runs of one setting. ValueError for a run that is not finished, of another loss, or whose seed came before."""
+    """Read the runs of one setting.
+
+    Raise ValueError for a run that is not finished, of another loss, or whose seed came before.
+    """
     seeds, labels, accuracy = [], [], []
     for run in runs:
         path, log = find_log(run), load_log(run)
@@ -121,7 +139,10 @@ def read_setting(runs: list[Path], on_test: bool) -> Setting:
 
 
 def apart_by_name(run: Path, other: Path) -> tuple[str, str]:
-    """Return for each of two runs of one loss the words of its path that the other lacks, seeds aside; both paths if none differs."""
+    """Return for each of two runs of one loss the words of its path that the other lacks, seeds aside.
+
+    Both paths if none differs.
+    """
     a, b = (
         [word for word in re.split(r"[/\\_]", str(path)) if not re.fullmatch(r"seed\d+", word)] for path in (run, other)
     )
@@ -130,7 +151,7 @@ def apart_by_name(run: Path, other: Path) -> tuple[str, str]:
 
 
 def difference(a: Setting, b: Setting) -> Difference:
-    """Return a - b with Student's 95 % interval: over pairs of equal seeds where both have the same ones, else Welch's."""
+    """Return a - b with its 95 % interval: Student's over pairs where both have the same seeds, else Welch's."""
     from scipy.stats import t
 
     if set(a.seeds) == set(b.seeds):
@@ -148,7 +169,10 @@ def difference(a: Setting, b: Setting) -> Difference:
 
 
 def rows(a: Setting, b: Setting, apart: Difference) -> list[dict[str, str]]:
-    """Return the table's rows: group, both settings, the difference and its interval; none for a group without classes."""
+    """Return the table's rows: group, both settings, the difference and its interval.
+
+    A group without classes has no row.
+    """
 
     def spread(values: np.ndarray) -> str:
         return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"

@@ -33,7 +33,10 @@ COLORS = ("#777777", "#c0392b", "#2471a3", "#239b56", "#b7950b", "#7d3c98", "#d3
 
 @dataclass(frozen=True)
 class Log:
-    """One run: its measures by epoch, (E,); accuracy and weight by epoch and class, (E, C); training images of each class, (C,)."""
+    """One run: its measures by epoch, (E,); accuracy and weight by epoch and class, (E, C).
+
+    class_counts: training images of each class, (C,).
+    """
 
     folder: str
     name: str
@@ -46,7 +49,10 @@ class Log:
 
     @property
     def best(self) -> int:
-        """The row of the epoch whose checkpoint is kept: the first with the best validation accuracy, or mean of the class accuracies."""
+        """The row of the epoch whose checkpoint is kept.
+
+        It is the first with the best validation accuracy, or mean of the class accuracies.
+        """
         if self.by_class:
             return int(np.nanargmax(np.ma.masked_invalid(self.accuracy).mean(axis=1).filled(np.nan)))
         return int(np.nanargmax(self.measures["accuracy"]))
@@ -175,7 +181,10 @@ def draw_curves(log: Log, path: Path) -> None:
 
 
 def draw_weights(log: Log, path: Path) -> None:
-    """Draw a heat map with a line for each class, the most frequent on top; white is weight 1, red is above, blue below."""
+    """Draw a heat map with a line for each class, the most frequent on top.
+
+    White is weight 1, red is above, blue below.
+    """
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
 
@@ -206,7 +215,10 @@ def draw_weights(log: Log, path: Path) -> None:
 
 
 def tell_apart(logs: list[Log]) -> list[str]:
-    """Return a name for each log: its loss, with its folder if two have the same loss, and with its file if the folder is the same too."""
+    """Return a name for each log: its loss, with its folder if two have the same loss.
+
+    With its file too if the folder is the same.
+    """
     for names in ([log.label for log in logs], [f"{log.folder}, {log.label}" for log in logs]):
         if len(set(names)) == len(names):
             return names
@@ -214,7 +226,10 @@ def tell_apart(logs: list[Log]) -> list[str]:
 
 
 def draw_classes(logs: list[Log], path: Path) -> None:
-    """Draw the validation accuracy of each class at the kept epoch against its training images, with means of neighbouring classes."""
+    """Draw the validation accuracy of each class at the kept epoch against its training images.
+
+    The line goes through means of neighbouring classes.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.5, 5.2), layout="constrained")

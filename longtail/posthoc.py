@@ -18,8 +18,8 @@ Outputs = list[tuple[Tensor, Tensor]]  # what a network puts out for a batch, (N
 class LogitShift(nn.Module):
     """Scores minus strength times log prior: post-hoc logit adjustment, Menon et al., ICLR 2021, equation 9.
 
-    class_counts: training samples of each class, (C,). At strength 1 a network trained with cross-entropy is Bayes-optimal for the
-    balanced error, if its probabilities are right.
+    class_counts: training samples of each class, (C,). At strength 1 a network trained with cross-entropy is
+    Bayes-optimal for the balanced error, if its probabilities are right.
     """
 
     def __init__(self, class_counts: Sequence[int], strength: float):
@@ -52,9 +52,9 @@ def exact(runtime: Runtime) -> Runtime:
 def best_of(
     values: Sequence[float], build: Callable[[float], nn.Module], outputs: Outputs, num_classes: int, runtime: Runtime
 ) -> float:
-    """Return the value whose classifier build(value) has the best mean class accuracy on `outputs`; the first of equals.
+    """Return the value whose classifier build(value) has the best mean class accuracy on `outputs`.
 
-    On a balanced set that is the one with the most images right.
+    Of equals the first. On a balanced set that is the one with the most images right.
     """
 
     def accuracy(value: float) -> float:

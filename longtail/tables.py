@@ -12,7 +12,10 @@ Result = dict[str, Any]
 
 
 def markdown(rows: list[dict[str, str]], left: Collection[str]) -> str:
-    """Return a Markdown table of rows with equal keys. Columns in `left` are aligned left, the others right, as numbers are."""
+    """Return a Markdown table of rows with equal keys.
+
+    Columns in `left` are aligned left, the others right, as numbers are.
+    """
     lines = [
         "| " + " | ".join(rows[0]) + " |",
         "|" + "".join("---|" if column in left else "--:|" for column in rows[0]),
@@ -21,7 +24,10 @@ def markdown(rows: list[dict[str, str]], left: Collection[str]) -> str:
 
 
 def cdb_settings_label(arguments: dict[str, Any]) -> str:
-    """Return the settings of a run that measures difficulty: its tau, and its difficulty and reduction if they are not the defaults."""
+    """Return the settings of a run that measures difficulty.
+
+    Its tau always, its difficulty and reduction if they are not the defaults.
+    """
     label = f", tau {arguments['tau']}"
     for key, unusual in (("difficulty", "smoothed"), ("reduction", "weighted_mean")):
         if arguments.get(key) == unusual:
@@ -55,8 +61,8 @@ def write_table(
 ) -> None:
     """Print the table of the result files that the command line names, and write it where --out and --page say.
 
-    `row` gives a result's row, `note` a line below the table, which is printed once if results share it. Raise ValueError for a file
-    that `origin` did not write, or a page without `marks`.
+    `row` gives a result's row, `note` a line below the table, which is printed once if results share it.
+    Raise ValueError for a file that `origin` did not write, or a page without `marks`.
     """
     parser = ArgumentParser(manual)
     parser.add_argument("results", type=file_path, nargs="+", metavar="JSON")

@@ -13,7 +13,10 @@ COUNTS = [200, 50, 10]  # one class of each group
 
 
 def write_run(folder, seed, accuracy, *, loss="CE", epochs=2, test=None, done=2):
-    """A run of `epochs`, of which `done` are in the log; its best epoch is the first, with `accuracy` of the three classes."""
+    """A run of `epochs`, of which `done` are in the log.
+
+    Its best epoch is the first, with `accuracy` of the three classes.
+    """
     folder.mkdir(parents=True)
     description = {
         "arguments": {"loss_type": loss, "tau": "dynamic", "seed": seed, "max_epochs": epochs},
@@ -57,7 +60,10 @@ def table(output):
 
 
 def test_paired_difference(tmp_path, capsys):
-    """Differences 10, 20, 30: mean 20, deviation 10, Student's 4.303 for 2 degrees: 20 +- 4.303 * 10 / sqrt 3 = 24.84."""
+    """Differences 10, 20, 30: mean 20, deviation 10. Student's t is 4.303 for 2 degrees of freedom.
+
+    So the half width is 4.303 * 10 / sqrt 3 = 24.84.
+    """
     a, b = settings(tmp_path)
     assert main([*a, "--against", *b, "--out", str(tmp_path)]) == 0
     rows = table(capsys.readouterr().out)
@@ -68,7 +74,10 @@ def test_paired_difference(tmp_path, capsys):
 
 
 def test_other_seeds_are_not_paired(tmp_path, capsys):
-    """Welch: 60, 70, 80 against 50, 50: error sqrt(100 / 3), 2 degrees of freedom, since the other side does not vary."""
+    """Welch: 60, 70, 80 against 50, 50: error sqrt(100 / 3).
+
+    It has 2 degrees of freedom, since the other side does not vary.
+    """
     a, b = settings(tmp_path)
     assert main([*a, "--against", *b[:2], "--out", str(tmp_path)]) == 0
     output = capsys.readouterr().out

@@ -70,7 +70,10 @@ def test_runs_of_one_loss_are_told_apart_by_their_folders(run_folder):
 
 
 def test_a_class_without_validation_samples_leaves_the_means_of_the_others(run_folder, tmp_path, monkeypatch):
-    """The classes of 500, 50 and 5 images are each a third, and with a fourth of 3 images, which has none, the rarest third are two."""
+    """The classes of 500, 50 and 5 images are each a third.
+
+    With a fourth of 3 images, which has no validation sample, the rarest third are two.
+    """
     log = load_log(run_folder("a"))
     accuracy = np.column_stack([log.accuracy, np.full(4, math.nan)])
     log = replace(log, accuracy=accuracy, weight=np.ones((4, 4)), class_counts=np.array([50, 500, 5, 3]))

@@ -18,8 +18,10 @@ def test_the_shift_is_strength_times_log_prior():
 
 
 def test_validation_chooses_the_smallest_of_the_best_strengths():
-    """Scores differ by 1 for the common class; the shift by strength x log 3 = 1.0986: from 0.92 on the rare image is right, and from
-    1.83 on the common one, ahead by 2, is wrong."""
+    """Scores differ by 1 for the common class, the shift by strength x log 3 = 1.0986.
+
+    From 0.92 on the rare image is right, and from 1.83 on the common one, ahead by 2, is wrong.
+    """
     outputs = [(torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([1, 0]))]
     strengths = [step / 10 for step in range(31)]
     assert best_of(strengths, lambda strength: LogitShift([3, 1], strength), outputs, 2, CPU) == 1.0
@@ -27,7 +29,10 @@ def test_validation_chooses_the_smallest_of_the_best_strengths():
 
 
 def test_each_class_counts_alike():
-    """Three images of class 0 and one of class 1: a strength that loses one of three to win the one is better by mean class accuracy."""
+    """Three images of class 0 and one of class 1.
+
+    A strength that loses one of three to win the one is better by mean class accuracy.
+    """
     outputs = [(torch.tensor([[3.0, 0.0], [3.0, 0.0], [0.5, 0.0], [1.0, 0.0]]), torch.tensor([0, 0, 0, 1]))]
     assert best_of([0.0, 1.0], lambda strength: LogitShift([3, 1], strength), outputs, 2, CPU) == 1.0
 

@@ -16,7 +16,10 @@ OURS, RIVALS, PAPER = "#c0392b", "#777777", "#2471a3"
 
 @dataclass(frozen=True)
 class Line:
-    """What a table's row says: a name, the paper's accuracy if it gives one, and the test accuracy in % of each seed by shot group."""
+    """What a table's row says: a name, and the paper's accuracy if it gives one.
+
+    accuracy: of each seed on the test set, in %, by shot group.
+    """
 
     group: str
     name: str
@@ -74,7 +77,10 @@ def draw_losses(lines: list[Line], path: Path) -> None:
 
 
 def draw_overview(lines: list[Line], path: Path) -> None:
-    """Draw two losses side by side for each group of classes: a bar at the mean, a dot for each seed, the paper's number as a mark."""
+    """Draw two losses side by side for each group of classes.
+
+    A bar stands at the mean, a dot at each seed, a diamond at the paper's number.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
@@ -97,7 +103,10 @@ def draw_overview(lines: list[Line], path: Path) -> None:
 
 
 def draw_steadiness(logs: list[tuple[str, np.ndarray, np.ndarray]], path: Path) -> None:
-    """Draw the weights of all classes over the epochs, one panel for each run: its title, weights (E, C) and class counts (C,)."""
+    """Draw the weights of all classes over the epochs, one panel for each run.
+
+    logs: of each run its title, weights (E, C) and class counts (C,).
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
