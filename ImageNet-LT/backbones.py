@@ -1,4 +1,6 @@
-"""Backbones from torchvision, which turn images into features in place of ResNet-10, and pretrained weights for all of them."""
+"""Backbones from torchvision, which turn images into features in place of ResNet-10, and pretrained weights for all of
+them.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -35,21 +37,23 @@ def torchvision_backbone(name: str) -> tuple[nn.Module, int]:
 def training_precision(precision: str, image_size: int, device: str | None) -> str:
     """Return the precision to train in: fp32 instead of 'auto' for images of at most 16 pixels on a CPU.
 
-    They reach layer4 as a single pixel. There PyTorch 2.14 computes the weight gradient of a 3x3 convolution of stride 2 wrongly in
-    bf16: infinite, or, worse, finite. Raise ValueError if bf16 was asked for.
+    They reach layer4 as a single pixel. There PyTorch 2.14 computes the weight gradient of a 3x3 convolution of stride
+    2 wrongly in bf16: infinite, or, worse, finite. Raise ValueError if bf16 was asked for.
     """
     if image_size > STRIDE_BEFORE_LAYER4 or not means_cpu(device):
         return precision
     if precision == "bf16":
         raise ValueError(
-            f"precision bf16 with image_size {image_size}: on a CPU, PyTorch's gradients are wrong for images of at most "
+            f"precision bf16 with image_size {image_size}: on a CPU, PyTorch's gradients are wrong for images of at "
+            "most "
             f"{STRIDE_BEFORE_LAYER4} pixels; use precision fp32, or larger images"
         )
     return "fp32"
 
 
 def check_batches(images: int, batch_size: int, image_size: int, runtime: Runtime) -> None:
-    """Raise ValueError if one model would train on one image that layer4 sees as one pixel: BatchNorm needs two values of a channel.
+    """Raise ValueError if one model would train on one image that layer4 sees as one pixel: BatchNorm needs two values
+    of a channel.
 
     DataParallel cuts a process's part of a batch as Tensor.chunk does.
     """
@@ -59,13 +63,15 @@ def check_batches(images: int, batch_size: int, image_size: int, runtime: Runtim
     ]
     if image_size <= 2 * STRIDE_BEFORE_LAYER4 and 1 in shares:
         raise ValueError(
-            f"batch_size {batch_size} of {images} images, on {processes * gpus} GPUs or processes, leaves one a single image, "
+            f"batch_size {batch_size} of {images} images, on {processes * gpus} GPUs or processes, leaves one a "
+            "single image, "
             f"and BatchNorm cannot learn from one image of {image_size} pixels: choose another batch_size"
         )
 
 
 def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """Return a backbone's weights by name, without a head, from a file of torchvision, of this project or of the released code.
+    """Return a backbone's weights by name, without a head, from a file of torchvision, of this project or of the
+    released code.
 
     The weights may be nested under a key, and their names may start with DataParallel's `module.`.
     """

@@ -16,7 +16,8 @@ RIGHT, OTHERS = "(right)", "(others)"
 def hardest(confusion: Tensor, most: int) -> list[int]:
     """Return the classes with the lowest accuracy, the hardest first, from a confusion matrix (C, C).
 
-    Of classes with equal accuracy the one with more images comes first: one image says little. Classes without images are left out.
+    Of classes with equal accuracy the one with more images comes first: one image says little. Classes without images
+    are left out.
     """
     correct, total = confusion.diagonal().tolist(), confusion.sum(1).tolist()
     classes = [c for c, images in enumerate(total) if images]
@@ -24,9 +25,11 @@ def hardest(confusion: Tensor, most: int) -> list[int]:
 
 
 def answers(confusion: Tensor, classes: list[int], most: int) -> tuple[list[int], Tensor]:
-    """Return the wrong classes that images of `classes` are most often taken for, at most `most`, and a table of counts.
+    """Return the wrong classes that images of `classes` are most often taken for, at most `most`, and a table of
+    counts.
 
-    The table has a row for each of `classes`: how many images are right, how many are taken for each of those, and for any other.
+    The table has a row for each of `classes`: how many images are right, how many are taken for each of those, and for
+    any other.
     """
     rows, places = confusion[classes], torch.arange(len(classes))
     right = rows[places, classes]

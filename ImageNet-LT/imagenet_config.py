@@ -1,7 +1,7 @@
 """The settings of a run: the YAML file that a user edits, checked and turned into one frozen object.
 
-Relative paths in the file start at this folder, ImageNet-LT/; `~` is the home directory; `{data_root}` in the path of a list stands
-for the data root. A key that the file leaves out has the default below.
+Relative paths in the file start at this folder, ImageNet-LT/; `~` is the home directory; `{data_root}` in the path of a
+list stands for the data root. A key that the file leaves out has the default below.
 """
 
 import dataclasses
@@ -32,7 +32,10 @@ PATHS = ("data_root", "train_list", "val_list", "test_list", "class_list", "mode
 
 
 def setting(allowed: str, convert: Callable[[Any], Any], default: Any = MISSING) -> Any:
-    """Return a field of Config. `convert` turns the file's value into the setting or raises ValueError; `allowed` says what it takes."""
+    """Return a field of Config.
+
+    `convert` turns the file's value into the setting or raises ValueError; `allowed` says what it takes.
+    """
     return dataclasses.field(default=default, metadata={"allowed": allowed, "convert": convert})
 
 
@@ -71,7 +74,9 @@ def number(
     include_high: bool = False,
     default: Any = MISSING,
 ) -> Any:
-    """Return a setting that is a number between `low` and `high`, also one that YAML 1.1 reads as text: 2e-4 without a point."""
+    """Return a setting that is a number between `low` and `high`, also one that YAML 1.1 reads as text: 2e-4 without a
+    point.
+    """
     return setting(allowed, lambda value: number_in(low, high, include_low, include_high)(str(value)), default)
 
 
@@ -130,13 +135,18 @@ class Config:
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in PATHS}
 
     def dump(self) -> str:
-        """Return the text of a file that gives this configuration on any machine: without the device and the number of GPUs."""
+        """Return the text of a file that gives this configuration on any machine: without the device and the number of
+        GPUs.
+        """
         settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("device", "n_gpus")}
         return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def read_config(file: Path, **overrides: Any) -> Config:
-    """Return the configuration in `file`; `overrides` that are not None replace its values. Errors name the file, key and value."""
+    """Return the configuration in `file`; `overrides` that are not None replace its values.
+
+    Errors name the file, key and value.
+    """
     try:
         check_file(file, LARGEST_CONFIG)
         content = file.read_text(encoding="utf-8")
@@ -162,7 +172,9 @@ def read_config(file: Path, **overrides: Any) -> Config:
 
 
 def check_keys(file: Path, keys: list[tuple[str, int]], given: Collection[str]) -> None:
-    """Raise ValueError for a key that is unknown (the nearest known one is named), doubled, or missing and not `given` elsewhere."""
+    """Raise ValueError for a key that is unknown (the nearest known one is named), doubled, or missing and not `given`
+    elsewhere.
+    """
     known = [field.name for field in fields(Config)]
     seen: dict[str, int] = {}
     for key, line in keys:
@@ -196,7 +208,8 @@ def check_combination(file: Path, config: Config) -> None:
     """Raise ValueError for settings that contradict each other."""
     if config.test_resize < config.image_size:
         raise ValueError(
-            f"{file}: test_resize {config.test_resize} must be at least image_size {config.image_size}, which is cut from it"
+            f"{file}: test_resize {config.test_resize} must be at least image_size {config.image_size}, which is cut "
+            "from it"
         )
     if config.stage != "features" and not config.first_stage:
         raise ValueError(f"{file}: stage {config.stage} needs first_stage, the model_dir of a finished first stage")
@@ -204,19 +217,22 @@ def check_combination(file: Path, config: Config) -> None:
         raise ValueError(f"{file}: first_stage {config.first_stage} is for stage crt or lws, not {config.stage}")
     if config.stage != "features" and config.pretrained:
         raise ValueError(
-            f"{file}: pretrained {config.pretrained} does nothing in stage {config.stage}, which starts from first_stage; "
+            f"{file}: pretrained {config.pretrained} does nothing in stage {config.stage}, which starts from "
+            "first_stage; "
             "remove the line"
         )
     if config.first_stage and os.path.realpath(config.path("first_stage")) == os.path.realpath(
         config.path("model_dir")
     ):
         raise ValueError(
-            f"{file}: first_stage and model_dir are both {config.first_stage}: the second stage would replace the first; "
+            f"{file}: first_stage and model_dir are both {config.first_stage}: the second stage would replace the "
+            "first; "
             "choose another model_dir"
         )
     if config.sampling == "difficulty" and config.loss_type != "CE":
         raise ValueError(
-            f"{file}: sampling difficulty replaces the weights in the loss: loss_type must be CE, not {config.loss_type}"
+            f"{file}: sampling difficulty replaces the weights in the loss: loss_type must be CE, not "
+            f"{config.loss_type}"
         )
     difficult = config.loss_type in CDB_LOSSES or config.sampling == "difficulty"
     for key, works in (

@@ -31,7 +31,8 @@ TOP = 5  # classes of an image
 
 
 def find_inputs(place: Path, root: Path | None) -> tuple[Path, list[str]]:
-    """Return the images that `place`, an image, a folder or a list, stands for, and the folder at which their paths start.
+    """Return the images that `place`, an image, a folder or a list, stands for, and the folder at which their paths
+    start.
 
     The paths of a list start at `root`, or at the list's own folder; a label may follow a path.
     """
@@ -62,7 +63,9 @@ def path_in(line: str, root: Path) -> str:
 def probabilities(
     model: ImageNetModel, loader: ImageLoader, runtime: Runtime
 ) -> Iterator[tuple[Tensor, dict[int, str]]]:
-    """Yield the class probabilities (N, C) of each batch on the CPU, and by place what is wrong with images that cannot be used."""
+    """Yield the class probabilities (N, C) of each batch on the CPU, and by place what is wrong with images that cannot
+    be used.
+    """
     model.eval()
     backbone = runtime.parallelize(model.feat_model, trains=False)
     for images, errors in loader.checked_batches():
@@ -84,7 +87,9 @@ def rows_of(likely: Tensor, errors: dict[int, str], names: list[str], top: int) 
 
 
 def predict(config: Config, place: Path, root: Path, paths: list[str], top: int, runtime: Runtime) -> tuple[str, bool]:
-    """Return a CSV table of predictions for the images that find_inputs(place) gave, and whether every one could be used."""
+    """Return a CSV table of predictions for the images that find_inputs(place) gave, and whether every one could be
+    used.
+    """
     if runtime.world_size > 1:
         raise ValueError("--predict runs in one process; --n_gpus gives it several GPUs")
     checkpoint, model = load_best(config, config.path("model_dir"), runtime)

@@ -1,8 +1,8 @@
 """Test a trained model: top-1, many / medium / few shot, F1; also with classifiers that need no training.
 
-tau-normalisation and nearest class mean are those of Kang et al., "Decoupling Representation and Classifier for Long-Tailed
-Recognition", ICLR 2020: both are a new weight matrix on the features of a trained backbone. Logit adjustment is that of Menon et al.,
-"Long-tail learning via logit adjustment", ICLR 2021, after training.
+tau-normalisation and nearest class mean are those of Kang et al., "Decoupling Representation and Classifier for
+Long-Tailed Recognition", ICLR 2020: both are a new weight matrix on the features of a trained backbone. Logit
+adjustment is that of Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, after training.
 """
 
 import json
@@ -49,7 +49,9 @@ class Weights(nn.Module):
 
 
 def class_means(parts: Outputs, num_classes: int, size: int, runtime: Runtime) -> Tensor:
-    """Return unit vectors along each class's mean feature, (C, size): the largest product is the nearest mean by cosine."""
+    """Return unit vectors along each class's mean feature, (C, size): the largest product is the nearest mean by
+    cosine.
+    """
     sums = torch.zeros(num_classes, size, device=runtime.device)
     for features, labels in parts:
         sums.index_add_(0, labels, features)
@@ -57,7 +59,9 @@ def class_means(parts: Outputs, num_classes: int, size: int, runtime: Runtime) -
 
 
 def choose_exponent(weight: Tensor, features: Outputs, runtime: Runtime) -> float:
-    """Return the exponent of EXPONENTS with the best mean class accuracy on validation features, the smallest of equal ones."""
+    """Return the exponent of EXPONENTS with the best mean class accuracy on validation features, the smallest of equal
+    ones.
+    """
     return best_of(
         EXPONENTS, lambda exponent: Weights(tau_normalized(weight, exponent)), features, len(weight), runtime
     )
@@ -71,7 +75,9 @@ def read_configured_list(config: Config, split: str) -> ImageList:
 
 
 def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, ImageList]:
-    """Return the lists that a method needs, checked: val where it chooses, train for ncm or if the class counts are unknown."""
+    """Return the lists that a method needs, checked: val where it chooses, train for ncm or if the class counts are
+    unknown.
+    """
     splits = [
         "test",
         *(["val"] if method in CHOSEN_ON_VALIDATION else []),
@@ -121,7 +127,10 @@ def build_classifier(
 
 
 def load_best(config: Config, model_dir: Path, runtime: Runtime) -> tuple[dict[str, Any], ImageNetModel]:
-    """Return the best checkpoint in `model_dir` and its model on the device. Raise ValueError if it does not fit the configuration."""
+    """Return the best checkpoint in `model_dir` and its model on the device.
+
+    Raise ValueError if it does not fit the configuration.
+    """
     path = model_dir / BEST
     checkpoint = runtime.broadcast(load_checkpoint(path) if runtime.is_main else None)
     model = load_model(checkpoint, path, config.num_classes, config.backbone).to(
@@ -132,7 +141,8 @@ def load_best(config: Config, model_dir: Path, runtime: Runtime) -> tuple[dict[s
 
 
 def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime, draw: bool = False) -> None:
-    """Test the best checkpoint in `model_dir` by a method of RESULTS, print a table, and write its figures beside the checkpoint.
+    """Test the best checkpoint in `model_dir` by a method of RESULTS, print a table, and write its figures beside the
+    checkpoint.
 
     With `draw`, draw the confusion of the hardest classes beside them.
     """
@@ -184,7 +194,8 @@ def show(figures: dict[str, Any], hard: list[dict[str, Any]]) -> None:
     print("hardest classes, with their training images and the class that they are most often mistaken for:")
     for entry in hard:
         print(
-            f"  {entry['name']:<{width}}  {entry['correct']:4d} of {entry['images']} right {entry['training_images']:7,d}  "
+            f"  {entry['name']:<{width}}  {entry['correct']:4d} of {entry['images']} right "
+            f"{entry['training_images']:7,d}  "
             f"{entry['taken_for'] or '-'}"
         )
     values = [*(figures["shots"][name] for name in SHOTS), figures["balanced_accuracy"], figures["f1"]]

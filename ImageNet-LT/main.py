@@ -1,4 +1,5 @@
-"""Train, test and use ResNet-10, or a larger backbone, on ImageNet-LT or any three lists of images, as a YAML file says.
+"""Train, test and use ResNet-10, or a larger backbone, on ImageNet-LT or any three lists of images, as a YAML file
+says.
 
 one GPU, or the CPU of a machine without:
     python main.py --cfg ./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml
@@ -10,13 +11,15 @@ your own images, from a folder of class folders; --predict takes an image, a fol
     python main.py --cfg ~/photos-lt/config.yaml
     python main.py --test --model_dir ~/photos-lt/cdb
     python main.py --predict ~/new-photos --model_dir ~/photos-lt/cdb --out ~/predictions.csv
-second stages (Kang et al., ICLR 2020) on a finished first one; --tau_norm, --ncm and --logit_adjustment need no training:
+second stages (Kang et al., ICLR 2020) on a finished first one; --tau_norm, --ncm and --logit_adjustment need no
+training:
     python main.py --cfg ./config/ImageNet_LT/cls_crt.yaml
     python main.py --cfg ./config/ImageNet_LT/cls_lws.yaml
     python main.py --test --model_dir ./logs/ImageNet_LT/models/resnet10_uniform --tau_norm
 
-A run's folder, model_dir, holds final_model_checkpoint.pth, the epoch with the best validation accuracy (the mean over classes, where
-validation is not balanced); last_NAME.pth (for --resume); NAME.csv, the log, and NAME.json; config.yaml; test*.json; confusion*.png.
+A run's folder, model_dir, holds final_model_checkpoint.pth, the epoch with the best validation accuracy (the mean over
+classes, where validation is not balanced); last_NAME.pth (for --resume); NAME.csv, the log, and NAME.json; config.yaml;
+test*.json; confusion*.png.
 """
 
 import math
@@ -131,7 +134,10 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def resolve(args: Namespace) -> Config:
-    """Return the configuration with the flags in it. A relative path on the command line starts at the working directory."""
+    """Return the configuration with the flags in it.
+
+    A relative path on the command line starts at the working directory.
+    """
     file = args.cfg or args.model_dir / CONFIG
     if not args.cfg and not file.is_file():
         raise FileNotFoundError(
@@ -181,7 +187,10 @@ def read_lists(config: Config, runtime: Runtime) -> tuple[ImageList, ...]:
 
 
 def first_stage_model(config: Config) -> ImageNetModel:
-    """Return the first stage at its best epoch. Raise FileNotFoundError if there is none, ValueError unless its training has ended."""
+    """Return the first stage at its best epoch.
+
+    Raise FileNotFoundError if there is none, ValueError unless its training has ended.
+    """
     folder = config.path("first_stage")
     path, last = folder / BEST, folder / f"last_{folder.name}.pth"
     if not path.is_file():
@@ -202,7 +211,10 @@ def first_stage_model(config: Config) -> ImageNetModel:
 
 
 def build_model(config: Config, resuming: bool, runtime: Runtime) -> ImageNetModel:
-    """Return the model at epoch 1, with pretrained weights if asked for. A second stage starts from the first one's best checkpoint."""
+    """Return the model at epoch 1, with pretrained weights if asked for.
+
+    A second stage starts from the first one's best checkpoint.
+    """
     torch.manual_seed(config.seed)
     model = ImageNetModel(config.num_classes, config.stage, config.backbone)
     if config.pretrained and not resuming:
@@ -219,14 +231,18 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
 
 
 def build_criterion(config: Config, class_counts: list[int]) -> nn.Module:
-    """Return the loss that loss_type names, with its settings; for difficulty-driven sampling, the CDBLoss with the sampler's weights."""
+    """Return the loss that loss_type names, with its settings; for difficulty-driven sampling, the CDBLoss with the
+    sampler's weights.
+    """
     if config.sampling == "difficulty":
         return CDBLoss(config.num_classes, config.tau, difficulty=config.difficulty)
     return build_loss(config, class_counts, CDBLoss)
 
 
 def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) -> Callable[[int], Tensor | None]:
-    """Return a function of an epoch, counted from 1, that gives class_probabilities; progressive sampling is even in the last epoch."""
+    """Return a function of an epoch, counted from 1, that gives class_probabilities; progressive sampling is even in
+    the last epoch.
+    """
 
     def probabilities(epoch: int) -> Tensor | None:
         progress = (epoch - 1) / max(1, config.num_epochs - 1)
@@ -236,7 +252,9 @@ def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) 
 
 
 def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any], dict[str, Any]]:
-    """Return data, model, loss and optimizer at epoch 1, the settings that decide the result, and what a checkpoint says of the data."""
+    """Return data, model, loss and optimizer at epoch 1, the settings that decide the result, and what a checkpoint
+    says of the data.
+    """
     runtime.check_batch_size(config.batch_size)
     lists = runtime.broadcast(read_lists(config, runtime) if runtime.is_main else None)
     train_set, val_set, _ = lists
@@ -271,8 +289,9 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
         keep_by_class=len(set(val_set.class_counts(config.num_classes))) > 1,
     )
     runtime.say(
-        f"{train_set.file.name}: {len(train_set)} training images of {config.num_classes} classes ({max(counts)} to {min(counts)} "
-        f"a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, sampling {config.sampling}; {runtime}"
+        f"{train_set.file.name}: {len(train_set)} training images of {config.num_classes} classes ({max(counts)} to "
+        f"{min(counts)} a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, "
+        f"sampling {config.sampling}; {runtime}"
     )
     arguments = config.settings() | {
         f"{split}_list": f"{images.file.name} {images.blob}"
@@ -300,14 +319,16 @@ def train(args: Namespace, config: Config) -> None:
         folder = config.path("model_dir")
         if f"{folder.name}.json" in RESULTS.values():
             raise ValueError(
-                f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir"
+                f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another "
+                "--model_dir"
             )
         run = Run(
             folder, folder.name, BEST, args.tensorboard, results=[*list(RESULTS.values())[1:], *PICTURES.values()]
         )
         if runtime.is_main and (folder / CONFIG).exists() and not any(path.exists() for path in run.files):
             raise ValueError(
-                f"{folder / CONFIG} would be replaced by this run's settings: choose another --model_dir, or move it away"
+                f"{folder / CONFIG} would be replaced by this run's settings: choose another --model_dir, or move it "
+                "away"
             )
         training, arguments, description = prepare(
             config, runtime.broadcast(args.resume and run.last.exists()), runtime

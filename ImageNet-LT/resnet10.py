@@ -1,4 +1,5 @@
-"""ResNet-10 and its classifiers; He et al., CVPR 2016, with one basic block in each stage, as Liu et al., CVPR 2019, use it.
+"""ResNet-10 and its classifiers; He et al., CVPR 2016, with one basic block in each stage, as Liu et al., CVPR 2019,
+use it.
 
 5,418,792 parameters at 1000 classes. Attribute names are the checkpoint's keys, those of torchvision's ResNet.
 """
@@ -73,7 +74,9 @@ class LinearClassifier(nn.Module):
 
 
 class ScaledClassifier(LinearClassifier):
-    """Learnable weight scaling (LWS): w_c becomes f_c * w_c, and only f is learned; Kang et al., ICLR 2020, section 4.2."""
+    """Learnable weight scaling (LWS): w_c becomes f_c * w_c, and only f is learned; Kang et al., ICLR 2020, section
+    4.2.
+    """
 
     def __init__(self, num_classes: int, features: int = FEATURES):
         super().__init__(num_classes, features)
@@ -85,7 +88,8 @@ class ScaledClassifier(LinearClassifier):
 
 
 class ImageNetModel(nn.Module):
-    """Backbone and classifier: images (N, 3, H, W) to logits (N, C). Second stages ("crt", "lws") freeze the backbone and its BatchNorm.
+    """Backbone and classifier: images (N, 3, H, W) to logits (N, C). Second stages ("crt", "lws") freeze the backbone
+    and its BatchNorm.
 
     `backbone` is one of backbones.BACKBONES.
     """
@@ -115,7 +119,7 @@ def split_state(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def join_state(checkpoint: dict[str, Any], path: object) -> dict[str, Tensor]:
-    """Return a model's state dict from a checkpoint, ours or the released {state_dict_best: {feat_model, classifier}}."""
+    """Return a model's state dict from a checkpoint: ours, or the released {state_dict_best: PARTS}."""
     parts = checkpoint.get("state_dict_best", checkpoint)
     if not isinstance(parts, dict) or not all(isinstance(parts.get(part), dict) for part in PARTS):
         raise ValueError(f"{path} is not a model of this experiment: it holds no feat_model and classifier")
@@ -139,7 +143,9 @@ def load_model(checkpoint: dict[str, Any], path: object, num_classes: int, backb
 
 
 def start_second_stage(model: ImageNetModel, first: ImageNetModel) -> None:
-    """Copy the first stage's backbone, and for LWS its classifier, with its scales if it has some; cRT learns a new one."""
+    """Copy the first stage's backbone, and for LWS its classifier, with its scales if it has some; cRT learns a new
+    one.
+    """
     model.feat_model.load_state_dict(first.feat_model.state_dict())
     if isinstance(model.classifier, ScaledClassifier):
         model.classifier.load_state_dict(first.classifier.state_dict(), strict=False)

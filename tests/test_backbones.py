@@ -1,4 +1,7 @@
-"""torchvision's networks as backbones: sizes as torchvision publishes them, and whole runs with the smallest of them."""
+"""torchvision's networks as backbones.
+
+Sizes as torchvision publishes them, and whole runs with the smallest of them.
+"""
 
 import contextlib
 import json
@@ -209,7 +212,8 @@ def test_wrong_settings(key, value, message, data, tmp_path, failing):
     ],
 )
 def test_a_single_image_of_a_single_pixel_is_refused(images, batch_size, side, processes, gpus, fits):
-    """BatchNorm needs two values of a channel; 32 pixels reach layer4 as one. 67 in two processes: a rest of 3, one for each.
+    """BatchNorm needs two values of a channel; 32 pixels reach layer4 as one. 67 in two processes: a rest of 3, one for
+    each.
 
     DataParallel gives a rest of 3 to two GPUs as 2 and 1, one of 5 to four as 2, 2 and 1.
     """

@@ -449,7 +449,9 @@ def test_exponent_is_the_best_on_validation():
 def test_near_scores_are_told_apart_whatever_the_precision(
     method, feature, exponent, first_stage, tmp_path, monkeypatch, capsys
 ):
-    """Weights (2, 0) and (0, 1), feature (1, x): class 1 wins by 0.1 %, at exponent 0.3 as 2 ** 0.7 = 1.6245; in bf16 they are even."""
+    """Weights (2, 0) and (0, 1), feature (1, x): class 1 wins by 0.1 %, at exponent 0.3 as 2 ** 0.7 = 1.6245; in bf16
+    they are even.
+    """
     checkpoint, features = load_checkpoint(first_stage / BEST), torch.zeros(1, 512)
     weight = torch.zeros(3, 512)
     weight[0, 0], weight[1, 1], weight[2, 2] = 2, 1, 1
@@ -570,7 +572,8 @@ def test_two_processes_train_on_the_whole_batch(data, tmp_path, processes):
         ({"model_dir": "{train}/run"}, "cannot hold the run"),
         (
             {"val_list": "{val2}", "loss_type": "CDB-CE"},
-            "Small_val2.txt has no sample of class 1, 2: their difficulty cannot be measured; `difficulty: smoothed` in the YAML",
+            "Small_val2.txt has no sample of class 1, 2: their difficulty cannot be measured; `difficulty: smoothed` "
+            "in the YAML",
         ),
         ({"model_dir": "./test"}, "test.json is the name of a result"),
         ({"lr": 1e38}, "a smaller learning rate may help"),
@@ -693,7 +696,9 @@ def test_a_row_names_all_that_sets_it_apart(arguments, method, name):
 
 
 def test_the_two_commands_to_the_letter(tmp_path, started):
-    """On a copy of the folder, with 1000 classes laid out like ImageNet; five keys of the YAML are set, so that it is short."""
+    """On a copy of the folder, with 1000 classes laid out like ImageNet; five keys of the YAML are set, so that it is
+    short.
+    """
     folder = tmp_path / "ImageNet-LT"
     shutil.copytree(ROOT / "longtail", tmp_path / "longtail")
     shutil.copytree(

@@ -1,4 +1,6 @@
-"""Predictions for images of one's own, against a forward pass that is made here; the hardest classes; what is said of wrong places."""
+"""Predictions for images of one's own, against a forward pass that is made here; the hardest classes; what is said of
+wrong places.
+"""
 
 import csv
 import io
@@ -54,7 +56,9 @@ def expected(trained: Path, file: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_folder_with_an_unreadable_image(workers, trained, tmp_path, capsys):
-    """Rows in the order of the paths; the cut image has its error, the others the network's probabilities, the largest first."""
+    """Rows in the order of the paths; the cut image has its error, the others the network's probabilities, the largest
+    first.
+    """
     images = tmp_path / "images"
     (images / "deep, er").mkdir(parents=True)
     for number, place in enumerate(("b.jpg", "deep, er/c.JPEG", "a.jpeg")):

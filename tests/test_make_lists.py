@@ -1,4 +1,7 @@
-"""From a folder of images to lists: how many go where, what is left out, and what is said of it. Counts are worked out by hand."""
+"""From a folder of images to lists: how many go where, what is left out, and what is said of it.
+
+Counts are worked out by hand.
+"""
 
 import dataclasses
 import errno
@@ -309,7 +312,9 @@ def test_what_is_written_is_no_image_of_the_next_call(tmp_path, failing):
 
 @pytest.mark.parametrize(("images", "side", "batch_size"), [(65, 40, 63), (66, 40, 64), (65, 90, 64), (4033, 40, 62)])
 def test_small_images_are_not_left_alone_in_a_batch(images, side, batch_size, tmp_path):
-    """40 pixels are trained in 32, of which layer4 sees one; 65 in batches of 64 would leave one image, 63 leaves two; 4033 one in both."""
+    """40 pixels are trained in 32, of which layer4 sees one; 65 in batches of 64 would leave one image, 63 leaves two;
+    4033 one in both.
+    """
     make_images(tmp_path / "a", {"x": images}, jpeg(size=(side, side)))
     settings = imagenet_lists.recipe(tmp_path, {"a": [f"a/x/{number:03d}.jpg" for number in range(images)]})
     assert settings["batch_size"] == batch_size and settings["image_size"] == (32 if side == 40 else 64)

@@ -33,7 +33,7 @@ def rewritten(data: Path, split: str, change) -> None:
 
 
 def test_a_spreadsheets_list_trains_as_the_plain_one(data, tmp_path, capsys):
-    """A byte order mark, a comment, tabs, commas, blank lines, several spaces and CRLF: the same bits after an epoch."""
+    """A byte order mark, a comment, tabs, commas, blank lines, spaces and CRLF: the same bits after an epoch."""
     plain = run(tmp_path, data, "plain", num_epochs=1)
     separators = ("\t", ",", "    ", ", ")
     rewritten(
@@ -67,12 +67,14 @@ def test_a_path_twice_in_training_counts_twice_and_is_told_once(data, tmp_path, 
         (
             "train",
             lambda lines: [*lines[:7], *(line.replace("/", "\\") for line in lines[7:])],
-            "Small_train.txt, line 8: train\\n00000000\\n00000000_train7.JPEG holds a backslash: write / between folders",
+            "Small_train.txt, line 8: train\\n00000000\\n00000000_train7.JPEG holds a backslash: write / between "
+            "folders",
         ),
         (
             "val",
             lambda lines: [*lines, "train/n00000001/n00000001_train2.JPEG 1"],
-            "train/n00000001/n00000001_train2.JPEG stands in {data}/Small_train.txt and in {data}/Small_val.txt: what is trained on must not be",
+            "train/n00000001/n00000001_train2.JPEG stands in {data}/Small_train.txt and in {data}/Small_val.txt: what "
+            "is trained on must not be",
         ),
         (
             "test",
@@ -98,7 +100,9 @@ def replace_images(data: Path, contents: list[bytes]) -> list[Path]:
 
 
 def test_a_run_on_odd_images(data, tmp_path, monkeypatch, capsys):
-    """16 bits, floats, a photograph on its side, transparent, two animations, which are told once: what the network sees of each."""
+    """16 bits, floats, a photograph on its side, transparent, two animations, which are told once: what the network
+    sees of each.
+    """
     grey = np.full((36, 40), 0.5, dtype=np.float32)
     ramp = np.tile(np.linspace(0, 65535, 36).astype(np.uint16), (36, 1))
     clear, frames = (
@@ -161,7 +165,10 @@ def test_a_web_page_in_place_of_a_checkpoint(data, tmp_path, failing):
 
 
 def test_validation_that_is_not_balanced(data, tmp_path, capsys):
-    """Class 0 has three validation images, the others two and one. What is kept, and said, is the mean of the class accuracies."""
+    """Class 0 has three validation images, the others two and one.
+
+    What is kept, and said, is the mean of the class accuracies.
+    """
     rewritten(data, "val", lambda lines: [*lines[:3], *lines[3:5], lines[6]])
     folder = run(tmp_path, data, "x", num_epochs=4, lr=0.2)
     rows = read_log(folder / "x.csv")[1]

@@ -1,4 +1,6 @@
-"""The stand-in tables of the experiments' pages are what the committed results say, through the scripts that a reader can run."""
+"""The stand-in tables of the experiments' pages are what the committed results say, through the scripts that a reader
+can run.
+"""
 
 import json
 import shutil

@@ -1,11 +1,12 @@
 """Make the three lists and the configuration of a training from a folder of images.
 
     python data/make_lists.py ~/photos --out ~/photos-lt
-    python data/make_lists.py ~/photos --out ~/photos-lt --check     # decode every image once, and leave out what cannot be used
+    python data/make_lists.py ~/photos --out ~/photos-lt --check  # decode every image once, leave out the unusable
 
-The folder holds one folder for each class, with images at any depth; or train/, and perhaps val/ and test/, which hold the class folders.
-Images for validation and test are drawn from the training images of each class, unless val/ or test/ has them: 20 of each class by
-default, but at most a third of it. A class of fewer than three images stays in training alone.
+The folder holds one folder for each class, with images at any depth; or train/, and perhaps val/ and test/, which hold
+the class folders. Images for validation and test are drawn from the training images of each class, unless val/ or test/
+has them: 20 of each class by default, but at most a third of it. A class of fewer than three images stays in training
+alone.
 
 DIR gets train.txt, val.txt, test.txt, classes.txt, config.yaml and tail.png, and unusable.txt if an image was left out.
 """
@@ -84,7 +85,10 @@ def has_splits(root: Path) -> bool:
 
 
 def find_images(root: Path, out: Path) -> Found:
-    """Find the images of each split and class, but not in `out`. Raise ValueError or OSError for a folder that holds none."""
+    """Find the images of each split and class, but not in `out`.
+
+    Raise ValueError or OSError for a folder that holds none.
+    """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; it must hold one folder of images for each class")
     found = Found()
@@ -107,7 +111,8 @@ def check_place(root: Path, out: Path) -> None:
     inner = root in out.parents and (out.parent != root or (out.name in SPLITS and has_splits(root)))
     if out == root or inner:
         raise ValueError(
-            f"--out {out} is among the images, and pictures that are written there would be taken for some: choose a folder "
+            f"--out {out} is among the images, and pictures that are written there would be taken for some: choose a "
+            "folder "
             f"beside {root}, or a new one directly in it"
         )
     if out.parent == root and out.is_dir() and not (out / "config.yaml").exists() and walk_images(out)[0]:
@@ -167,7 +172,9 @@ def usable(found: Found) -> dict[str, Tree]:
 
 
 def cut(images: list[str], sizes: dict[str, int], rng: random.Random) -> Tree:
-    """Split a class's images: `sizes` of them, but at most a third of all, go to each of its keys, and the rest to train."""
+    """Split a class's images: `sizes` of them, but at most a third of all, go to each of its keys, and the rest to
+    train.
+    """
     images, third, parts = rng.sample(images, len(images)), len(images) // FEWEST, {}
     for split, size in sizes.items():
         parts[split] = sorted(images[: min(size, third)])
@@ -205,7 +212,8 @@ def report(found: Found, lists: dict[str, Tree], out: Path) -> None:
     """Print what was found, what was left out, and how long the tail is."""
     names, sums = list(lists["train"]), {split: sum(map(len, tree.values())) for split, tree in lists.items()}
     print(
-        f"{len(names)} classes: {sums['train']:,} images for training, {sums['val']:,} for validation, {sums['test']:,} for the test"
+        f"{len(names)} classes: {sums['train']:,} images for training, {sums['val']:,} for validation, "
+        f"{sums['test']:,} for the test"
     )
     print(tail({name: len(images) for name, images in lists["train"].items()}))
     alone = [
@@ -220,7 +228,8 @@ def report(found: Found, lists: dict[str, Tree], out: Path) -> None:
         print(f"left out, because their names do not end as those of images do: {found.ignored.total():,} ({endings})")
     if found.unusable:
         print(
-            f"left out, because they cannot be used: {len(found.unusable):,}, listed with the reasons in {out / 'unusable.txt'}: "
+            f"left out, because they cannot be used: {len(found.unusable):,}, listed with the reasons in "
+            f"{out / 'unusable.txt'}: "
             f"{some([repr(path) for path in found.unusable])}"
         )
 
