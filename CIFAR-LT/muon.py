@@ -1,4 +1,7 @@
-"""Muon takes steps along the orthogonal matrix nearest to the momentum; Jordan et al., "Muon: An optimizer for hidden layers", 2024."""
+"""Muon takes steps along the orthogonal matrix nearest to the momentum.
+
+Jordan et al., "Muon: An optimizer for hidden layers", 2024.
+"""
 
 from typing import Any
 
@@ -21,9 +24,10 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.SGD):
-    """SGD, except in groups with `orthogonal`: their parameters, filters (C, ...), take orthogonal steps of relative size lr.
+    """SGD, except in groups with `orthogonal`.
 
-    Before each step such a parameter is scaled to norm sqrt(C). BatchNorm follows it, so its length has no effect, and it needs no decay.
+    Their parameters, filters (C, ...), take orthogonal steps of relative size lr. Before each step such a parameter
+    is scaled to norm sqrt(C). BatchNorm follows it, so its length has no effect, and it needs no decay.
     """
 
     @torch.no_grad()

@@ -13,7 +13,8 @@ GREY = 128  # what a geometric operation leaves open; the AutoAugment paper's co
 class StrongAugmentation(Augmentation):
     """Crop and flip, then one draw of AutoAugment's CIFAR policy (Cubuk et al., CVPR 2019) for each image, then Cutout.
 
-    All draws of an image depend on the generator's seed and the image's number alone, so that one process and several draw the same.
+    All draws of an image depend on the generator's seed and the image's number alone, so that one process and several
+    draw the same.
     """
 
     def __init__(self, count: int, flip: bool, generator: torch.Generator, device: torch.device):
@@ -36,9 +37,10 @@ class StrongAugmentation(Augmentation):
 
 
 def cut_out(images: Tensor, centres: Tensor) -> Tensor:
-    """Return (n, 3, H, W) uint8 images with a square of the mean colour; centres (2, n), rows and columns as shares of the side.
+    """Return (n, 3, H, W) uint8 images with a square of the mean colour.
 
-    The square may cross the border, as in the paper: then less than CUTOUT x CUTOUT pixels are covered.
+    `centres` (2, n) are rows and columns as shares of the side. The square may cross the border, as in the paper:
+    then less than CUTOUT x CUTOUT pixels are covered.
     """
     height, width = images.shape[2:]
     inside = []

@@ -1,4 +1,7 @@
-"""The benchmarks still start: each calls the experiments' own functions, and a renamed argument would show only when somebody measures."""
+"""The benchmarks still start.
+
+Each calls the experiments' own functions, and a renamed argument would show only when somebody measures.
+"""
 
 import dataclasses
 import json
@@ -87,7 +90,7 @@ def test_seconds_of_all_epochs(monkeypatch):
 
 
 def test_safety_on_easy_data_from_logs_to_table(tmp_path, monkeypatch, capsys):
-    """One epoch of two losses on four images of noise for each digit in the place of MNIST's; a second call trains nothing."""
+    """One epoch of two losses on four images of noise a digit, instead of MNIST's; a second call trains nothing."""
     images = torch.randint(256, (40, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     noise = mnist5k.ImageSet(images, torch.arange(10).repeat(4))
     monkeypatch.setattr(mnist5k, "read_mnist", lambda: (noise, noise, noise))

@@ -42,7 +42,10 @@ def test_the_script_as_make_calls_it(shell):
 
 
 def test_a_call_does_what_is_missing(place, report, capsys):
-    """Of four checks one fails, one raises, one is a measurement, one is never finished; a second call leaves out what is done."""
+    """Of four checks one fails, one raises, one is a measurement, one is never finished.
+
+    A second call leaves out what is done.
+    """
     calls = []
 
     def note(name: str, outcome: Outcome | Exception, _: Place) -> Outcome:
@@ -135,7 +138,10 @@ def test_losses_that_differ_are_told(place, monkeypatch):
 
 
 def test_ways_on_the_cpu(place, monkeypatch):
-    """A run that is killed and resumed; a lost epoch, a lost accuracy and an error are told. The digits stand in for the data set."""
+    """A run that is killed and resumed; a lost epoch, a lost accuracy and an error are told.
+
+    The digits stand in for the data set.
+    """
     monkeypatch.setattr(ways, "FLAGS", ("--dataset", "digits", "--imbalance", "100"))
     monkeypatch.setattr(ways, "STEM", "digits_imbalance100")
     monkeypatch.setattr(small_data, "cifar", lambda root: root)

@@ -19,7 +19,10 @@ def test_orthogonalized_has_the_vectors_of_the_svd_and_values_near_1(shape):
 
 
 def test_filters_step_along_the_momentum_made_orthogonal():
-    """Two steps with momentum 0.5: directions g + 0.5 g, then h + 0.5 (h + 0.5 g), of filters that have norm sqrt(8) before each."""
+    """Two steps with momentum 0.5: directions g + 0.5 g, then h + 0.5 (h + 0.5 g).
+
+    The filters have norm sqrt(8) before each.
+    """
     filters, first, second = matrix(8, 4, 3, 3), matrix(8, 4, 3, 3).flip(0), matrix(8, 4, 3, 3).flip(3)
     parameter = torch.nn.Parameter(filters.clone().contiguous(memory_format=torch.channels_last))
     plain = torch.nn.Parameter(torch.ones(3))

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/cifar_step.py [--compile] [--precision bf16] [--rounds 7] [--batches 60]
 
-Conventional: one PIL image after the other through torchvision's transforms in DataLoader workers (the fastest of 0, 2 and 8,
-found first), fp32, NCHW, PyTorch's SGD. Ours: what cifar_train.py runs. Model, batch size and number of images are the same;
-the images are noise of CIFAR's size, for speed does not depend on them. Quiet machine, please.
+Conventional: one PIL image after the other through torchvision's transforms in DataLoader workers (the fastest of 0,
+2 and 8, found first), fp32, NCHW, PyTorch's SGD. Ours: what cifar_train.py runs. Model, batch size and number of
+images are the same; the images are noise of CIFAR's size, for speed does not depend on them. Quiet machine, please.
 """
 
 import argparse
@@ -180,7 +180,8 @@ def main() -> None:
         validation = time.perf_counter() - start
         epoch = len(images) / statistics.median(mine for mine, _ in rounds)
         print(
-            f"{runtime}{', compiled' if args.compile else ''}; median (smallest to largest) of {args.rounds} alternating rounds"
+            f"{runtime}{', compiled' if args.compile else ''}; "
+            f"median (smallest to largest) of {args.rounds} alternating rounds"
         )
         print(f"convolutions take {100 * convolution_share(speed):.0f} % of this repository's step")
         print(f"this repository {spread([mine for mine, _ in rounds])} images/s")

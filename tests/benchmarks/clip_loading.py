@@ -2,9 +2,10 @@
 
     python tests/benchmarks/clip_loading.py [--rounds 7] [--clips 12]
 
-Straightforward: each of a clip's 10 frames read at full size (cv2.imread), cut to the random square, turned, mirrored, resized,
-made floats and reduced by the mean. Ours: what EGTEA_train.py runs, without extra workers. Frames are 640x480: a photograph
-that comes with scikit-learn, panned, encoded as video and extracted by extract_frames.py as a user's clips are.
+Straightforward: each of a clip's 10 frames read at full size (cv2.imread), cut to the random square, turned,
+mirrored, resized, made floats and reduced by the mean. Ours: what EGTEA_train.py runs, without extra workers. Frames
+are 640x480: a photograph that comes with scikit-learn, panned, encoded as video and extracted by extract_frames.py as
+a user's clips are.
 """
 
 import argparse
@@ -102,7 +103,8 @@ def main() -> None:
         clips = ClipSet(Path(folder) / "frames", [(name, 0) for name in names], FRAMES, SIZE)
         sizes = [path.stat().st_size for path in Path(folder).rglob("*.jpg")]
         print(
-            f"frames of {WIDTH}x{HEIGHT}, {statistics.mean(sizes) / 1024:.0f} kB each on average; OpenCV {cv2.__version__}, one thread"
+            f"frames of {WIDTH}x{HEIGHT}, {statistics.mean(sizes) / 1024:.0f} kB each on average; "
+            f"OpenCV {cv2.__version__}, one thread"
         )
         loaders = ours(clips), straightforward(clips)
         for load in loaders:

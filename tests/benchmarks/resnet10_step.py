@@ -1,4 +1,6 @@
-"""Training images/s of ResNet-10 on the CPU: channels last and bf16, as main.py runs it, against fp32 in NCHW; alternating rounds.
+"""Training images/s of ResNet-10 on the CPU, in alternating rounds.
+
+Compares channels last and bf16, as main.py runs it, with fp32 in NCHW.
 
     python tests/benchmarks/resnet10_step.py [--size 224] [--batch 32] [--rounds 5]
 
@@ -68,8 +70,8 @@ def main() -> None:
     old, new = (statistics.median(speeds) for speeds in zip(*rounds, strict=True))
     ratio = statistics.median(fast / slow for slow, fast in rounds)
     print(
-        f"{runtime}, {args.size}x{args.size}, batch {args.batch}: fp32 NCHW {old:.1f} images/s, bf16 channels last {new:.1f} images/s, "
-        f"ratio {ratio:.2f}"
+        f"{runtime}, {args.size}x{args.size}, batch {args.batch}: fp32 NCHW {old:.1f} images/s, "
+        f"bf16 channels last {new:.1f} images/s, ratio {ratio:.2f}"
     )
 
 

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/resnext3d_step.py [--batch_size 4] [--sample_size 112] [--rounds 3] [--bf16]
 
-A training step is forward, backward and the optimizer's step; an evaluation step is the forward pass in eval mode. --bf16 times
---precision bf16 too, no default on a CPU.
+A training step is forward, backward and the optimizer's step; an evaluation step is the forward pass in eval mode.
+--bf16 times --precision bf16 too, no default on a CPU.
 """
 
 import argparse
@@ -101,7 +101,8 @@ def main() -> None:
     for contender in contenders:
         del contender.train_seconds[0], contender.eval_seconds[0]  # the first round warms up
         print(
-            f"{contender.name}: training {spread(contender.train_seconds)} s, evaluation {spread(contender.eval_seconds)} s"
+            f"{contender.name}: training {spread(contender.train_seconds)} s, "
+            f"evaluation {spread(contender.eval_seconds)} s"
         )
         if contender is not plain:
             print(

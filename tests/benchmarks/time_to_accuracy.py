@@ -3,9 +3,10 @@
     python tests/benchmarks/time_to_accuracy.py PAPER_RUN FAST_RUN [--data_root DIR] [--goal 0.374] [--rounds 3]
 
 A RUN is a CSV that cifar_train.py left, gzipped perhaps, or its folder, such as
-CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5_seed0; the JSON beside it tells how it was trained. The log says how many epochs
-the goal took. What an epoch takes, training and validation, is measured here, alternately, because the runs' own clocks may have
-run on machines that were not quiet. All epochs of a recipe have images of one size, so one epoch stands for each.
+CIFAR-LT/results/cifar100_imbalance200_CDB-CE_1.5_seed0; the JSON beside it tells how it was trained. The log says how
+many epochs the goal took. What an epoch takes, training and validation, is measured here, alternately, because the
+runs' own clocks may have run on machines that were not quiet. All epochs of a recipe have images of one size, so one
+epoch stands for each.
 """
 
 import argparse
@@ -38,7 +39,10 @@ def first_epoch(log: Path, goal: float) -> int:
 
 
 def goal_timer(log: Path, epochs: int, data_root: Path, runtime: Runtime) -> Callable[[], float]:
-    """Seconds of `epochs` epochs of that run's recipe: one is measured, with its validation, from random weights; all are of one size."""
+    """Return a function that gives the seconds of `epochs` epochs of that run's recipe.
+
+    One epoch is measured, with its validation, from random weights; all epochs are equally long.
+    """
     arguments = json.loads(beside(log).read_text())["arguments"]
     flags = [word for key in SETTINGS if arguments.get(key) is not None for word in (f"--{key}", str(arguments[key]))]
     args = cifar_train.parse_arguments([*flags, "--data_root", str(data_root)])
@@ -68,11 +72,12 @@ def main() -> None:
     ratios = [paper / fast for paper, fast in rounds]
     for log, epoch, seconds in zip(logs, epochs, zip(*rounds, strict=True), strict=True):
         print(
-            f"{log.parent.name}: validation accuracy {args.goal} in epoch {epoch}; {statistics.median(seconds) / epoch:.1f} s an epoch, "
-            f"{statistics.median(seconds):.0f} s in all"
+            f"{log.parent.name}: validation accuracy {args.goal} in epoch {epoch}; "
+            f"{statistics.median(seconds) / epoch:.1f} s an epoch, {statistics.median(seconds):.0f} s in all"
         )
     print(
-        f"{runtime}; ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), {args.rounds} alternating rounds"
+        f"{runtime}; ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), "
+        f"{args.rounds} alternating rounds"
     )
 
 

@@ -1,7 +1,8 @@
 """Give the scripts bad files and flags, one at a time, each in a process of its own, and judge what a user then sees.
 
-A bad input is survived if the script ends in exit code 2 within SECONDS and in less than MEMORY, with one line on stderr that names
-what is wrong, no traceback, earlier results byte for byte as they were, and nothing that a hostile file wanted to run has run.
+A bad input is survived if the script ends in exit code 2 within SECONDS and in less than MEMORY, with one line on
+stderr that names what is wrong, no traceback, earlier results byte for byte as they were, and nothing that a hostile
+file wanted to run has run.
 """
 
 import os
@@ -24,7 +25,10 @@ ROOM = 4 << 30  # bytes of address space beyond what the process has: a script t
 
 @dataclass(frozen=True)
 class Case:
-    """A script with bad input; `kept` holds earlier results, `names` is in the line on stderr, `canary` must not appear."""
+    """A script with bad input.
+
+    `kept` holds earlier results, `names` is in the line on stderr, `canary` must not appear.
+    """
 
     kind: str
     name: str
@@ -47,7 +51,7 @@ class Outcome:
 
 
 def become(script: ModuleType, argv: list[str], folder: Path) -> NoReturn:
-    """In a fresh child: run a script's main as if its file had been started, with stdout and stderr in files of `folder`."""
+    """Run a script's main in a fresh child, as if its file had been started; `folder` gets stdout and stderr."""
     code = 1
     try:
         os.setsid()
@@ -69,7 +73,7 @@ def become(script: ModuleType, argv: list[str], folder: Path) -> NoReturn:
 
 
 def attempt(script: ModuleType, argv: list[str], folder: Path) -> Outcome:
-    """Fork (importing PyTorch takes seconds), run, wait; the child and its own children are killed when the time is up."""
+    """Fork (importing PyTorch takes seconds), run, wait. Kill the child and its children when the time is up."""
     begin = time.monotonic()
     child = os.fork()
     if not child:

@@ -1,4 +1,6 @@
-"""A small count of each fault, and the harness itself: it must notice a loss. test_faults.py starts them in processes of their own.
+"""A small count of each fault, and the harness itself: it must notice a loss.
+
+test_faults.py starts them in processes of their own.
 
     python tests/faults/check.py killed
 

@@ -224,7 +224,7 @@ CONTAINERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def hostile_checkpoint(state: dict, canary: Path, rng: random.Random) -> tuple[str, bytes]:
-    """What it is called, and its bytes: PyTorch's own file of a state with a hostile object in it, or a hand-made one."""
+    """Return its name and bytes: PyTorch's own file of a state with a hostile object in it, or a hand-made one."""
     if rng.random() < 0.3:
         file, key = io.BytesIO(), rng.choice(list(state))
         new = rng.random() < 0.5

@@ -3,9 +3,9 @@
     make faults                                              all of it, in about half an hour on one core
     python tests/faults/run.py --kind "CIFAR-LT killed" --count 20 --seed 7
 
-Prints a table (kind, tried, survived, lost), and as its last line `N tried, 0 lost`; what was lost is told, and ends in exit code 1.
-A fault is survived if every checkpoint can be read after it, the run resumes, and ends bit for bit as the run that nothing
-disturbed, with the same files. Everything happens in a temporary folder.
+Prints a table (kind, tried, survived, lost), and as its last line `N tried, 0 lost`; what was lost is told, and ends
+in exit code 1. A fault is survived if every checkpoint can be read after it, the run resumes, and ends bit for bit as
+the run that nothing disturbed, with the same files. Everything happens in a temporary folder.
 """
 
 import contextlib
@@ -125,11 +125,14 @@ def egtea(work: Path) -> Experiment:
     return Experiment("EGTEA", EGTEA_train.main, lambda folder: training(clips, folder, "--workers", 0))
 
 
-# --- one run ---------------------------------------------------------------------------------------------------------------------
+# --- one run ------------------------------------------------------------
 
 
 def start(experiment: Experiment, folder: Path, sabotage: Callable[[], object] = lambda: None) -> int:
-    """A process that trains, resuming what is in `folder`; it has called `sabotage` before. Fork: importing PyTorch takes seconds."""
+    """A process that trains, resuming what is in `folder`; it has called `sabotage` before.
+
+    Fork: importing PyTorch takes seconds.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     flags = [*experiment.flags(folder), "--resume"]
     child = os.fork()
@@ -148,7 +151,7 @@ def start(experiment: Experiment, folder: Path, sabotage: Callable[[], object] =
 
 
 def ended(child: int) -> int:
-    """Its exit code, -9 for a killed one, as subprocess has it; HUNG for one that had to be killed since it did not end."""
+    """Return its exit code, -9 for a killed one, as subprocess has it; HUNG for one that did not end by itself."""
     handle = os.pidfd_open(child)
     in_time = select.select([handle], [], [], LONGEST_SECONDS)[0]
     os.close(handle)
@@ -239,7 +242,7 @@ def resumed(experiment: Experiment, folder: Path, reference: Path) -> list[str]:
     return differences(folder, reference)
 
 
-# --- kills -----------------------------------------------------------------------------------------------------------------------
+# --- kills ------------------------------------------------------------
 
 
 def die() -> None:
@@ -354,7 +357,7 @@ def stopped(experiment: Experiment, count: int, work: Path, rng: random.Random) 
     return row
 
 
-# --- disks -----------------------------------------------------------------------------------------------------------------------
+# --- disks ------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -422,7 +425,7 @@ def full_disk(experiment: Experiment, count: int, work: Path, rng: random.Random
 
 
 def full_mount(experiment: Experiment, count: int, work: Path, rng: random.Random) -> Row:
-    """A small file system that is full to within a few bytes, so that a log's row may end half way; then it has room."""
+    """Fill a small file system to within a few bytes, so that a log's row may end half way; then give it room."""
     reference, _ = uninterrupted(experiment, work)
     row = Row(f"{experiment.name}, full disk", 0, [])
     for _ in range(count):
@@ -464,7 +467,7 @@ def read_only(experiment: Experiment, count: int, work: Path, rng: random.Random
     return row
 
 
-# --- several processes -----------------------------------------------------------------------------------------------------------
+# --- several processes ------------------------------------------------------------
 
 
 def job_flags(folder: Path) -> list[str]:
@@ -530,7 +533,7 @@ def undisturbed_job(work: Path) -> Path:
 
 
 def partner_killed(count: int, work: Path, rng: random.Random) -> Row:
-    """One of two: the job ends within a minute, with a message and no traceback of ours, and resumes to the same end."""
+    """Kill one of two: the job ends within a minute, with a message and no traceback of ours, and can be resumed."""
     reference = undisturbed_job(work)
     row = Row("torchrun, one process of two killed", 0, [])
     for _ in tqdm(range(count), row.kind, leave=False, disable=None):
@@ -564,7 +567,7 @@ def restarted(count: int, work: Path, rng: random.Random) -> Row:
     return row
 
 
-# --- long runs -------------------------------------------------------------------------------------------------------------------
+# --- long runs ------------------------------------------------------------
 
 
 def resident(process: int) -> int:
@@ -601,8 +604,8 @@ def long_run(epochs: int, work: Path, growth: float = MEMORY_GROWTH) -> Row:
         statistics.median_low([count for _, count in quarter] or [0]) for quarter in quarters
     ]  # a look may fall into a write
     print(
-        f"{epochs} epochs: memory {second / 1e6:.1f} MB in the second quarter, {last / 1e6:.1f} MB in the last; open files "
-        f"{files[0]} and {files[1]}; {len(seen)} looks at the log"
+        f"{epochs} epochs: memory {second / 1e6:.1f} MB in the second quarter, {last / 1e6:.1f} MB in the last; "
+        f"open files {files[0]} and {files[1]}; {len(seen)} looks at the log"
     )
     if not 0 < last <= (1 + growth) * second:
         losses.append(f"memory went from {second / 1e6:.1f} to {last / 1e6:.1f} MB")
@@ -611,7 +614,7 @@ def long_run(epochs: int, work: Path, growth: float = MEMORY_GROWTH) -> Row:
     return Row(f"{epochs} epochs in one run", 1, losses)
 
 
-# --- all of it -------------------------------------------------------------------------------------------------------------------
+# --- all of it ------------------------------------------------------------
 
 
 def bad_inputs(count: int, seed: int, work: Path) -> list[Row]:

@@ -1,4 +1,7 @@
-"""Does a GPU compute what the CPU computes? Forward pass, loss and gradients of the networks; thirty steps of each recipe. All in fp32."""
+"""Does a GPU compute what the CPU computes?
+
+Forward pass, loss and gradients of the networks; thirty steps of each recipe. All in fp32.
+"""
 
 import contextlib
 import copy
@@ -133,7 +136,10 @@ def recipe(prepare: Callable[[Path, Runtime], Training], steps: int, place: Plac
 
 
 def clip_network(num_classes: int = 19) -> ResNeXt3D:
-    """A network whose blocks add to their shortcuts; at first they do not, and their convolutions could compute anything."""
+    """Return a network whose blocks add to their shortcuts.
+
+    At first they do not, and their convolutions could compute anything.
+    """
     model = ResNeXt3D(num_classes)
     for module in model.modules():
         if isinstance(module, Bottleneck):

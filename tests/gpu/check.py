@@ -1,4 +1,7 @@
-"""What a check of make gpu gets, and what it returns. Importing this module makes the experiments' modules importable."""
+"""What a check of make gpu gets, and what it returns.
+
+Importing this module makes the experiments' modules importable.
+"""
 
 import shutil
 import sys

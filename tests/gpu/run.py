@@ -1,17 +1,20 @@
-"""The acceptance of a machine with one or more GPUs: are the numbers right, does every way of running work, how fast is it.
+"""The acceptance of a machine with one or more GPUs.
+
+Are the numbers right, does every way of running work, how fast is it?
 
     make gpu                                             all parts; without a GPU: one line
     make gpu PART=numbers                                one of: numbers, ways, speed, run
     make gpu PART=ways PYTHON=/usr/bin/python3           with a Python of your own instead of .venv
     python tests/gpu/run.py --part run --data_root ~/data
 
-numbers: the three networks, and thirty steps of each experiment's recipe, in fp32 (not TF32) against this machine's CPU.
+numbers: the three networks, and thirty steps of each experiment's recipe, in fp32 (not TF32), against this
+    machine's CPU.
 ways: bf16, --compile, all GPUs through DataParallel, all through torchrun, --resume after SIGKILL.
 speed: training steps against the conventional pipeline on the same GPU; the input's share; peak memory.
 run: the README's first command, as many epochs as fit; the next call continues. It needs CIFAR-100.
 
-A call begins no check after --minutes; call it until nothing is left. What is finished stands in --out: acceptance.json and the table
-acceptance.md; the next call does what is missing. Exit code 1 if a check failed.
+A call begins no check after --minutes; call it until nothing is left. What is finished stands in --out:
+acceptance.json and the table acceptance.md; the next call does what is missing. Exit code 1 if a check failed.
 """
 
 import json

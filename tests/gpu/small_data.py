@@ -1,4 +1,7 @@
-"""Small data sets in the formats of the three experiments, each class of a colour of its own, for checks that need no real data."""
+"""Small data sets in the formats of the three experiments, for checks that need no real data.
+
+Each class has a colour of its own.
+"""
 
 import pickle
 from pathlib import Path
@@ -30,7 +33,10 @@ def shades(rng: np.random.Generator, color: np.ndarray, *shape: int) -> np.ndarr
 
 
 def photo(rng: np.random.Generator, width: int = 500, height: int = 375) -> Image.Image:
-    """Return smooth blobs with some grain: as a JPEG about as large as ImageNet's. Pillow alone, since OpenCV's threads do not fork."""
+    """Return smooth blobs with some grain: as a JPEG about as large as ImageNet's.
+
+    Pillow alone, since OpenCV's threads do not fork.
+    """
     blobs = Image.fromarray(rng.integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8)).resize(
         (width, height), Image.BICUBIC
     )

@@ -1,4 +1,7 @@
-"""How fast are the training steps on a GPU, against the conventional pipeline; how much of it is the input; how much memory it takes."""
+"""How fast are the training steps on a GPU, against the conventional pipeline?
+
+And how much of a step is the input, and how much memory does it take?
+"""
 
 import contextlib
 import itertools
@@ -74,7 +77,10 @@ def spread(values: list[float], form: str = "{:.0f}") -> str:
 
 
 def cifar(batch: int, compiled: bool, place: Place, batches: int = 100, rounds: int = ROUNDS) -> Outcome:
-    """CIFAR-LT's step as started by its command, against PIL, DataLoader workers and fp32 in NCHW, in alternating rounds."""
+    """Time CIFAR-LT's step, as its command starts it, against PIL, DataLoader workers and fp32 in NCHW.
+
+    The rounds alternate.
+    """
     if compiled and not can_compile(place.device):
         return Outcome("not tried: no C compiler, or no Triton")
     images, labels = (
@@ -123,7 +129,7 @@ def steps(
 
 
 def images_from_files(place: Place, size: int = 224, batch: int = 512, batches: int = 16, files: int = 256) -> Outcome:
-    """ResNet-10 with the images read by all cores from JPEG files of ImageNet's size, against the same step without input."""
+    """Time ResNet-10 with images that all cores read from JPEG files of ImageNet's size, and without input."""
     folder, rng = place.out / "small/speed", np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(files):
@@ -145,8 +151,9 @@ def images_from_files(place: Place, size: int = 224, batch: int = 512, batches: 
         ][1:]
         share = statistics.median(1 - with_input / without for without, with_input in pairs)
         return Outcome(
-            f"{spread([b for _, b in pairs])} images/s with {loader.workers} workers, {spread([a for a, _ in pairs])} without "
-            f"input, which takes {100 * share:.0f} % of the time{peak(place.device)}"
+            f"{spread([b for _, b in pairs])} images/s with {loader.workers} workers, "
+            f"{spread([a for a, _ in pairs])} without input, which takes {100 * share:.0f} % of the time"
+            f"{peak(place.device)}"
         )
 
 

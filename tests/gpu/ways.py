@@ -1,4 +1,7 @@
-"""Does every way of running work on this machine? Each is CIFAR-LT's training script on a small data set, in a process of its own."""
+"""Does every way of running work on this machine?
+
+Each is CIFAR-LT's training script on a small data set, in a process of its own.
+"""
 
 import contextlib
 import dataclasses
@@ -67,7 +70,10 @@ def log_of(folder: Path) -> Path:
 
 
 def train(words: list[str]) -> None:
-    """Run to the end. Raise RuntimeError with the last line of its errors if it fails; kill all its processes if it hangs."""
+    """Run to the end.
+
+    Raise RuntimeError with the last line of its errors if it fails; kill all its processes if it hangs.
+    """
     process = subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -17,7 +17,10 @@ STEM = "cifar100_imbalance200"
 
 
 def train(place: Place, folder: Path, more: tuple[str, ...]) -> int:
-    """Train or resume for place.minutes, then stop with SIGTERM. Return the exit code; it is below 0 if the run had not begun."""
+    """Train or resume for place.minutes, then stop with SIGTERM.
+
+    Return the exit code; it is below 0 if the run had not begun.
+    """
     words = [
         sys.executable,
         str(TRAIN),
@@ -53,8 +56,8 @@ def first_command(place: Place, epochs: int = EPOCHS, more: tuple[str, ...] = ()
     rows = read_log(folder / f"{STEM}.csv")[1]
     seconds = statistics.median(float(row["seconds"]) for row in rows)
     found = (
-        f"{len(rows)} of {epochs} epochs, {seconds:.1f} s an epoch, {seconds * epochs / 60:.0f} min for all; best validation accuracy "
-        f"{float(best_row(rows)['accuracy']):.4f}"
+        f"{len(rows)} of {epochs} epochs, {seconds:.1f} s an epoch, {seconds * epochs / 60:.0f} min for all; "
+        f"best validation accuracy {float(best_row(rows)['accuracy']):.4f}"
     )
     if code or len(rows) < epochs:
         return Outcome(found, finished=False)
