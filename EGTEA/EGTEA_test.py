@@ -1,9 +1,10 @@
-"""Test a trained 3D-ResNeXt-101 on EGTEA's test clips: top-1, precision and recall of all, majority and minority classes.
+"""Test a trained 3D-ResNeXt-101 on EGTEA's test clips: top-1, precision, recall; of all, majority and minority classes.
 
-    python EGTEA_test.py --data_root ~/datasets/EGTEA/extracted_frames --trained_model ./models/best_model.pth --n_gpus 2
+    python EGTEA_test.py --data_root ~/datasets/EGTEA/extracted_frames --trained_model models/best_model.pth --n_gpus 2
 
-A checkpoint of ours says everything: classes, class counts, frames per clip, frame size. One of the released code holds the weights
-alone; --train_file then gives the counts, and the paper's recipe the rest. The confusion matrix is drawn beside the checkpoint.
+A checkpoint of ours says everything: classes, class counts, frames per clip, frame size. One of the released code holds
+the weights alone; --train_file then gives the counts, and the paper's recipe the rest. The confusion matrix is drawn
+beside the checkpoint.
 """
 
 import json
@@ -91,7 +92,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def check_places(args: Namespace) -> None:
-    """Raise OSError or ValueError if there is no checkpoint, or if the results could not be written after the evaluation."""
+    """Raise OSError or ValueError if there is no checkpoint, or if results could not be written in the end."""
     if not args.trained_model.is_file():
         raise FileNotFoundError(
             f"no checkpoint at {args.trained_model}: train one with EGTEA_train.py first, or pass --trained_model"
@@ -103,9 +104,10 @@ def check_places(args: Namespace) -> None:
 
 
 def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return class_names, class_counts, frames_per_clip, sample_size, head and state_dict of a checkpoint, ours or a released one.
+    """Return what a checkpoint, ours or a released one, says of its model.
 
-    The flags --frames_per_clip and --sample_size come first. Raise ValueError if it does not describe a model of this experiment.
+    These are class_names, class_counts, frames_per_clip, sample_size, head and state_dict. The flags --frames_per_clip
+    and --sample_size come first. Raise ValueError if it does not describe a model of this experiment.
     """
     path = args.trained_model
     weights = checkpoint.get("state_dict", checkpoint)
@@ -183,7 +185,8 @@ def show(figures: dict[str, Any]) -> None:
     for entry in figures["verbs"]:
         recall = "-" if entry["recall"] is None else f"{entry['recall']:.4f}"
         print(
-            f"{entry['name']:<{width}}{entry['training_clips']:7d}{entry['clips']:7d}{entry['precision']:11.4f}{recall:>8}"
+            f"{entry['name']:<{width}}{entry['training_clips']:7d}{entry['clips']:7d}"
+            f"{entry['precision']:11.4f}{recall:>8}"
         )
     print(f"majority: more than {figures['majority_above']} training clips")
     for name in ("all", "majority", "minority"):

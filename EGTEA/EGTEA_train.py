@@ -7,9 +7,9 @@ one process for each GPU:
 less memory: the same batch of 8 clips, in 4 parts:
     python EGTEA_train.py --data_root ~/datasets/EGTEA/extracted_frames --accumulate 4
 
-Run data/extract_frames.py and data/make_splits.py before it, and fetch the Kinetics weights (README). The run's folder, models/, holds
-best_model.pth, the epoch with the best validation accuracy, last_model.pth (for --resume), the log model.csv
-(`../longtail/plot.py` draws it), and model.json with the arguments.
+Run data/extract_frames.py and data/make_splits.py before it, and fetch the Kinetics weights (README). The run's folder,
+models/, holds best_model.pth, the epoch with the best validation accuracy, last_model.pth (for --resume), the log
+model.csv (`../longtail/plot.py` draws it), and model.json with the arguments.
 """
 
 import math
@@ -130,8 +130,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         args.loss_type == "LDAM-DRW" or args.loss_type in CDB_LOSSES and args.reduction == "weighted_mean"
     ):
         raise ValueError(
-            f"--accumulate {args.accumulate} goes with neither --reduction weighted_mean nor --loss_type LDAM-DRW: both "
-            "divide by the summed weights of the whole batch, which its parts do not know"
+            f"--accumulate {args.accumulate} goes with neither --reduction weighted_mean nor --loss_type LDAM-DRW: "
+            "both divide by the summed weights of the whole batch, which its parts do not know"
         )
     if args.class_names and not args.class_names.is_file():
         raise FileNotFoundError(f"--class_names {args.class_names}: there is no such file")
@@ -140,7 +140,10 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def read_data(args: Namespace, runtime: Runtime) -> tuple[ClipSet, ClipSet, list[int]]:
-    """Return training and validation clips, and the training clips of each class. Raise ValueError for a class without clips."""
+    """Return training and validation clips, and the training clips of each class.
+
+    Raise ValueError for a class without clips.
+    """
     train, val = read_clips(args.train_file), read_clips(args.val_file)
     num_classes = 1 + max(label for _, label in train)
     counts = count_labels(train, num_classes)
@@ -179,7 +182,10 @@ def build_model(args: Namespace, num_classes: int, head: str, resuming: bool, ru
 
 
 def parameter_groups(model: ResNeXt3D, lr: float, head_lr: float | None) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: all parameters, as in the released code; with a `head_lr`, the head (fc) in a group of its own."""
+    """Return the optimizer's groups: all parameters, as in the released code.
+
+    With a `head_lr`, the head (fc) has a group of its own.
+    """
     if head_lr is None:
         return [{"params": list(model.parameters()), "initial_lr": lr}]
     body = [parameter for name, parameter in model.named_parameters() if not name.startswith("fc.")]
@@ -215,8 +221,9 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
         accumulate=args.accumulate,
     )
     runtime.say(
-        f"{len(train_set)} training clips of {len(counts)} classes ({max(counts)} to {min(counts)} a class), {len(val_set)} for "
-        f"validation; {args.frames_per_clip} frames of {args.sample_size} pixels; {args.loss_type}; {runtime}"
+        f"{len(train_set)} training clips of {len(counts)} classes ({max(counts)} to {min(counts)} a class), "
+        f"{len(val_set)} for validation; {args.frames_per_clip} frames of {args.sample_size} pixels; "
+        f"{args.loss_type}; {runtime}"
     )
     return training, {
         "class_names": names,

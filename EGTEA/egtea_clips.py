@@ -1,7 +1,7 @@
 """Text files of EGTEA Gaze+: annotations, splits, names of verbs. Needs no torch.
 
-A split or annotation file holds one clip on each line, `clip action verb noun`. The frames of a clip stand in ROOT/VIDEO/CLIP/*.jpg;
-VIDEO is the clip's name up to its third dash.
+A split or annotation file holds one clip on each line, `clip action verb noun`. The frames of a clip stand in
+ROOT/VIDEO/CLIP/*.jpg; VIDEO is the clip's name up to its third dash.
 """
 
 from collections import Counter
@@ -33,7 +33,10 @@ def number_of(word: str) -> int | None:
 
 
 def read_clip_lines(path: Path, fields: int) -> list[list[str]]:
-    """Return the words of every line: a clip and at least `fields` - 1 numbers. Raise ValueError that names a line which differs."""
+    """Return the words of every line: a clip and at least `fields` - 1 numbers.
+
+    Raise ValueError that names a line which differs.
+    """
     clips: dict[str, list[str]] = {}
     for number, line in enumerate(read_text(path, LARGEST_LIST).splitlines(), start=1):
         words = line.split()
@@ -41,7 +44,8 @@ def read_clip_lines(path: Path, fields: int) -> list[list[str]]:
             continue
         if len(words) < fields or not all(map(number_of, words[1:])):
             raise ValueError(
-                f"{path}, line {number}: {line[:100]!r} is not `clip action verb noun` with numbers from 1 to {MOST_VERBS}"
+                f"{path}, line {number}: {line[:100]!r} is not `clip action verb noun` "
+                f"with numbers from 1 to {MOST_VERBS}"
             )
         if not is_clip_name(words[0]):
             raise ValueError(f"{path}, line {number}: {words[0][:100]!r} is not named as a clip, {CLIP_FORM}")
@@ -52,7 +56,10 @@ def read_clip_lines(path: Path, fields: int) -> list[list[str]]:
 
 
 def read_clips(path: Path) -> list[tuple[str, int]]:
-    """Return clip and label, the verb minus 1, of every line of a split file. Raise ValueError for a damaged or empty one."""
+    """Return clip and label, the verb minus 1, of every line of a split file.
+
+    Raise ValueError for a damaged or empty one.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no split file {path}; derive it from EGTEA's annotations: {SPLITS_COMMAND}")
     clips = [(words[0], int(words[2]) - 1) for words in read_clip_lines(path, fields=3)]
@@ -80,7 +87,10 @@ def check_labels(path: Path, clips: list[tuple[str, int]], num_classes: int) -> 
 
 
 def read_names(path: Path) -> dict[int, str]:
-    """Return {1: 'take'} for a file with the line `1 take` or `take 1`. Raise ValueError for another line or a second name."""
+    """Return {1: 'take'} for a file with the line `1 take` or `take 1`.
+
+    Raise ValueError for another line or a second name.
+    """
     names: dict[int, str] = {}
     for place, line in enumerate(read_text(path, LARGEST_LIST).splitlines(), start=1):
         words = line.split()

@@ -1,6 +1,7 @@
 """Frames of EGTEA Gaze+ clips to batches: which frames of a clip, one view of them all, decoding, normalisation.
 
-The frames of a clip stand in ROOT/VIDEO/CLIP/*.jpg, in the order of their names (egtea_clips.py reads the lists of clips).
+The frames of a clip stand in ROOT/VIDEO/CLIP/*.jpg, in the order of their names (egtea_clips.py reads the lists of
+clips).
 """
 
 import io
@@ -52,7 +53,10 @@ def frame_indices(count: int, segments: int, generator: np.random.Generator | No
 
 @dataclass(frozen=True)
 class View:
-    """The part of a frame that is seen: a square as high as the frame, at `position` (0 left to 1 right), turned, mirrored."""
+    """The part of a frame that is seen: a square as high as the frame, at `position`, turned, mirrored.
+
+    Position is 0 at the left and 1 at the right.
+    """
 
     position: float = 0.5
     angle: float = 0.0
@@ -77,7 +81,10 @@ class View:
 
 
 def frame_size(path: Path, content: bytes) -> tuple[int, int]:
-    """Return height and width from the JPEG's header. Raise ValueError for impossible ones, before a decoder reserves memory."""
+    """Return height and width from the JPEG's header.
+
+    Raise ValueError for impossible ones, before a decoder reserves memory.
+    """
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns in several lines; below is ours
@@ -105,7 +112,10 @@ def decoding_flag(side: int, size: int) -> int:
 
 
 def read_frame(path: Path, size: int) -> np.ndarray:
-    """Return (H, W, 3) BGR, reduced as `size` allows. Raise OSError or ValueError for a file that is missing, damaged or truncated."""
+    """Return (H, W, 3) BGR, reduced as `size` allows.
+
+    Raise OSError or ValueError for a file that is missing, damaged or truncated.
+    """
     import cv2
 
     try:
@@ -143,16 +153,18 @@ def read_clip(paths: list[Path], view: View, size: int) -> np.ndarray:
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Return the memory format of clips and model: channels last on a CPU, where it is faster, PyTorch's usual one on a GPU."""
+    """Return the memory format of clips and model.
+
+    It is channels last on a CPU, where that is faster, and PyTorch's usual one on a GPU.
+    """
     return torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
 
 
 def normalize(clips: Tensor) -> Tensor:
     """Convert (N, T, H, W, 3) bytes to (N, 3, T, H, W) floats with mean 0, in the memory format of their device."""
     rows = clips.flatten(3).float()
-    rows -= send(
-        torch.tensor(MEAN).repeat(clips.shape[3]), clips.device
-    )  # whole rows: three values at a time would be slow
+    # whole rows: three values at a time would be slow
+    rows -= send(torch.tensor(MEAN).repeat(clips.shape[3]), clips.device)
     return rows.view(clips.shape).permute(0, 4, 1, 2, 3).contiguous(memory_format=memory_format(clips.device))
 
 
@@ -165,8 +177,8 @@ class ClipSet:
     def __init__(self, root: Path, clips: list[tuple[str, int]], frames: int, size: int):
         if frames * size * size > LARGEST_CLIP:
             raise ValueError(
-                f"a clip of {frames} frames of {size} x {size} pixels is too large: choose a smaller --frames_per_clip or "
-                "--sample_size"
+                f"a clip of {frames} frames of {size} x {size} pixels is too large: "
+                "choose a smaller --frames_per_clip or --sample_size"
             )
         if not root.is_dir():
             raise FileNotFoundError(f"{root} not found; pass --data_root, or extract the frames: {FRAMES_COMMAND}")
@@ -179,7 +191,10 @@ class ClipSet:
         return len(self.folders)
 
     def load(self, index: int, seed: int | None = None) -> np.ndarray:
-        """Return (T, H, W, 3) bytes: segment centres and the centre square, or with a seed random frames and a random view."""
+        """Return (T, H, W, 3) bytes: segment centres and the centre square.
+
+        With a seed: random frames and a random view.
+        """
         generator = None if seed is None else np.random.default_rng(seed)
         names = self.names[index]
         paths = [self.folders[index] / names[i] for i in frame_indices(len(names), self.frames, generator)]
@@ -189,7 +204,8 @@ class ClipSet:
 def frame_names(folder: Path) -> list[str]:
     """Return the names of a clip's frames in order. Equal names are kept once in memory.
 
-    Raise FileNotFoundError if frames that the extraction wrote are gone. Older extractions, which do not note this number, are accepted.
+    Raise FileNotFoundError if frames that the extraction wrote are gone. Older extractions, which do not note this
+    number, are accepted.
     """
     try:
         present = os.listdir(folder)
@@ -214,10 +230,12 @@ def frame_names(folder: Path) -> list[str]:
 
 
 def map_ahead(action: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
-    """Yield action(item) in order; `workers` threads compute up to `ahead` items early. With 0 workers the caller computes.
+    """Yield action(item) in order; `workers` threads compute up to `ahead` items early.
 
-    Threads suffice, since decoding and warping run outside Python's lock. They start at once, end with their process and pass
-    errors on unchanged.
+    With 0 workers the caller computes.
+
+    Threads suffice, since decoding and warping run outside Python's lock. They start at once, end with their process
+    and pass errors on unchanged.
     """
     if not workers:
         yield from map(action, items)
@@ -251,13 +269,19 @@ def batches_of(
 
 
 def training_batches(clips: ClipSet, batch_size: int, seed: int, epoch: int, workers: int, runtime: Runtime) -> Batches:
-    """Yield this process's part of each batch. Order and views depend on (seed, epoch) and a clip's place in the split alone."""
+    """Yield this process's part of each batch.
+
+    Order and views depend on (seed, epoch) and a clip's place in the split alone.
+    """
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
     groups = [part for batch in order.split(batch_size) if len(part := runtime.share(batch))]
     return batches_of(clips, groups, lambda index: epoch_seed(seed, epoch, 1 + index), workers, runtime)
 
 
 def evaluation_batches(clips: ClipSet, batch_size: int, workers: int, runtime: Runtime) -> Batches:
-    """Yield this process's part of the clips as segment centres and centre squares. Each clip belongs to one process."""
+    """Yield this process's part of the clips as segment centres and centre squares.
+
+    Each clip belongs to one process.
+    """
     mine = torch.arange(len(clips))[runtime.rank :: runtime.world_size]
     return batches_of(clips, list(mine.split(batch_size)) if len(mine) else [], lambda index: None, workers, runtime)

@@ -51,8 +51,9 @@ def note(figures: dict[str, Any]) -> str:
     """Return what a result was measured on."""
     largest = max(verb["clips"] for verb in figures["verbs"])
     return (
-        f"{figures['clips']} test clips, {largest} of them of the largest class; majority: more than {figures['majority_above']} "
-        f"training clips ({figures.get('majority', {}).get('classes', 0)} of {figures['all']['classes']} classes)."
+        f"{figures['clips']} test clips, {largest} of them of the largest class; "
+        f"majority: more than {figures['majority_above']} training clips "
+        f"({figures.get('majority', {}).get('classes', 0)} of {figures['all']['classes']} classes)."
     )
 
 

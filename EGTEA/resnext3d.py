@@ -1,4 +1,6 @@
-"""3D-ResNeXt-101 for video clips; Hara, Kataoka, Satoh, CVPR 2018: 3-4-23-3 blocks, cardinality 32, shortcuts of type B.
+"""3D-ResNeXt-101 for video clips.
+
+Hara, Kataoka, Satoh, CVPR 2018: 3-4-23-3 blocks, cardinality 32, shortcuts of type B.
 
 47,560,147 parameters at 19 classes. Attribute names are the keys of the published Kinetics checkpoint.
 """
@@ -19,7 +21,10 @@ AUTO_PRECISION = "bf16 on GPUs that accelerate it, fp32 on a CPU"  # see clip_pr
 
 
 class Bottleneck(nn.Module):
-    """1x1x1, grouped 3x3x3 and 1x1x1 convolutions beside the identity, or a 1x1x1 convolution where the shape changes."""
+    """1x1x1, grouped 3x3x3 and 1x1x1 convolutions beside the shortcut.
+
+    The shortcut is the identity, or a 1x1x1 convolution where the shape changes.
+    """
 
     def __init__(self, in_channels: int, width: int, stride: int):
         super().__init__()
@@ -58,9 +63,8 @@ class ResNeXt3D(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(
-                module, Bottleneck
-            ):  # a block begins as its shortcut: 33 of them learn sooner from random weights
+            # a block begins as its shortcut: 33 of them learn sooner from random weights
+            elif isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
 
     @staticmethod
@@ -71,10 +75,12 @@ class ResNeXt3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) == 1 and x.shape[2] <= 16 and max(x.shape[3:]) <= 32:
             raise ValueError(
-                f"one clip of {x.shape[2]} frames of {x.shape[3]}x{x.shape[4]} leaves layer4 a single value a channel, and "
-                "BatchNorm needs two: a larger --sample_size, or a --batch_size and --accumulate that leave no clip alone"
+                f"one clip of {x.shape[2]} frames of {x.shape[3]}x{x.shape[4]} leaves layer4 a single value a channel, "
+                "and BatchNorm needs two: a larger --sample_size, or a --batch_size and --accumulate that leave no "
+                "clip alone"
             )
-        with torch.autocast("cpu", enabled=False):  # its weight gradient in bf16 writes past its buffer in PyTorch 2.14
+        # the weight gradient in bf16 writes past its buffer in PyTorch 2.14
+        with torch.autocast("cpu", enabled=False):
             x = self.conv1(x)
         x = self.maxpool(F.relu(self.bn1(x), inplace=True))
         x = self.layer1(x)  # (N, 256, T/2, H/4, W/4)
@@ -85,7 +91,10 @@ class ResNeXt3D(nn.Module):
 
 
 def clip_precision(precision: str, device: str | None) -> str:
-    """Return what --precision means here: 'auto' is fp32 on a CPU, where 3D convolution in bf16 is wrong (pytorch issue 169688)."""
+    """Return what --precision means here.
+
+    'auto' is fp32 on a CPU, where 3D convolution in bf16 is wrong (pytorch issue 169688).
+    """
     return "fp32" if precision == "auto" and means_cpu(device) else precision
 
 
@@ -93,14 +102,16 @@ def warn_of_bf16(runtime: Runtime) -> None:
     """Say so if clips are computed in bf16 on a CPU."""
     if runtime.bf16 and runtime.device.type == "cpu":
         runtime.say(
-            "bf16 on a CPU: PyTorch's 3D convolutions give wrong results in it (pytorch issue 169688); --precision fp32 is right"
+            "bf16 on a CPU: PyTorch's 3D convolutions give wrong results in it (pytorch issue 169688); "
+            "--precision fp32 is right"
         )
 
 
 def load_pretrained(model: ResNeXt3D, path: Path) -> int:
     """Load everything but the head from a checkpoint, such as the Kinetics file. Return the number of tensors.
 
-    num_batches_tracked may be missing, since older PyTorch did not have it. Raise ValueError that names every other key that differs.
+    num_batches_tracked may be missing, since older PyTorch did not have it. Raise ValueError that names every other key
+    that differs.
     """
     checkpoint = load_checkpoint(path)
     weights = checkpoint.get("state_dict", checkpoint)

@@ -141,9 +141,8 @@ def test_killed_and_resumed_without_workers_ends_bit_for_bit_like_uninterrupted_
     output, _ = process.communicate()
     assert "nothing to resume" in output and "starting from epoch 1" in output
     assert load_checkpoint(tmp_path / "last_model.pth")["epoch"] == 1
-    assert (
-        EGTEA_train.main([flag if flag != "none" else str(tmp_path / "gone.pth") for flag in arguments]) == 2
-    )  # another experiment
+    # another experiment
+    assert EGTEA_train.main([flag if flag != "none" else str(tmp_path / "gone.pth") for flag in arguments]) == 2
     assert EGTEA_train.main(arguments) == 0
     one, other = (load_checkpoint(folder / "last_model.pth") for folder in (finished, tmp_path))
     assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
@@ -500,8 +499,8 @@ def test_another_split_is_another_experiment(failing, data, finished, tmp_path, 
     error = failing(EGTEA_train.main, *training(data, finished, "--resume", f"--{split}_file", other))
     blobs = [git_blob(path) for path in (data / f"splits/{split}_split.txt", other)]
     assert (
-        f"with {split}_file {split}_split.txt {blobs[0]}, not {split}_split.txt {blobs[1]}: resume with the same settings"
-        in error
+        f"with {split}_file {split}_split.txt {blobs[0]}, not {split}_split.txt {blobs[1]}: "
+        "resume with the same settings" in error
     )
 
 

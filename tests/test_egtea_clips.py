@@ -17,9 +17,8 @@ def test_split_lines(tmp_path):
 
 def test_identity_is_the_name_and_gits_id_without_the_place(tmp_path):
     (tmp_path / "split.txt").write_text("hello\n")
-    assert (
-        split_identity(tmp_path / "split.txt") == "split.txt ce013625030ba8dba906f756967f9e9ca394464a"
-    )  # git hash-object
+    # git hash-object
+    assert split_identity(tmp_path / "split.txt") == "split.txt ce013625030ba8dba906f756967f9e9ca394464a"
 
 
 @pytest.mark.parametrize(

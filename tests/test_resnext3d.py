@@ -57,7 +57,7 @@ def test_stages_have_the_sizes_of_the_paper(network):
 
 
 def reference_logits(state: dict[str, Tensor], clips: Tensor) -> Tensor:
-    """The network of github.com/kenshohara/3D-ResNets-PyTorch (models/resnext.py, depth 101, shortcut B), step by step."""
+    """The network of github.com/kenshohara/3D-ResNets-PyTorch (models/resnext.py, depth 101, shortcut B), in steps."""
 
     def convolve(x: Tensor, key: str, **options: object) -> Tensor:
         return F.conv3d(x, state[f"{key}.weight"], **options)
@@ -107,10 +107,8 @@ def test_a_block_begins_as_its_shortcut():
     blocks = [module for module in ResNeXt3D(5).modules() if isinstance(module, Bottleneck)]
     assert len(blocks) == 33
     x = torch.rand(2, 512, 2, 3, 3, generator=torch.Generator().manual_seed(0))
-    for block in (
-        blocks[6],
-        blocks[7],
-    ):  # the last of layer2, without a convolution in its shortcut; the first of layer3
+    # the last of layer2, without a convolution in its shortcut; the first of layer3
+    for block in (blocks[6], blocks[7]):
         y = block(x)
         assert torch.equal(y, block.downsample(x).relu())
         assert y.any()

@@ -34,7 +34,7 @@ def test_a_phone_held_upright_gives_upright_frames(tmp_path):
 
 
 def write_variable(path: Path, times: list[int]) -> None:
-    """A video whose frame number n, of level 6 n, is shown at times[n] tenths of a second, written by OpenCV's FFmpeg."""
+    """A video whose frame n, of level 6 n, is shown at times[n] tenths of a second, written by OpenCV's FFmpeg."""
     if not hasattr(cv2, "VIDEOWRITER_PROP_PTS"):
         pytest.skip("this OpenCV cannot write a video of variable rate")
     writer = cv2.VideoWriter(
@@ -54,7 +54,10 @@ def levels(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_a_variable_rate_is_sampled_by_time(suffix, tmp_path):
-    """21 frames in steps of 0.1 s, then 10 of 0.4 s: 61 steps in all, of which the later frames fill four each, but the last one."""
+    """21 frames in steps of 0.1 s, then 10 of 0.4 s: 61 steps in all.
+
+    The later frames fill four steps each, but the last one.
+    """
     path = tmp_path / f"clip.{suffix}"
     write_variable(path, [*range(21), *range(24, 61, 4)])
     assert write_frames(path, tmp_path, every=1) is None
@@ -62,21 +65,8 @@ def test_a_variable_rate_is_sampled_by_time(suffix, tmp_path):
     assert (tmp_path / "61.frames").exists()
     (tmp_path / "fifth").mkdir()
     assert write_frames(path, tmp_path / "fifth", every=5) is None
-    assert levels(tmp_path / "fifth") == [
-        0,
-        5,
-        10,
-        15,
-        20,
-        21,
-        22,
-        23,
-        25,
-        26,
-        27,
-        28,
-        30,
-    ]  # at 2.5 s frame 21, at 4.0 s 25
+    # at 2.5 s frame 21, at 4.0 s 25
+    assert levels(tmp_path / "fifth") == [0, 5, 10, 15, 20, 21, 22, 23, 25, 26, 27, 28, 30]
 
 
 def test_a_variable_rate_that_breaks_off_is_named(tmp_path):

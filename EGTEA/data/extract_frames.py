@@ -2,9 +2,10 @@
 
     python data/extract_frames.py --videos cropped_clips --out extracted_frames
 
-VIDEO is the clip's name up to its third dash. A clip's folder appears when it is complete, so that after an interruption the same
-command continues. A video that cannot be read does not stop the others; it is named at the end, and the exit code is 1.
-An empty file N.frames beside the N frames of a clip lets training notice when some of them are lost.
+VIDEO is the clip's name up to its third dash. A clip's folder appears when it is complete, so that after an
+interruption the same command continues. A video that cannot be read does not stop the others; it is named at the end,
+and the exit code is 1. An empty file N.frames beside the N frames of a clip lets training notice when some of them are
+lost.
 """
 
 import json
@@ -60,7 +61,10 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def find_videos(root: Path) -> list[Path]:
-    """Return all videos below `root`. Raise ValueError for one that is not named as a clip, or a name that two of them have."""
+    """Return all videos below `root`.
+
+    Raise ValueError for one that is not named as a clip, or a name that two of them have.
+    """
     if not root.is_dir():
         raise FileNotFoundError(f"--videos {root} is not a folder; it should hold EGTEA's cropped clips")
     videos = {}
@@ -81,7 +85,10 @@ def clip_folder(video: Path, out: Path) -> Path:
 
 
 def lock_folder(out: Path) -> FileLock:
-    """Lock the folder: two processes would mix the frames of a clip. Raise OSError if another process extracts into it."""
+    """Lock the folder: two processes would mix the frames of a clip.
+
+    Raise OSError if another process extracts into it.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -93,7 +100,10 @@ def lock_folder(out: Path) -> FileLock:
 
 
 def prepare_out(out: Path, every: int) -> None:
-    """Note --every in the folder, since frames of two choices must not mix. Raise ValueError if an earlier choice differs."""
+    """Note --every in the folder, since frames of two choices must not mix.
+
+    Raise ValueError if an earlier choice differs.
+    """
     note = out / "extraction.json"
     try:
         before = json.loads(read_text(note, LARGEST_NOTE))["every"] if note.exists() else every
@@ -124,7 +134,10 @@ def start_worker() -> None:
 
 
 def extract(video: Path, out: Path, every: int, allow_short: bool) -> str | None:
-    """Make one clip's folder, complete or not at all. Return what is wrong with the video, or None. Raise OSError if writing fails."""
+    """Make one clip's folder, complete or not at all. Return what is wrong with the video, or None.
+
+    Raise OSError if writing fails.
+    """
     folder = clip_folder(video, out)
     partial = folder.with_name(f".{folder.name}.partial")
     try:

@@ -2,9 +2,9 @@
 
     python data/make_splits.py --annotations action_annotation --out data
 
-Reads train_split1.txt and test_split1.txt, with one clip on each line, `clip action verb noun [noun ...]`. The training clips of
-subjects P20 to P26 become the validation set. Writes train_split.txt, val_split.txt and test_split.txt, and verbs.txt if the
-annotations hold the names of the verbs.
+Reads train_split1.txt and test_split1.txt, with one clip on each line, `clip action verb noun [noun ...]`. The training
+clips of subjects P20 to P26 become the validation set. Writes train_split.txt, val_split.txt and test_split.txt, and
+verbs.txt if the annotations hold the names of the verbs.
 """
 
 import sys
@@ -38,7 +38,10 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def make_splits(training: list[str], testing: list[str]) -> dict[str, list[str]]:
-    """Return the lines of each split by its file name, in the annotations' order. A line begins with the subject: P20-R03-..."""
+    """Return the lines of each split by its file name, in the annotations' order.
+
+    A line begins with the subject: P20-R03-...
+    """
     held_out = [line.partition("-")[0] in VALIDATION_SUBJECTS for line in training]
     return {
         "train_split.txt": [line for line, held in zip(training, held_out, strict=True) if not held],

@@ -10,17 +10,16 @@ if TYPE_CHECKING:
     import cv2
 
 JPEG_QUALITY = 90  # frames are used at about half their size
-FEW_MISSING = (
-    2  # frames, or 1 %: a container that estimates their number from the duration may promise up to so many too many
-)
+# frames, or 1 %: a container that estimates their number from the duration may promise so many too many
+FEW_MISSING = 2
 LONGEST_STILL = 60_000  # milliseconds that a frame may be shown; a longer gap is a jump of the clock
 
 
 def places_in_time(times: np.ndarray) -> np.ndarray | None:
-    """Return the place of each frame on a grid of equal steps, (N,), from times in milliseconds; None where the rate is constant.
+    """Return the place of each frame on a grid of equal steps, (N,), from times in milliseconds.
 
-    A rate is constant if no gap between frames differs from the usual gap by more than half of it. It is taken as constant where the
-    times do not increase, as in containers without times.
+    None where the rate is constant. A rate is constant if no gap between frames differs from the usual gap by more than
+    half of it. It is taken as constant where the times do not increase, as in containers without times.
     """
     gaps = np.diff(times)
     if not len(gaps) or gaps.min() <= 0:
@@ -35,7 +34,10 @@ def places_in_time(times: np.ndarray) -> np.ndarray | None:
 
 
 def sources(places: np.ndarray, every: int) -> dict[int, list[int]]:
-    """Return, for each frame that is used, the numbers of the JPEGs that show it: each shows what the video shows at its time."""
+    """Return, for each frame that is used, the numbers of the JPEGs that show it.
+
+    Each JPEG shows what the video shows at its time.
+    """
     shown = np.searchsorted(places, np.arange(0, places[-1] + 1, every), side="right") - 1
     numbers: dict[int, list[int]] = {}
     for number, frame in enumerate(shown.tolist()):
@@ -44,7 +46,9 @@ def sources(places: np.ndarray, every: int) -> dict[int, list[int]]:
 
 
 def write_frames(video: Path, folder: Path, every: int, allow_short: bool = False) -> str | None:
-    """Write every `every`-th frame as a numbered JPEG, and note how many they are. Return what is wrong with the video, or None.
+    """Write every `every`-th frame as a numbered JPEG, and note how many they are.
+
+    Return what is wrong with the video, or None.
 
     OpenCV applies a phone's rotation. A video of variable rate is sampled at equal steps of time.
     """
@@ -74,7 +78,7 @@ def write_frames(video: Path, folder: Path, every: int, allow_short: bool = Fals
 
 
 def encoded_frames(capture: "cv2.VideoCapture", every: int, times: list[float]) -> Iterator[bytes]:
-    """Yield every `every`-th frame as a JPEG, up to the first that cannot be decoded, and note the time of each frame."""
+    """Yield every `every`-th frame as a JPEG, up to the first that cannot be decoded; note the time of each frame."""
     import cv2
 
     while capture.grab():
