@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from confusion_picture import draw_confusion, hardest
 from imagenet_config import Config
 from imagenet_dataset import ImageList, check_classes, locate, read_list
 from imagenet_loader import ImageLoader
 from longtail.checkpoints import load_checkpoint
+from longtail.confusion_picture import draw_confusion, hardest
 from longtail.devices import Runtime
 from longtail.files import write_atomically
 from longtail.metrics import SHOT_SIZES, SHOTS, count_confusion, report

@@ -12,6 +12,7 @@ losses.py        the losses that CDB-CE is compared with
 loss_flags.py    the flags of all losses, and the loss that they describe
 heads.py         the cosine classifier
 metrics.py       confusion counts, many / medium / few shot, macro F1
+confusion_picture.py  the hardest classes, and what they are mistaken for
 posthoc.py       classifiers on a trained network's outputs: logit adjustment
 batch_losses.py  an epoch's losses, read from the device and checked
 training.py      the training loop: epochs, validation, class weights

@@ -23,6 +23,7 @@ SHARED = (
     "loss_flags",
     "heads",
     "metrics",
+    "confusion_picture",
     "posthoc",
     "batch_losses",
     "training",

@@ -2,13 +2,17 @@
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from longtail.files import save_figure
 
-WORST, ANSWERS = 30, 30  # classes that are drawn, and classes that they are taken for
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WORST, ANSWERS = 30, 30  # classes that are drawn, and classes that they are mistaken for
 LONGEST_NAME = 28  # letters
 RIGHT, OTHERS = "(right)", "(others)"
 
@@ -25,20 +29,20 @@ def hardest(confusion: Tensor, most: int) -> list[int]:
 
 
 def answers(confusion: Tensor, classes: list[int], most: int) -> tuple[list[int], Tensor]:
-    """Return the wrong classes that images of `classes` are most often taken for, at most `most`, and a table of
-    counts.
+    """Return the wrong classes that `classes` are most often mistaken for, at most `most`, and a table of counts.
 
-    The table has a row for each of `classes`: how many images are right, how many are taken for each of those, and for
-    any other.
+    The table has a row for each of `classes`: how many images are right, how many were predicted as each of those, and
+    how many as any other class.
     """
-    rows, places = confusion[classes], torch.arange(len(classes))
-    right = rows[places, classes]
-    wrong = rows.clone()
-    wrong[places, classes] = 0
+    rows = torch.arange(len(classes))
+    wrong = confusion[classes]
+    right = wrong[rows, classes]
+    wrong[rows, classes] = 0
     order = wrong.sum(0).argsort(descending=True, stable=True)[:most]
     columns = [c for c in order.tolist() if wrong[:, c].any()]
     counts = wrong[:, columns]
-    return columns, torch.cat([right[:, None], counts, (wrong.sum(1) - counts.sum(1))[:, None]], 1)
+    others = wrong.sum(1) - counts.sum(1)
+    return columns, torch.cat([right[:, None], counts, others[:, None]], 1)
 
 
 def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
@@ -49,32 +53,32 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
     columns, counts = answers(confusion, classes, ANSWERS)
     titles = [RIGHT, *(shortened(names[c]) for c in columns), OTHERS]
     if not counts[:, -1].any():  # every wrong answer has a column of its own
-        titles, counts = titles[:-1], counts[:, :-1]
-    shares = (counts / counts.sum(1, keepdim=True)).numpy()
+        titles = titles[:-1]
+        counts = counts[:, :-1]
+    shares = counts / counts.sum(1, keepdim=True)
     figure = Figure(figsize=(4.5 + 0.3 * counts.shape[1], 3 + 0.3 * len(counts)), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in counts.nonzero().tolist():
-        axes.text(
-            column,
-            row,
-            int(counts[row, column]),
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="white" if shares[row, column] > 0.5 else "black",
-        )
+    image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    write_counts(axes, counts, shares)
     axes.set_xticks(range(counts.shape[1]), titles, rotation="vertical")
     axes.set_yticks(range(len(counts)), [shortened(names[c]) for c in classes])
-    axes.set(xlabel="taken for", ylabel="class")
+    axes.set(xlabel="predicted as", ylabel="class")
     figure.suptitle(f"the {len(classes)} hardest of {len(names)} classes, the hardest on top")
-    figure.colorbar(image, fraction=0.03, label="share of its images")
+    figure.colorbar(image, fraction=0.03, label="share of the class")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font lacks; it draws boxes
         save_figure(figure, path, dpi=120)
 
 
+def write_counts(axes: "Axes", counts: Tensor, shares: Tensor) -> None:
+    """Write each count that is not 0 into its cell, in white on a dark cell."""
+    for row, column in counts.nonzero().tolist():
+        color = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=7, color=color)
+
+
 def shortened(name: str) -> str:
     """Return a name that fits beside the picture. A dollar sign would start a formula."""
-    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    if len(name) > LONGEST_NAME:
+        name = name[: LONGEST_NAME - 1] + "…"
     return name.replace("$", r"\$")
