@@ -23,9 +23,10 @@ from egtea_dataset import ClipSet, evaluation_batches, memory_format
 from longtail.checkpoints import is_count, load_checkpoint, load_weights
 from longtail.cli import ArgumentParser, add_device_arguments, exit_code, file_path, positive_int, seed_number
 from longtail.distributed import start_runtime
-from longtail.files import check_place, save_figure, write_atomically
+from longtail.files import check_place, write_atomically
 from longtail.heads import HEADS
 from longtail.metrics import count_confusion, known
+from longtail.pictures import new_figure, save_figure
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, warn_of_bf16
 
 HERE = Path(__file__).resolve().parent
@@ -201,11 +202,10 @@ def show(figures: dict[str, Any]) -> None:
 
 def draw(confusion: Tensor, names: list[str], path: Path) -> None:
     """Draw the confusion matrix: colours are shares of a true class's clips, numbers are clips."""
-    from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
 
     size = min(2.5 + 0.45 * len(names), LARGEST_FIGURE)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    figure = new_figure(size + 1, size)
     axes = figure.subplots()
     shares = (confusion / confusion.sum(1, keepdim=True).clamp_min(1)).numpy()
     display = ConfusionMatrixDisplay(shares, display_labels=names).plot(

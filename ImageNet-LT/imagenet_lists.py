@@ -11,8 +11,9 @@ from pathlib import Path
 
 from imagenet_dataset import format_line
 from imagenet_decoding import SUFFIXES, EncodedImage, use_image
-from longtail.files import save_figure, write_atomically
+from longtail.files import write_atomically
 from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOT_SIZES
+from longtail.pictures import new_figure, save_figure
 from longtail.signals import raise_if_stopped
 
 HERE = Path(__file__).resolve().parent
@@ -170,12 +171,10 @@ def tail(counts: dict[str, int]) -> str:
 
 def draw_tail(counts: dict[str, int], path: Path) -> None:
     """Draw the number of training images of each class, the largest first."""
-    from matplotlib.figure import Figure
-
     sizes = sorted(counts.values(), reverse=True)
     many, few = sum(size > MANY_ABOVE for size in sizes), sum(size < FEW_BELOW for size in sizes)
     edges = [0, many, len(sizes) - few, len(sizes)]
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    figure = new_figure(7, 3.5)
     axes = figure.subplots()
     axes.stairs(sizes, fill=True, baseline=0.5, color="tab:blue")
     for name, first, last, color in zip(

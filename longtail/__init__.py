@@ -3,6 +3,7 @@
 files.py         write a file whole, lock it, identify it, replace a part of a page (no torch)
 signals.py       stop at SIGINT and SIGTERM (no torch)
 cli.py           the argument parser, argument types, exit codes (no torch)
+pictures.py      figures that need no display (no torch)
 devices.py       Runtime: device, rank, precision, DataParallel and DistributedDataParallel
 distributed.py   start a Runtime; how the processes of a job find each other
 checkpoints.py   save and safely load checkpoints and weights

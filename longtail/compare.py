@@ -22,9 +22,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code, file_path
-from longtail.files import save_figure
 from longtail.metrics import SHOTS, shot_accuracy
-from longtail.plot import COLORS, DPI, Log, beside, find_log, load_log
+from longtail.pictures import COLORS, new_figure, save_figure
+from longtail.plot import Log, beside, find_log, load_log
 from longtail.tables import markdown
 
 CONFIDENCE = 0.95
@@ -192,9 +192,7 @@ def rows(a: Setting, b: Setting, apart: Difference) -> list[dict[str, str]]:
 
 def draw(a: Setting, b: Setting, title: str, path: Path) -> None:
     """Draw both settings for each group: a dot for each seed, a bar at the mean."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = new_figure(8, 4.5)
     axes = figure.subplots()
     shown = [g for g in range(len(SHOTS)) if np.isfinite(a.accuracy[:, g]).all()]
     for setting, color, side in ((b, COLORS[0], -0.17), (a, COLORS[2], 0.17)):
@@ -208,7 +206,7 @@ def draw(a: Setting, b: Setting, title: str, path: Path) -> None:
     axes.set_xticks(range(len(shown)), [SHOTS[g] if g == 0 else f"{SHOTS[g]} shot" for g in shown])
     axes.set(ylabel="accuracy (%)", title=fill(title, TITLE_WIDTH), ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    save_figure(figure, path, dpi=DPI)
+    save_figure(figure, path)
 
 
 def compare(args: Namespace) -> None:

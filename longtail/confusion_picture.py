@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from longtail.files import save_figure
+from longtail.pictures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +47,6 @@ def answers(confusion: Tensor, classes: list[int], most: int) -> tuple[list[int]
 
 def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
     """Draw the hardest classes, a row for each: colours are shares of its images, numbers are images."""
-    from matplotlib.figure import Figure
-
     classes = hardest(confusion, WORST)
     columns, counts = answers(confusion, classes, ANSWERS)
     titles = [RIGHT, *(shortened(names[c]) for c in columns), OTHERS]
@@ -56,7 +54,7 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
         titles = titles[:-1]
         counts = counts[:, :-1]
     shares = counts / counts.sum(1, keepdim=True)
-    figure = Figure(figsize=(4.5 + 0.3 * counts.shape[1], 3 + 0.3 * len(counts)), layout="constrained")
+    figure = new_figure(4.5 + 0.3 * counts.shape[1], 3 + 0.3 * len(counts))
     axes = figure.subplots()
     image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     write_counts(axes, counts, shares)

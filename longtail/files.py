@@ -2,11 +2,9 @@
 
 import contextlib
 import hashlib
-import io
 import os
 import stat
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -32,13 +30,6 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         raise OSError(
             f"{path} could not be written: {error.strerror or error}; what was there before is untouched"
         ) from error
-
-
-def save_figure(figure: Any, path: Path, **settings: Any) -> None:
-    """Write a matplotlib figure as write_atomically does, in the format that the path's ending names."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:].lower(), **settings)
-    write_atomically(path, buffer.getbuffer())
 
 
 def check_place(flag: str, path: Path | None) -> None:

@@ -20,15 +20,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code, file_path
-from longtail.files import read_text, save_figure
+from longtail.files import read_text
+from longtail.pictures import COLORS, import_matplotlib, new_figure, save_figure
 from longtail.run import read_log
 from longtail.tables import cdb_settings_label
 
-DPI = 130
 MEASURES = ("epoch", "lr", "loss", "accuracy", "tau")  # columns of a log
 LARGEST_SETTINGS = 1 << 24  # bytes; with 1,000 classes they have 20,000
 GROUPS = 10  # of classes with a similar number of training images, for the line through the points
-COLORS = ("#777777", "#c0392b", "#2471a3", "#239b56", "#b7950b", "#7d3c98", "#d35400", "#17202a")
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,8 @@ def load_log(run: Path) -> Log:
 
 def draw_curves(log: Log, path: Path) -> None:
     """Draw loss and accuracy above, tau and the spread of the class weights below."""
-    from matplotlib.figure import Figure
-
     epochs, best = log.measures["epoch"], log.best
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    figure = new_figure(10, 6.4)
     (loss, accuracy), (tau, weights) = figure.subplots(2, 2, sharex=True)
     figure.suptitle(f"{log.name}: {log.label}")
     loss.plot(epochs, log.measures["loss"], color=COLORS[1])
@@ -177,7 +174,7 @@ def draw_curves(log: Log, path: Path) -> None:
     for axes in figure.axes:
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    save_figure(figure, path, dpi=DPI)
+    save_figure(figure, path)
 
 
 def draw_weights(log: Log, path: Path) -> None:
@@ -185,12 +182,12 @@ def draw_weights(log: Log, path: Path) -> None:
 
     White is weight 1, red is above, blue below.
     """
+    import_matplotlib()
     from matplotlib.colors import TwoSlopeNorm
-    from matplotlib.figure import Figure
 
     order = np.argsort(-log.class_counts, kind="stable")
     highest = max(1.01, float(np.nanmax(log.weight)))
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    figure = new_figure(9, 5.5)
     axes = figure.subplots()
     edges = np.append(log.measures["epoch"], log.measures["epoch"][-1] + 1) - 0.5
     picture = axes.pcolormesh(
@@ -211,7 +208,7 @@ def draw_weights(log: Log, path: Path) -> None:
     axes.invert_yaxis()
     axes.xaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(picture, label="weight")
-    save_figure(figure, path, dpi=DPI)
+    save_figure(figure, path)
 
 
 def tell_apart(logs: list[Log]) -> list[str]:
@@ -230,9 +227,7 @@ def draw_classes(logs: list[Log], path: Path) -> None:
 
     The line goes through means of neighbouring classes.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.5, 5.2), layout="constrained")
+    figure = new_figure(8.5, 5.2)
     axes = figure.subplots()
     for number, (log, name) in enumerate(zip(logs, tell_apart(logs), strict=True)):
         accuracy, color = log.accuracy[log.best], COLORS[number % len(COLORS)]
@@ -260,7 +255,7 @@ def draw_classes(logs: list[Log], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
     axes.legend(title="loss: accuracy of all classes")
-    save_figure(figure, path, dpi=DPI)
+    save_figure(figure, path)
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:

@@ -14,6 +14,7 @@ SHARED = (
     "files",
     "signals",
     "cli",
+    "pictures",
     "devices",
     "distributed",
     "checkpoints",
@@ -69,7 +70,7 @@ def test_shared_modules_import_only_from_those_before_them(number):
     assert {name for name in names if name.startswith("longtail")} <= {f"longtail.{name}" for name in SHARED[:number]}
 
 
-@pytest.mark.parametrize("module", ["files", "signals", "cli"])
+@pytest.mark.parametrize("module", ["files", "signals", "cli", "pictures"])
 def test_these_need_no_torch(module):
     code = f"import sys, longtail.{module}; print('torch' in sys.modules, 'numpy' in sys.modules)"
     assert (
@@ -115,3 +116,11 @@ def test_heavy_libraries_are_imported_only_where_they_are_used():
 def test_cdb_loss_needs_torch_alone():
     names = imported(ROOT / "CIFAR-LT/cdb_loss.py")
     assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"torch"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pictures_begin_in_one_file(path):
+    """Only there is matplotlib's backend taken care of; pyplot would open a display."""
+    names = imported(path)
+    assert "matplotlib.pyplot" not in names
+    assert path.name == "pictures.py" or "matplotlib.figure" not in names

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from longtail.files import save_figure
 from longtail.metrics import SHOTS
+from longtail.pictures import import_matplotlib, new_figure, save_figure
 
-DPI = 130
 COLORS = {"all": "#17202a", "many": "#2471a3", "medium": "#b7950b", "few": "#c0392b"}
 OURS, RIVALS, PAPER = "#c0392b", "#777777", "#2471a3"
 
@@ -29,19 +28,17 @@ class Line:
 
 def save(figure: Any, path: Path) -> None:
     """Write a picture without matplotlib's version in it, so that the same logs give the same file."""
-    save_figure(figure, path, dpi=DPI, metadata={"Software": None})
+    save_figure(figure, path, metadata={"Software": None})
 
 
 def draw_losses(lines: list[Line], path: Path) -> None:
     """Draw losses as rows, shot groups as columns; dots are seeds, bars their means, diamonds the paper's numbers."""
-    from matplotlib.figure import Figure
-
     places, groups, place = [], {}, 0.0
     for line, before in zip(lines, [None, *lines], strict=False):
         place += 1.0 if before is None or before.group == line.group else 2.2
         places.append(place)
         groups.setdefault(line.group, place)
-    figure = Figure(figsize=(12, 1.2 + 0.28 * place), layout="constrained")
+    figure = new_figure(12, 1.2 + 0.28 * place)
     panels = figure.subplots(1, len(SHOTS), sharey=True)
     for axes, shot in zip(panels, SHOTS, strict=True):
         for line, place in zip(lines, places, strict=True):
@@ -81,9 +78,7 @@ def draw_overview(lines: list[Line], path: Path) -> None:
 
     A bar stands at the mean, a dot at each seed, a diamond at the paper's number.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = new_figure(8, 4)
     axes = figure.subplots()
     for line, color, side in zip(lines, (RIVALS, OURS), (-0.2, 0.2), strict=True):
         for place, shot in enumerate(SHOTS):
@@ -107,10 +102,10 @@ def draw_steadiness(logs: list[tuple[str, np.ndarray, np.ndarray]], path: Path) 
 
     logs: of each run its title, weights (E, C) and class counts (C,).
     """
+    import_matplotlib()
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = new_figure(11, 4)
     panels = figure.subplots(1, len(logs), sharey=True)
     for axes, (title, weights, counts) in zip(panels, logs, strict=True):
         colors = colormaps["viridis"](np.linspace(0, 0.9, len(counts)))
@@ -129,9 +124,7 @@ def draw_steadiness(logs: list[tuple[str, np.ndarray, np.ndarray]], path: Path) 
 
 def draw_tau(lines: list[Line], path: Path) -> None:
     """Draw accuracy against tau; the first column is cross-entropy, which is tau 0."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    figure = new_figure(7.5, 4.5)
     axes = figure.subplots()
     for shot in SHOTS:
         means = [np.mean(line.accuracy[shot]) for line in lines]
