@@ -1,202 +1,221 @@
-"""Find a user's images in folders, write lists and the configuration that trains on them, and draw their tail."""
+"""Lists of images, with lines such as `train/n01440764/n01440764_190.JPEG 0`: read, check, and find on disk.
 
-import json
-import math
+Spaces, tabs, commas or semicolons stand before the label. Blank lines, lines that start with `#` and a byte order
+mark are skipped.
+"""
+
+import dataclasses
 import os
-import random
-import shlex
-import statistics
-from collections import Counter
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from imagenet_dataset import format_line
-from imagenet_decoding import SUFFIXES, EncodedImage, use_image
-from longtail.files import write_atomically
-from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOT_SIZES
-from longtail.pictures import new_figure, save_figure
-from longtail.signals import raise_if_stopped
+import torch
+from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-SAMPLE = 200  # images whose size decides that of the views
-IMAGE_SIZE, TEST_RESIZE = 224, 256  # pixels; of the paper's recipe
-STEP = 32  # pixels; a ResNet halves its input five times
-# from here on the paper's recipe fits; below, the smaller one of config/TinyImageNet_LT
-MANY_IMAGES = 50_000
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 20, 90
-COMMENTS = {
-    "data_root": "the folder that holds the images",
-    "train_list": "lines `path label`",
-    "val_list": "what difficulty and the kept epoch are measured on",
-    "test_list": "used at the end and by --test",
-    "class_list": "a line names a class, in the order of the labels",
-    "num_classes": "labels run from 0 to num_classes - 1",
-    "image_size": "pixels of a random crop, and of the middle that is tested",
-    "test_resize": "pixels of the shorter side before the middle is cut out",
-    "model_dir": "checkpoints, log and results of this run",
-    "backbone": "or resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d",
-    "loss_type": "CE is the usual cross-entropy",
-    "difficulty": "steady on few validation images, and fit for classes without any",
-    "tau": "how strongly difficulty weighs: from the spread of the class accuracies; a number fixes it",
-    "num_epochs": "the learning rate falls to 0 over them along a cosine",
-    "batch_size": "choose a smaller one if memory runs out",
-    "lr": "peak learning rate of SGD",
-}
-COLUMN = 32  # where comments start
+from longtail.cli import some
+from longtail.files import blob_id, check_file, read_text
+from path_table import PathTable
 
-Tree = dict[str, list[str]]  # images of each class
+SHOWN = 5  # missing images that an error names
+LARGEST_LIST = 1 << 28  # bytes; the 1.28 million lines of all of ImageNet-1k have 52 million
+LINE = re.compile(r"(.*[^\s,;])[\s,;]+([0-9]+)")  # path and label
 
 
-def is_image(name: str) -> bool:
-    """Return whether a file's name is an image's."""
-    return name.lower().endswith(SUFFIXES)
-
-
-def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is passed over: a hidden one (macOS writes some beside each image), or a file
-    system's own.
-    """
-    return name.startswith(".") or name in ("lost+found", "System Volume Information")
-
-
-def walk_images(folder: Path) -> tuple[list[str], Counter[str]]:
-    """Return the images in a folder, at any depth and behind links, as paths below it; and the endings of its other
-    files.
-
-    Hidden files and folders are passed over. Raise OSError for another folder that cannot be read.
+@dataclass(frozen=True)
+class ImageList:
+    """The paths below `root` and labels (N,) of a list file, in its order; `blob` is git's id of the file, `note` a
+    remark for the user.
     """
 
-    def fail(error: OSError) -> None:
-        raise OSError(f"{error.filename} cannot be read: {error.strerror}; allow that, or move the folder away")
+    file: Path
+    root: Path
+    paths: Sequence[str]
+    labels: Tensor
+    blob: str
+    note: str = ""
 
-    images, others, seen = [], Counter(), set()
-    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        raise_if_stopped()
-        real = os.path.realpath(place)
-        if real in seen:  # a link has led in a circle
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        files = [name for name in files if not is_hidden(name)]
-        images += [(Path(place) / name).relative_to(folder).as_posix() for name in files if is_image(name)]
-        others.update(Path(name).suffix or name for name in files if not is_image(name))
-    return sorted(images), others
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def class_counts(self, num_classes: int) -> list[int]:
+        return self.labels.bincount(minlength=num_classes).tolist()
+
+    def class_names(self, num_classes: int) -> list[str]:
+        """Return the folder of each class's first image; ILSVRC names its folders by WordNet id."""
+        names = [""] * num_classes
+        for path, label in zip(reversed(self.paths), reversed(self.labels.tolist()), strict=True):
+            names[label] = path.split("/")[-2] if "/" in path else str(label)
+        return names
 
 
-def view_sizes(root: Path, paths: list[str]) -> tuple[int, int]:
-    """Return image_size and test_resize: the paper's, or what the images have if most of them are smaller."""
+def read_list(file: Path, root: Path, num_classes: int, repeats: bool = False) -> ImageList:
+    """Return the content of a list file. Raise ValueError that names a line without a usable path or label.
 
-    def short_side(content: bytes) -> int:
-        image = EncodedImage(content)
-        return min(image.height, image.width)
-
-    sides = []
-    for path in random.Random(0).sample(paths, min(SAMPLE, len(paths))):
+    A path may stand there more than once only if `repeats`; the list's note then says so.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} not found: data/ImageNet_LT/fetch_lists.py downloads the published lists, data/make_lists.py "
+            "makes lists of your own images; train_list, val_list and test_list in the YAML name them"
+        )
+    check_file(file, LARGEST_LIST)
+    content = file.read_bytes()
+    firsts: dict[str, tuple[int, int]] = {}
+    paths, labels, repeated = [], [], ""
+    for number, line in meaningful_lines(content, file):
         try:
-            sides.append(use_image(root / path, short_side))
-        except ValueError:  # training will name it
-            continue
-    side = int(statistics.median(sides)) if sides else TEST_RESIZE
-    small = max(STEP, side // STEP * STEP)
-    return (IMAGE_SIZE, TEST_RESIZE) if side >= TEST_RESIZE or small >= IMAGE_SIZE else (small, small)
+            path, label = parse_line(line, num_classes)
+            first_line, first_label = firsts.setdefault(path, (number, label))
+            if first_line < number:
+                check_repeat(path, label, first_line, first_label, repeats)
+                repeated = repeated or f"{path}, in lines {first_line} and {number}"
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: {error}") from None
+        paths.append(path)
+        labels.append(label)
+    if not labels:
+        raise ValueError(f"{file} lists no image")
+    note = (
+        f"{file}: {len(paths) - len(firsts)} of {len(paths)} lines repeat a path ({repeated}); each line counts"
+        if repeated
+        else ""
+    )
+    return ImageList(file, root, PathTable(paths), torch.tensor(labels), blob_id(content), note)
 
 
-def recipe(root: Path, train: Tree) -> dict[str, object]:
-    """Return the settings of a training on these images that depend on how many there are, and how large."""
-    paths = [path for images in train.values() for path in images]
-    image_size, test_resize = view_sizes(root, paths)
-    if len(paths) >= MANY_IMAGES:
-        schedule = {"num_epochs": MOST_EPOCHS, "batch_size": 512, "lr": 0.2}
-    else:
-        epochs = math.ceil(STEPS * 64 / len(paths))
-        schedule = {"num_epochs": min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs)), "batch_size": 64, "lr": 0.1}
-    while image_size <= STEP and len(paths) % schedule["batch_size"] == 1:
-        # else the last batch is a single image, and layer4 sees it as a single pixel
-        schedule["batch_size"] -= 1
-    return {
-        "num_classes": len(train),
-        "image_size": image_size,
-        "test_resize": test_resize,
-        "backbone": "resnet10",
-        "loss_type": "CDB-CE",
-        "difficulty": "smoothed",
-        "tau": "dynamic",
-        **schedule,
-    }
-
-
-def write_lists(
-    out: Path, root: Path, lists: dict[str, Tree], unusable: dict[str, str], settings: dict[str, object]
-) -> None:
-    """Write the three lists, the class names, what was left out, and, last, the configuration."""
-    out.mkdir(parents=True, exist_ok=True)
-    for split, tree in lists.items():
-        lines = [f"{format_line(path, label)}\n" for label, images in enumerate(tree.values()) for path in images]
-        write_atomically(out / f"{split}.txt", "".join(lines).encode())
-    write_atomically(out / "classes.txt", "".join(f"{name}\n" for name in lists["train"]).encode())
-    (out / "unusable.txt").unlink(missing_ok=True)
-    if unusable:
-        lines = [f"{path!r}: {reason}\n" for path, reason in unusable.items()]
-        write_atomically(out / "unusable.txt", "".join(lines).encode())
-    places = {
-        "data_root": root,
-        **{f"{split}_list": out / f"{split}.txt" for split in lists},
-        "class_list": out / "classes.txt",
-        "model_dir": out / "cdb",
-    }
-    write_atomically(out / "config.yaml", config_text({**places, **settings}).encode())
-
-
-def config_text(settings: dict[str, object]) -> str:
-    """Return a YAML file of the settings in COMMENTS, each with its comment."""
-    lines = ["# Written by make_lists.py. Relative paths start at ImageNet-LT/.\n"]
-    for key, comment in COMMENTS.items():
-        value = settings[key]
-        # JSON's text is YAML's
-        text = f"{key}: {json.dumps(str(value), ensure_ascii=False) if isinstance(value, Path) else value}"
-        lines.append(f"{text:<{COLUMN}}# {comment}\n" if len(text) < COLUMN else f"{text}  # {comment}\n")
-    return "".join(lines)
-
-
-def tail(counts: dict[str, int]) -> str:
-    """Return how long the tail is, in one line."""
-    largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-    sizes = list(counts.values())
-    many, few = sum(size > MANY_ABOVE for size in sizes), sum(size < FEW_BELOW for size in sizes)
-    return (
-        f"largest class {counts[largest]:,} ({largest}), smallest {counts[smallest]:,} ({smallest}); "
-        f"classes: {many} many, {len(sizes) - many - few} medium, {few} few ({SHOT_SIZES})"
+def meaningful_lines(content: bytes, file: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines that say something, each with its number."""
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not text in UTF-8, in which it must be saved: {error}") from None
+    yield from (
+        (number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")
     )
 
 
-def draw_tail(counts: dict[str, int], path: Path) -> None:
-    """Draw the number of training images of each class, the largest first."""
-    sizes = sorted(counts.values(), reverse=True)
-    many, few = sum(size > MANY_ABOVE for size in sizes), sum(size < FEW_BELOW for size in sizes)
-    edges = [0, many, len(sizes) - few, len(sizes)]
-    figure = new_figure(7, 3.5)
-    axes = figure.subplots()
-    axes.stairs(sizes, fill=True, baseline=0.5, color="tab:blue")
-    for name, first, last, color in zip(
-        ("many", "medium", "few"), edges, edges[1:], ("0.95", "0.88", "0.95"), strict=False
-    ):
-        if last > first:
-            axes.axvspan(first, last, color=color, zorder=0)
-            axes.text(
-                (first + last) / 2, 1.02, f"{name} ({last - first})", transform=axes.get_xaxis_transform(), ha="center"
+def check_repeat(path: str, label: int, first_line: int, first_label: int, repeats: bool) -> None:
+    """Raise ValueError for a path that may not stand in the list again, or not with another label."""
+    if label != first_label:
+        raise ValueError(f"{path} stands in line {first_line} already, with label {first_label} instead of {label}")
+    if not repeats:
+        raise ValueError(f"{path} stands in line {first_line} already; only a training list may repeat a path")
+
+
+def parse_line(line: str, num_classes: int) -> tuple[str, int]:
+    """Return path and label. Raise ValueError that says what is wrong."""
+    match = LINE.fullmatch(line.strip())
+    if not match or "\0" in line:
+        raise ValueError(
+            f"{line[:80]!r} is not `path label` with a whole number for a label (a heading must start with #)"
+        )
+    path, label = match[1], int(match[2])
+    if label >= num_classes:
+        raise ValueError(f"label {label} must lie between 0 and {num_classes - 1} (num_classes {num_classes})")
+    if "\\" in path:
+        raise ValueError(
+            f"{path} holds a backslash: write / between folders, in all lines (in an editor: replace each \\ by /)"
+        )
+    if path.startswith(("/", "~")) or ".." in path.split("/"):
+        raise ValueError(f"{path} leaves data_root: a path must lead down from it, without `..`")
+    return posixpath.normpath(path), label
+
+
+def format_line(path: str, label: int) -> str:
+    """Return the line from which parse_line reads path and label. Raise ValueError for a path that no line can hold."""
+    line = f"./{path} {label}" if path.startswith(("#", "~", " ")) else f"{path} {label}"
+    if len(line.splitlines()) > 1 or parse_line(line, label + 1) != (path, label):
+        raise ValueError("a list cannot hold its name: a line break, or a space or comma at its end")
+    line.encode()  # UnicodeEncodeError, a ValueError, for bytes that are not text
+    return line
+
+
+def read_class_names(file: Path, num_classes: int) -> list[str]:
+    """Return the lines of a file that names a class in each, in the order of the labels."""
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"class_list {file} not found: each of its lines names a class; without class_list, folders name them"
+        )
+    names = [line.strip() for line in read_text(file, LARGEST_LIST).splitlines()]
+    if len(names) != num_classes:
+        raise ValueError(f"{file} names {len(names)} classes, but num_classes is {num_classes}")
+    return names
+
+
+def check_classes(images: ImageList, num_classes: int) -> None:
+    """Raise ValueError if a class has no image."""
+    absent = [str(c) for c, count in enumerate(images.class_counts(num_classes)) if not count]
+    if absent:
+        raise ValueError(
+            f"{images.file} has no image of class {some(absent)}; "
+            f"labels must run from 0 to num_classes - 1 = {num_classes - 1}"
+        )
+
+
+def locate(*lists: ImageList) -> tuple[ImageList, ...]:
+    """Return the lists with each path as it is on disk.
+
+    Raise FileNotFoundError that counts the missing images and names the first five.
+
+    ILSVRC's validation images may be in class folders, as the lists have them, or flat: val/<wnid>/X or val/X.
+    """
+    root = lists[0].root
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"data_root {root} not found: name the folder that holds {lists[0].paths[0].split('/')[0]}/ "
+            "with --data_root or in the YAML"
+        )
+    found = {path: path for path in find_present(root, {path for images in lists for path in images.paths})}
+    missing = {path: images for images in lists for path in images.paths if path not in found}
+    if missing:
+        flat = find_present(root, {flattened(path) for path in missing})
+        found |= {path: flattened(path) for path in missing if flattened(path) in flat}
+        missing = {path: images for path, images in missing.items() if path not in found}
+    if missing:
+        first = ", ".join(list(missing)[:SHOWN])
+        raise FileNotFoundError(
+            f"{len(missing)} of {sum(map(len, lists))} listed images are not below data_root {root}: {first}"
+            f"{', ...' if len(missing) > SHOWN else ''} (listed in {next(iter(missing.values())).file})"
+        )
+    return tuple(dataclasses.replace(images, paths=PathTable(found[path] for path in images.paths)) for images in lists)
+
+
+def check_leaks(*lists: ImageList) -> None:
+    """Raise ValueError if an image stands in two of the lists, which `locate` has returned."""
+    list_of: dict[str, ImageList] = {}
+    for images in lists:
+        shared = [path for path in images.paths if list_of.get(path, images) is not images]
+        if shared:
+            raise ValueError(
+                f"{shared[0]} stands in {list_of[shared[0]].file} and in {images.file}: what is trained on must not be "
+                f"validated or tested on; remove it from one of them ({len(shared)} such lines)"
             )
-    axes.set(
-        yscale="log",
-        xlim=(0, len(sizes)),
-        ylim=(0.5, 1.5 * sizes[0]),
-        xlabel="classes, the largest first",
-        ylabel="training images",
-    )
-    axes.yaxis.set_major_formatter("{x:,g}")
-    save_figure(figure, path, dpi=150)
+        list_of |= dict.fromkeys(images.paths, images)
 
 
-def next_command(out: Path) -> str:
-    """Return the command that trains on the lists, to be typed in the working directory."""
-    script = os.path.relpath(HERE / "main.py")
-    return f"python {shlex.quote(script)} --cfg {shlex.quote(str(out / 'config.yaml'))}"
+def flattened(path: str) -> str:
+    """Return val/X for val/<wnid>/X."""
+    parts = path.split("/")
+    return "/".join([*parts[:-2], parts[-1]])
+
+
+def find_present(root: Path, paths: Iterable[str]) -> set[str]:
+    """Return the paths that exist.
+
+    Each folder is listed once, since a network drive is slow at asking for each file.
+    """
+    paths_in: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        paths_in[posixpath.dirname(path)].append(path)
+    found = set()
+    for folder, inside in paths_in.items():
+        try:
+            present = set(os.listdir(root / folder))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found.update(path for path in inside if posixpath.basename(path) in present)
+    return found

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from imagenet_dataset import ImageList, draw_epoch
 from imagenet_decoding import has_more_frames, use_image
+from imagenet_lists import ImageList
+from imagenet_sampling import draw_epoch
 from imagenet_transforms import evaluation_view, normalize, training_view
 from longtail.devices import Runtime
 from longtail.metrics import Batches

@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imagenet_config import Config
-from imagenet_dataset import LINE, ImageList, meaningful_lines
-from imagenet_lists import walk_images
+from imagenet_folders import walk_images
+from imagenet_lists import LINE, ImageList, meaningful_lines
 from imagenet_loader import ImageLoader
 from imagenet_test import load_best
 from longtail.cli import some

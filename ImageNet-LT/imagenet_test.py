@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imagenet_config import Config
-from imagenet_dataset import ImageList, check_classes, locate, read_list
+from imagenet_lists import ImageList, check_classes, locate, read_list
 from imagenet_loader import ImageLoader
 from longtail.checkpoints import load_checkpoint
 from longtail.confusion_picture import draw_confusion, hardest

@@ -38,9 +38,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands
 from backbones import check_batches, load_pretrained, training_precision
 from cdb_loss import CDBLoss
 from imagenet_config import Config, read_config
-from imagenet_dataset import ImageList, check_classes, check_leaks, class_probabilities, locate, read_class_names
+from imagenet_lists import ImageList, check_classes, check_leaks, locate, read_class_names
 from imagenet_loader import ImageLoader
 from imagenet_predict import TOP, write_predictions
+from imagenet_sampling import class_probabilities
 from imagenet_test import BEST, PICTURES, RESULTS, evaluate, read_configured_list
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint

@@ -11,6 +11,7 @@ import torch
 from torchvision import models
 
 from backbones import BACKBONES, TORCHVISION, check_batches, load_pretrained, torchvision_backbone, training_precision
+from image_builders import make_folder
 from imagenet_table import name_of
 from imagenet_test import BEST
 from longtail.checkpoints import load_checkpoint
@@ -18,7 +19,6 @@ from longtail.devices import Runtime
 from longtail.training import train_epoch
 from main import main
 from resnet10 import ImageNetModel, ResNet10, split_state
-from test_imagenet_dataset import make_folder
 from test_imagenet_main import COUNTS, assert_same_state, last, rows, run, write_config
 
 # of 1000 classes, from torchvision's table of its weights

@@ -15,7 +15,7 @@ from cifar_dataset import read_images
 from conftest import ROOT
 from egtea_clips import read_class_names, read_clip_lines, read_clips
 from imagenet_config import read_config
-from imagenet_dataset import read_list
+from imagenet_lists import read_list
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.run import read_log
 from test_cifar_dataset import write_python2

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from conftest import ROOT
-from imagenet_dataset import ImageList, locate, read_list
+from image_builders import jpeg, make_folder
 from imagenet_decoding import EncodedImage, jpeg_header
+from imagenet_lists import ImageList, locate, read_list
 from imagenet_loader import ImageLoader, count_workers
 from imagenet_transforms import (
     adjust_brightness,
@@ -30,7 +31,6 @@ from imagenet_transforms import (
     training_view,
 )
 from longtail.devices import Runtime
-from test_imagenet_dataset import jpeg, make_folder
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -290,7 +290,7 @@ def test_number_of_workers(monkeypatch):
 
 def test_workers_die_with_their_parent(images):
     code = (
-        "import sys, time, torch, multiprocessing; from pathlib import Path; from imagenet_dataset import read_list\n"
+        "import sys, time, torch, multiprocessing; from pathlib import Path; from imagenet_lists import read_list\n"
         "from imagenet_loader import ImageLoader; from longtail.devices import Runtime\n"
         "root = Path(sys.argv[1]); images = read_list(root / 'Small_train.txt', root, 3)\n"
         "batches = ImageLoader(images, 32, 36, 2, Runtime(torch.device('cpu')))"

@@ -1,73 +1,192 @@
-"""The download of the published lists, from a folder that stands in for the network."""
+"""Lists of images: what a line may be, what is refused, and how images are found on disk."""
 
-import importlib.util
+import dataclasses
+from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
-
-SCRIPT = ROOT / "ImageNet-LT/data/ImageNet_LT/fetch_lists.py"
-specification = importlib.util.spec_from_file_location("fetch_lists", SCRIPT)
-fetch_lists = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(fetch_lists)
-NAMES = [f"ImageNet_LT_{split}.txt" for split in ("train", "val", "test")]
+from image_builders import SPLITS, make_folder
+from imagenet_lists import check_classes, check_leaks, locate, parse_line, read_list
+from path_table import PathTable
 
 
 @pytest.fixture
-def published(tmp_path, monkeypatch):
-    """A source with three files, and their blob ids as the right ones."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in NAMES:
-        (source / name).write_bytes(name.encode())
-    monkeypatch.setattr(fetch_lists, "BLOBS", {name: fetch_lists.blob_id(name.encode()) for name in NAMES})
-    (tmp_path / "lists").mkdir()
-    return source
+def folder(tmp_path) -> Path:
+    return make_folder(tmp_path / "data", {"train": [4, 2, 1], "val": [2, 2, 2], "test": [1, 1, 1]})
 
 
-def fetch(published, *flags) -> list[str]:
-    return ["--folder", published.parent / "lists", "--source", f"file://{published}/", *flags]
+def lists(root: Path):
+    return [read_list(root / f"Small_{split}.txt", root, 3) for split in SPLITS]
 
 
-def test_lists_are_downloaded_and_right_ones_stay(published, capsys):
-    assert fetch_lists.main([str(flag) for flag in fetch(published)]) == 0
-    lists = published.parent / "lists"
-    assert sorted(path.name for path in lists.iterdir()) == sorted(NAMES)
-    (published / NAMES[0]).unlink()
-    assert fetch_lists.main([str(flag) for flag in fetch(published)]) == 0
-    assert capsys.readouterr().out.count("the published list") == 6
+def test_a_list_is_read_in_order(folder):
+    train = lists(folder)[0]
+    assert train.paths[4] == "train/n00000001/n00000001_train0.JPEG"
+    assert train.labels.tolist() == [0, 0, 0, 0, 1, 1, 2]
+    assert train.class_counts(3) == [4, 2, 1]
+    assert train.class_names(3) == ["n00000000", "n00000001", "n00000002"]
 
 
-def test_a_wrong_download_is_not_written(published, failing):
-    (published / NAMES[0]).write_bytes(b"something else")
-    error = failing(fetch_lists.main, *fetch(published))
-    assert "is not the published list: its blob id is" in error and "nothing was written" in error
-    assert list((published.parent / "lists").iterdir()) == []
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("train/a.JPEG", "is not `path label`"),
+        ("train/a.JPEG x", "is not `path label`"),
+        ("train/a.JPEG -1", "is not `path label`"),
+        ("train/a.JPEG 1.0", "is not `path label`"),
+        ("", "is not `path label`"),
+        (" 1", "is not `path label`"),
+        ("train/a.JPEG 3", r"label 3 must lie between 0 and 2 \(num_classes 3\)"),
+        ("/etc/a.JPEG 0", "leaves data_root"),
+        ("train/../../a.JPEG 0", "leaves data_root"),
+        ("~/a.JPEG 0", "leaves data_root"),
+        ("train/a.JPEG ²", "is not `path label`"),
+        ("train/\0/a.JPEG 0", "is not `path label`"),
+        ("train/a.JPEG0", "is not `path label`"),
+        (",1", "is not `path label`"),
+        ("path,label", r"a heading must start with #"),
+        ("train\\cat\\1.jpg 0", r"train\\cat\\1.jpg holds a backslash: write / between folders, in all lines"),
+    ],
+)
+def test_bad_lines(line, match):
+    with pytest.raises(ValueError, match=match):
+        parse_line(line, 3)
 
 
-def test_no_network_no_file(published, failing):
-    (published / NAMES[0]).unlink()
-    assert "could not be downloaded" in failing(fetch_lists.main, *fetch(published))
-    assert f"{NAMES[0]} not found" in failing(fetch_lists.main, *fetch(published, "--check"))
+def test_a_path_may_hold_spaces_and_dots():
+    assert parse_line("train/a b/..c.JPEG 2\n", 3) == ("train/a b/..c.JPEG", 2)
 
 
-def test_a_wrong_list_on_disk_is_told(published, failing):
-    (published.parent / "lists" / NAMES[0]).write_bytes(b"edited")
-    assert "remove it to download it again" in failing(fetch_lists.main, *fetch(published, "--check"))
-    assert (published.parent / "lists" / NAMES[0]).read_bytes() == b"edited"
+@pytest.mark.parametrize(
+    "line",
+    ["a b/c 1.jpg\t2", "a b/c 1.jpg,2", "a b/c 1.jpg;2", "a b/c 1.jpg    2", "  a b/c 1.jpg , 2  ", "./a b//c 1.jpg 2"],
+)
+def test_what_may_stand_before_a_label(line):
+    assert parse_line(line, 3) == ("a b/c 1.jpg", 2)
 
 
-def test_the_published_lists_have_these_ids(shared_data):
-    for name in NAMES[1:]:
-        fetch_lists.check(name, (shared_data / "imagenet_lt" / name).read_bytes(), "")
-    assert fetch_lists.BLOBS[NAMES[0]] == "a063f095fcd475db4cf8b0658c4b73955535bbf9"
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_list_as_a_spreadsheet_saves_it(folder, end):
+    """A byte order mark, a heading behind a #, commas and tabs, blank lines."""
+    (folder / "sheet.csv").write_text("\ufeff# path,label", encoding="utf-8")
+    with open(folder / "sheet.csv", "a", newline="", encoding="utf-8") as file:
+        file.write(end.join(["", "é/a.jpg,0", "", "b.jpg\t2", "   ", " # the last one", "c d.jpg 1", ""]))
+    images = read_list(folder / "sheet.csv", folder, 3)
+    assert (
+        list(images.paths) == ["é/a.jpg", "b.jpg", "c d.jpg"]
+        and images.labels.tolist() == [0, 2, 1]
+        and not images.note
+    )
+    (folder / "marked.csv").write_bytes(b"\xef\xbb\xbfa.jpg 0\n")
+    assert list(read_list(folder / "marked.csv", folder, 3).paths) == ["a.jpg"]
 
 
-def test_an_unknown_flag(failing):
-    assert "unrecognized arguments: --force" in failing(fetch_lists.main, "--force")
+def test_the_first_line_with_a_backslash_is_named(folder):
+    (folder / "windows.txt").write_text("a/b.jpg 0\n\n" + "train\\n1\\c.jpg 1\n" * 5000)
+    with pytest.raises(
+        ValueError, match=r"windows.txt, line 3: train\\n1\\c.jpg holds a backslash: write / between folders"
+    ):
+        read_list(folder / "windows.txt", folder, 3)
 
 
-def test_a_process_of_its_own(started, tmp_path):
-    result = started(SCRIPT, "--check", "--folder", tmp_path)
-    assert fetch_lists.SOURCE.startswith("https://")
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+def test_a_training_list_may_repeat_a_path(folder):
+    """Three lines of one image and two of another one: five images, of which three are told as repetitions."""
+    (folder / "over.txt").write_text("# oversampled\na 0\nb 1\na 0\nb 1\n./a 0\n")
+    images = read_list(folder / "over.txt", folder, 3, repeats=True)
+    assert list(images.paths) == ["a", "b", "a", "b", "a"] and images.class_counts(3) == [3, 2, 0]
+    assert images.note == f"{folder}/over.txt: 3 of 5 lines repeat a path (a, in lines 2 and 4); each line counts"
+    with pytest.raises(
+        ValueError, match="over.txt, line 4: a stands in line 2 already; only a training list may repeat a path"
+    ):
+        read_list(folder / "over.txt", folder, 3)
+    (folder / "over.txt").write_text("a 0\nb 1\na 2\n")
+    with pytest.raises(ValueError, match="over.txt, line 3: a stands in line 1 already, with label 0 instead of 2"):
+        read_list(folder / "over.txt", folder, 3, repeats=True)
+
+
+def test_an_image_in_two_lists_is_a_leak(folder):
+    train, val, test = lists(folder)
+    check_leaks(train, val, test)
+    leaking = dataclasses.replace(test, paths=PathTable([val.paths[1], train.paths[0]]))
+    with pytest.raises(
+        ValueError, match=rf"{val.paths[1]} stands in .*Small_val.txt and in .*Small_test.txt: .* \(2 such lines\)"
+    ):
+        check_leaks(train, val, leaking)
+    check_leaks(
+        dataclasses.replace(train, paths=PathTable([*train.paths, train.paths[0]])), val, test
+    )  # repeated in one list
+
+
+def test_a_table_of_paths_is_a_sequence(tmp_path):
+    paths = ["a.jpg", "", "train/é ü/漢.jpg", "bad\udcff.jpg"]
+    table = PathTable(paths)
+    assert list(table) == paths and len(table) == 4 and table[-2] == paths[2] and list(reversed(table)) == paths[::-1]
+    with pytest.raises(IndexError):
+        table[4]
+
+
+def test_a_bad_list_names_file_and_line(folder):
+    file = folder / "bad.txt"
+    for content, match in (
+        (b"a 0\nb 1\na 2\n", "bad.txt, line 3: a stands in line 1 already"),
+        (b"a 0\nb 9\n", "bad.txt, line 2: label 9"),
+        (b"\xff\xfe 1\n", "bad.txt is not text"),
+        (b"", "bad.txt lists no image"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=match):
+            read_list(file, folder, 3)
+    with pytest.raises(FileNotFoundError, match=r"none.txt not found: data/ImageNet_LT/fetch_lists.py downloads"):
+        read_list(folder / "none.txt", folder, 3)
+
+
+def test_every_class_needs_an_image(folder):
+    (folder / "gap.txt").write_text("a 0\nb 2\n")
+    with pytest.raises(
+        ValueError, match="gap.txt has no image of class 1; labels must run from 0 to num_classes - 1 = 2"
+    ):
+        check_classes(read_list(folder / "gap.txt", folder, 3), 3)
+
+
+def test_all_there(folder):
+    assert list(locate(*lists(folder))[0].paths) == list(lists(folder)[0].paths)
+
+
+def test_flat_validation_images_are_found(tmp_path):
+    root = make_folder(tmp_path, {"train": [1, 1, 1], "val": [1, 1, 1], "test": [2, 2, 2]}, flat_test=True)
+    test = locate(*lists(root))[2]
+    assert test.paths[2] == "val/ILSVRC2012_val_00010000.JPEG"
+    assert all((root / path).is_file() for path in test.paths)
+
+
+def test_missing_images_are_counted_and_five_named(folder):
+    for path in list(lists(folder)[0].paths)[1:]:
+        (folder / path).unlink()
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"^6 of 16 listed images are not below data_root .*data: train/n00000000/n00000000_train1"
+        r"\.JPEG, (\S+, ){4}\.\.\. \(listed in .*Small_train.txt\)$",
+    ):
+        locate(*lists(folder))
+    with pytest.raises(
+        FileNotFoundError, match=r"data_root .*nowhere not found: name the folder that holds train/ with --data_root"
+    ):
+        locate(*(dataclasses.replace(images, root=folder / "nowhere") for images in lists(folder)))
+
+
+def test_published_lists_are_accepted(shared_data):
+    for split, blob in (
+        ("val", "3ed3188b2f44829ce2dec1cc27040d8d40984088"),
+        ("test", "76a2fb9749d6cd29e765cc4f8c270f2504131e2f"),
+    ):
+        images = read_list(shared_data / "imagenet_lt" / f"ImageNet_LT_{split}.txt", shared_data, 1000)
+        assert images.blob == blob
+        assert set(images.class_counts(1000)) == {20 if split == "val" else 50}
+        assert images.class_names(1000)[0] == "n01440764"
+
+
+def test_a_list_of_absurd_size_is_not_read(folder):
+    with open(folder / "huge.txt", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match="huge.txt has 1,099,511,627,776 bytes"):
+        read_list(folder / "huge.txt", folder, 3)

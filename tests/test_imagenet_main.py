@@ -16,6 +16,7 @@ import torch
 import imagenet_test
 from cdb_loss import CDBLoss
 from conftest import ROOT
+from image_builders import make_folder
 from imagenet_config import read_config
 from imagenet_loader import ImageLoader
 from imagenet_table import main as table
@@ -30,7 +31,6 @@ from longtail.signals import Stopped, raise_if_stopped
 from longtail.training import backward
 from main import main, prepare, sampling_of_epochs
 from resnet10 import PARTS, ImageNetModel, split_state
-from test_imagenet_dataset import make_folder
 
 CPU = Runtime(torch.device("cpu"))
 COUNTS = {"train": [12, 6, 3], "val": [3, 3, 3], "test": [5, 5, 5]}

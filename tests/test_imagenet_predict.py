@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from image_builders import jpeg, make_folder
 from imagenet_test import BEST
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
 from main import main
 from resnet10 import load_model
-from test_imagenet_dataset import jpeg, make_folder
 from test_imagenet_main import COUNTS, run
 
 

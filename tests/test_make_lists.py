@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-import imagenet_lists
 import make_lists
 from conftest import ROOT
+from image_builders import jpeg
 from imagenet_config import Config, read_config
-from imagenet_dataset import read_class_names, read_list
-from test_imagenet_dataset import jpeg
+from imagenet_lists import read_class_names, read_list
 
 SPLITS = ("train", "val", "test")
 
@@ -108,7 +107,7 @@ def test_the_configuration_is_ready(tmp_path, capsys):
 )
 def test_a_recipe_for_so_many_images(images, epochs, batch_size, tmp_path):
     """3,000 steps of 64 images are 40 epochs of 4,800."""
-    settings = imagenet_lists.recipe(tmp_path, {"a": ["none.jpg"] * images})
+    settings = make_lists.recipe(tmp_path, {"a": ["none.jpg"] * images})
     assert (settings["num_epochs"], settings["batch_size"]) == (epochs, batch_size)
     assert (settings["image_size"], settings["test_resize"]) == (224, 256)
 
@@ -316,5 +315,5 @@ def test_small_images_are_not_left_alone_in_a_batch(images, side, batch_size, tm
     4033 one in both.
     """
     make_images(tmp_path / "a", {"x": images}, jpeg(size=(side, side)))
-    settings = imagenet_lists.recipe(tmp_path, {"a": [f"a/x/{number:03d}.jpg" for number in range(images)]})
+    settings = make_lists.recipe(tmp_path, {"a": [f"a/x/{number:03d}.jpg" for number in range(images)]})
     assert settings["batch_size"] == batch_size and settings["image_size"] == (32 if side == 40 else 64)

@@ -9,12 +9,12 @@ from PIL import Image
 
 import EGTEA_train
 import imagenet_loader
+from image_builders import jpeg, make_folder
 from imagenet_test import BEST
 from imagenet_transforms import evaluation_view
 from longtail.run import read_log
 from main import main
 from test_egtea_cli import make_data, training
-from test_imagenet_dataset import jpeg, make_folder
 from test_imagenet_decoding import saved, with_orientation
 from test_imagenet_main import COUNTS, last, run, write_config
 

@@ -8,9 +8,9 @@ import torch
 
 from cifar_dataset import long_tailed
 from conftest import ROOT
+from image_builders import make_folder
 from test_egtea_cli import data as clips  # noqa: F401  (a fixture)
 from test_egtea_cli import training
-from test_imagenet_dataset import make_folder
 from test_imagenet_main import write_config
 
 DIGITS = ("--dataset", "digits", "--imbalance", "25", "--max_epochs", "2", "--lr", "0.02")

@@ -11,39 +11,58 @@ alone.
 DIR gets train.txt, val.txt, test.txt, classes.txt, config.yaml and tail.png, and unusable.txt if an image was left out.
 """
 
+import json
+import math
 import os
 import random
+import shlex
+import statistics
 import sys
 from argparse import Namespace
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ stands beside the experiment's folder,
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # and the experiment's modules in it
 
-from imagenet_dataset import format_line
 from imagenet_decoding import SUFFIXES, EncodedImage, use_image
-from imagenet_lists import (
-    TEST_RESIZE,
-    Tree,
-    draw_tail,
-    is_hidden,
-    is_image,
-    next_command,
-    recipe,
-    tail,
-    walk_images,
-    write_lists,
-)
+from imagenet_folders import SPLITS, Found, Tree, find_images, has_splits, walk_images
+from imagenet_lists import format_line
 from imagenet_loader import count_workers
 from imagenet_transforms import resized_sides
 from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, seed_number, some
+from longtail.files import write_atomically
+from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOT_SIZES
+from longtail.pictures import new_figure, save_figure
 from longtail.signals import raise_if_stopped, stop_signals
 
-SPLITS = ("train", "val", "test")
 FEWEST = 3  # images of a class of which validation and test get one each
+HERE = Path(__file__).resolve().parents[1]
+SAMPLE = 200  # images whose size decides that of the views
+IMAGE_SIZE, TEST_RESIZE = 224, 256  # pixels; of the paper's recipe
+STEP = 32  # pixels; a ResNet halves its input five times
+# from here on the paper's recipe fits; below, the smaller one of config/TinyImageNet_LT
+MANY_IMAGES = 50_000
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 20, 90
+COMMENTS = {
+    "data_root": "the folder that holds the images",
+    "train_list": "lines `path label`",
+    "val_list": "what difficulty and the kept epoch are measured on",
+    "test_list": "used at the end and by --test",
+    "class_list": "a line names a class, in the order of the labels",
+    "num_classes": "labels run from 0 to num_classes - 1",
+    "image_size": "pixels of a random crop, and of the middle that is tested",
+    "test_resize": "pixels of the shorter side before the middle is cut out",
+    "model_dir": "checkpoints, log and results of this run",
+    "backbone": "or resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d",
+    "loss_type": "CE is the usual cross-entropy",
+    "difficulty": "steady on few validation images, and fit for classes without any",
+    "tau": "how strongly difficulty weighs: from the spread of the class accuracies; a number fixes it",
+    "num_epochs": "the learning rate falls to 0 over them along a cosine",
+    "batch_size": "choose a smaller one if memory runs out",
+    "lr": "peak learning rate of SGD",
+}
+COLUMN = 32  # where comments start
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -62,48 +81,6 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is in DIR already")
     return parser.parse_args(argv)
-
-
-@dataclass
-class Found:
-    """The images of each split and class, what was left out, and the endings of the files that are not images."""
-
-    trees: dict[str, Tree] = field(default_factory=dict)
-    unusable: dict[str, str] = field(default_factory=dict)
-    ignored: Counter[str] = field(default_factory=Counter)
-
-
-def subfolders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, in order, without hidden ones."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
-
-
-def has_splits(root: Path) -> bool:
-    """Return whether the folder holds train/ with class folders, and not a class called train."""
-    train = root / "train"
-    return train.is_dir() and bool(subfolders(train)) and not any(is_image(entry.name) for entry in os.scandir(train))
-
-
-def find_images(root: Path, out: Path) -> Found:
-    """Find the images of each split and class, but not in `out`.
-
-    Raise ValueError or OSError for a folder that holds none.
-    """
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; it must hold one folder of images for each class")
-    found = Found()
-    for split in [split for split in SPLITS if (root / split).is_dir()] if has_splits(root) else [""]:
-        base = root / split
-        tree = found.trees[split or "train"] = {}
-        for name in [name for name in subfolders(base) if base / name != out]:
-            images, ignored = walk_images(base / name)
-            tree[name] = [(Path(split) / name / path).as_posix() for path in images]
-            found.ignored += ignored
-    for split, tree in found.trees.items():
-        unknown = [name for name, images in tree.items() if images and not found.trees["train"].get(name)]
-        if unknown and split != "train":
-            raise ValueError(f"{root}/{split} holds images of class {unknown[0]}, of which train/ has none")
-    return found
 
 
 def check_place(root: Path, out: Path) -> None:
@@ -206,6 +183,125 @@ def split_classes(found: Found, sizes: dict[str, int], seed: int) -> dict[str, T
     if empty:
         raise ValueError(f"no image is left for {empty[0]}: at least one class must have {FEWEST} images")
     return result
+
+
+def view_sizes(root: Path, paths: list[str]) -> tuple[int, int]:
+    """Return image_size and test_resize: the paper's, or what the images have if most of them are smaller."""
+
+    def short_side(content: bytes) -> int:
+        image = EncodedImage(content)
+        return min(image.height, image.width)
+
+    sides = []
+    for path in random.Random(0).sample(paths, min(SAMPLE, len(paths))):
+        try:
+            sides.append(use_image(root / path, short_side))
+        except ValueError:  # training will name it
+            continue
+    side = int(statistics.median(sides)) if sides else TEST_RESIZE
+    small = max(STEP, side // STEP * STEP)
+    return (IMAGE_SIZE, TEST_RESIZE) if side >= TEST_RESIZE or small >= IMAGE_SIZE else (small, small)
+
+
+def recipe(root: Path, train: Tree) -> dict[str, object]:
+    """Return the settings of a training on these images that depend on how many there are, and how large."""
+    paths = [path for images in train.values() for path in images]
+    image_size, test_resize = view_sizes(root, paths)
+    if len(paths) >= MANY_IMAGES:
+        schedule = {"num_epochs": MOST_EPOCHS, "batch_size": 512, "lr": 0.2}
+    else:
+        epochs = math.ceil(STEPS * 64 / len(paths))
+        schedule = {"num_epochs": min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs)), "batch_size": 64, "lr": 0.1}
+    while image_size <= STEP and len(paths) % schedule["batch_size"] == 1:
+        # else the last batch is a single image, and layer4 sees it as a single pixel
+        schedule["batch_size"] -= 1
+    return {
+        "num_classes": len(train),
+        "image_size": image_size,
+        "test_resize": test_resize,
+        "backbone": "resnet10",
+        "loss_type": "CDB-CE",
+        "difficulty": "smoothed",
+        "tau": "dynamic",
+        **schedule,
+    }
+
+
+def write_lists(
+    out: Path, root: Path, lists: dict[str, Tree], unusable: dict[str, str], settings: dict[str, object]
+) -> None:
+    """Write the three lists, the class names, what was left out, and, last, the configuration."""
+    out.mkdir(parents=True, exist_ok=True)
+    for split, tree in lists.items():
+        lines = [f"{format_line(path, label)}\n" for label, images in enumerate(tree.values()) for path in images]
+        write_atomically(out / f"{split}.txt", "".join(lines).encode())
+    write_atomically(out / "classes.txt", "".join(f"{name}\n" for name in lists["train"]).encode())
+    (out / "unusable.txt").unlink(missing_ok=True)
+    if unusable:
+        lines = [f"{path!r}: {reason}\n" for path, reason in unusable.items()]
+        write_atomically(out / "unusable.txt", "".join(lines).encode())
+    places = {
+        "data_root": root,
+        **{f"{split}_list": out / f"{split}.txt" for split in lists},
+        "class_list": out / "classes.txt",
+        "model_dir": out / "cdb",
+    }
+    write_atomically(out / "config.yaml", config_text({**places, **settings}).encode())
+
+
+def config_text(settings: dict[str, object]) -> str:
+    """Return a YAML file of the settings in COMMENTS, each with its comment."""
+    lines = ["# Written by make_lists.py. Relative paths start at ImageNet-LT/.\n"]
+    for key, comment in COMMENTS.items():
+        value = settings[key]
+        # JSON's text is YAML's
+        text = f"{key}: {json.dumps(str(value), ensure_ascii=False) if isinstance(value, Path) else value}"
+        lines.append(f"{text:<{COLUMN}}# {comment}\n" if len(text) < COLUMN else f"{text}  # {comment}\n")
+    return "".join(lines)
+
+
+def tail(counts: dict[str, int]) -> str:
+    """Return how long the tail is, in one line."""
+    largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    sizes = list(counts.values())
+    many, few = sum(size > MANY_ABOVE for size in sizes), sum(size < FEW_BELOW for size in sizes)
+    return (
+        f"largest class {counts[largest]:,} ({largest}), smallest {counts[smallest]:,} ({smallest}); "
+        f"classes: {many} many, {len(sizes) - many - few} medium, {few} few ({SHOT_SIZES})"
+    )
+
+
+def draw_tail(counts: dict[str, int], path: Path) -> None:
+    """Draw the number of training images of each class, the largest first."""
+    sizes = sorted(counts.values(), reverse=True)
+    many, few = sum(size > MANY_ABOVE for size in sizes), sum(size < FEW_BELOW for size in sizes)
+    edges = [0, many, len(sizes) - few, len(sizes)]
+    figure = new_figure(7, 3.5)
+    axes = figure.subplots()
+    axes.stairs(sizes, fill=True, baseline=0.5, color="tab:blue")
+    for name, first, last, color in zip(
+        ("many", "medium", "few"), edges, edges[1:], ("0.95", "0.88", "0.95"), strict=False
+    ):
+        if last > first:
+            axes.axvspan(first, last, color=color, zorder=0)
+            axes.text(
+                (first + last) / 2, 1.02, f"{name} ({last - first})", transform=axes.get_xaxis_transform(), ha="center"
+            )
+    axes.set(
+        yscale="log",
+        xlim=(0, len(sizes)),
+        ylim=(0.5, 1.5 * sizes[0]),
+        xlabel="classes, the largest first",
+        ylabel="training images",
+    )
+    axes.yaxis.set_major_formatter("{x:,g}")
+    save_figure(figure, path, dpi=150)
+
+
+def next_command(out: Path) -> str:
+    """Return the command that trains on the lists, to be typed in the working directory."""
+    script = os.path.relpath(HERE / "main.py")
+    return f"python {shlex.quote(script)} --cfg {shlex.quote(str(out / 'config.yaml'))}"
 
 
 def report(found: Found, lists: dict[str, Tree], out: Path) -> None:

@@ -26,7 +26,7 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ImageNet-LT"))
 
-from imagenet_dataset import ImageList
+from imagenet_lists import ImageList
 from imagenet_loader import ImageLoader
 from imagenet_transforms import MEAN, STD
 from longtail.devices import Runtime

@@ -26,7 +26,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ImageNet-LT"))
 
-from imagenet_dataset import ImageList, locate, read_list
+from imagenet_lists import ImageList, locate, read_list
 from imagenet_loader import ImageLoader
 from longtail.distributed import start_runtime
 

@@ -32,13 +32,13 @@ import EGTEA_train
 import extract_frames
 import main
 import make_splits
+from image_builders import jpeg, make_folder
 from longtail import plot
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from resnext3d import ResNeXt3D
 from test_cifar_dataset import write_cifar
 from test_egtea_cli import CLIPS, training
 from test_extract_frames import write_video
-from test_imagenet_dataset import jpeg, make_folder
 from test_imagenet_main import write_config
 
 DIGITS = ["--dataset", "digits", "--imbalance", "100", "--max_epochs", "2"]

@@ -96,7 +96,7 @@ def cifar(work: Path) -> Experiment:
 def imagenet(work: Path, epochs: int = 3) -> Experiment:
     """Small images of three classes."""
     import main
-    from test_imagenet_dataset import make_folder
+    from image_builders import make_folder
     from test_imagenet_main import write_config
 
     images = make_folder(

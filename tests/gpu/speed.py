@@ -19,7 +19,7 @@ from cifar_dataset import ImageSet
 from egtea_dataset import memory_format
 from gpu import small_data
 from gpu.check import Checks, Outcome, Place, can_compile
-from imagenet_dataset import ImageList
+from imagenet_lists import ImageList
 from imagenet_loader import ImageLoader
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
