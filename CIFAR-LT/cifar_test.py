@@ -40,10 +40,10 @@ from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import check_place, write_atomically
 from longtail.heads import HEADS
-from longtail.losses import LDAM_SCALE
 from longtail.metrics import SHOT_SIZES, SHOTS, Batches, count_confusion, report
 from longtail.posthoc import STRENGTHS, LogitShift, best_of, exact, extract
 from resnet32 import ResNet32
+from teachers import logit_scale
 
 HERE = Path(__file__).resolve().parent
 HARDEST = 10  # classes that the report names
@@ -88,7 +88,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return dataset, class_counts (None if unknown), head, normalization, state_dict and protocol of a checkpoint.
+    """Return dataset, class_counts (None if unknown), head, normalization, state_dict, protocol and logit_scale.
 
     Raise ValueError if it does not describe a model of this experiment, or if a flag contradicts it.
     """
@@ -122,6 +122,7 @@ def describe_ours(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]
     return {
         **{key: checkpoint[key] for key in ("dataset", "class_counts", "head", "normalization", "state_dict")},
         "protocol": trained.get("protocol"),
+        "logit_scale": logit_scale(checkpoint["head"], trained.get("loss_type")),
     }
 
 
@@ -147,6 +148,7 @@ def describe_released(args: Namespace, weights: dict[str, Any]) -> dict[str, Any
         "normalization": "train",
         "state_dict": weights,
         "protocol": None,
+        "logit_scale": 1.0,
     }
 
 
@@ -183,13 +185,13 @@ def validation_set(args: Namespace, description: dict[str, Any]) -> ImageSet:
 
 
 def count_adjusted(
-    model: nn.Module, validation: Batches, test: Batches, class_counts: list[int], head: str, runtime: Runtime
+    model: nn.Module, validation: Batches, test: Batches, class_counts: list[int], scale: float, runtime: Runtime
 ) -> tuple[Tensor, float]:
     """Return the confusion (C, C) on `test` after logit adjustment, and the strength, which `validation` chose.
 
-    Logits are meant: what a cosine head puts out, LDAM multiplies by LDAM_SCALE before the softmax.
+    Logits are meant: `scale` times what the network puts out.
     """
-    num_classes, scale = len(class_counts), LDAM_SCALE if head == "cosine" else 1
+    num_classes = len(class_counts)
 
     def adjusted(strength: float) -> nn.Module:
         return LogitShift(class_counts, strength / scale).to(runtime.device)
@@ -217,7 +219,7 @@ def test(args: Namespace) -> None:
                 evaluation_batches(validation, normalization, runtime),
                 batches,
                 description["class_counts"],
-                description["head"],
+                description["logit_scale"],
                 runtime,
             )
         else:

@@ -14,7 +14,7 @@ last_....pth (for --resume), the log ....csv (`../longtail/plot.py` draws it), a
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,16 @@ from longtail.cli import (
     seed_number,
 )
 from longtail.devices import Runtime
+from longtail.distillation import Distillation, Teacher
 from longtail.distributed import start_runtime
 from longtail.loss_flags import add_loss_arguments, build_loss
+from longtail.losses import COSINE_LOSSES
 from longtail.run import Run
 from longtail.training import Training, begin, epoch_seed, fit
 from muon import Muon
 from resnet32 import ResNet32
 from strong_augmentation import StrongAugmentation
+from teachers import checksum, find_checkpoint, load_teachers, logit_scale
 
 HERE = Path(__file__).resolve().parent
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
@@ -155,12 +158,30 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     )
     training.add_argument("--max_epochs", type=positive_int, help=defaults("epochs"))
     training.add_argument(
-        "--batch_size", type=positive_int, help="the whole batch, however many GPUs share it; " + defaults("batch_size")
+        "--batch_size",
+        type=positive_int,
+        help="the whole batch, however many GPUs share it; the released script's --n_gpus 4, which takes 32 images for "
+        "each GPU, is --batch_size 128 here; " + defaults("batch_size"),
     )
     training.add_argument(
         "--lr",
         type=number_in(0, math.inf, include_low=False),
         help="peak learning rate, and Muon's in proportion; " + defaults("lr"),
+    )
+    training.add_argument(
+        "--head",
+        choices=("linear", "cosine"),
+        help="the classifier; cosine: 32 times the cosines between features and class vectors; default: linear, but "
+        f"cosine for {' and '.join(COSINE_LOSSES)}, which have a scale of their own",
+    )
+    training.add_argument(
+        "--teacher",
+        nargs="+",
+        default=[],
+        type=file_path,
+        metavar="RUN",
+        help="learn from finished runs too: half of the loss is 4 times the divergence from the mean of their "
+        "probabilities at temperature 2; RUN is a run's folder, its CSV file or a checkpoint",
     )
     training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
     training.add_argument(
@@ -196,6 +217,10 @@ def complete(args: Namespace) -> Namespace:
     recipe = RECIPES[args.recipe]
     args.max_epochs, args.batch_size = args.max_epochs or recipe.epochs, args.batch_size or recipe.batch_size
     args.lr = recipe.lr if args.lr is None else args.lr
+    if args.head == "linear" and args.loss_type in COSINE_LOSSES:
+        raise ValueError(f"--head linear: --loss_type {args.loss_type} takes cosines; drop --head")
+    args.head = args.head or ("cosine" if args.loss_type in COSINE_LOSSES else "linear")
+    args.teacher = [find_checkpoint(run) for run in args.teacher]
     return args
 
 
@@ -218,7 +243,13 @@ def build_optimizer(model: ResNet32, lr: float, recipe: Recipe) -> Muon:
 
 
 def build_training(
-    args: Namespace, recipe: Recipe, head: str, train_set: ImageSet, val_set: ImageSet, runtime: Runtime
+    args: Namespace,
+    recipe: Recipe,
+    head: str,
+    train_set: ImageSet,
+    val_set: ImageSet,
+    runtime: Runtime,
+    teachers: Sequence[Teacher] = (),
 ) -> Training:
     """Return the training at epoch 1 of a ResNet-32 on two sets of images on the runtime's device."""
     counts = train_set.class_counts(args.class_num)
@@ -245,7 +276,17 @@ def build_training(
     )
     if recipe.average:
         training.average_weights(recipe.average)
+    if teachers:
+        distill(training, logit_scale(head, args.loss_type), teachers, runtime)
     return training
+
+
+def distill(training: Training, scale: float, teachers: Sequence[Teacher], runtime: Runtime) -> None:
+    """Let a training learn from the teachers too; `scale` makes logits of its network's outputs."""
+    distillation = Distillation(training.criterion, scale, teachers, runtime)
+    train_batches = training.train_batches
+    training.train_batches = lambda epoch: distillation.batches(train_batches(epoch))
+    training.loss_function = distillation
 
 
 def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
@@ -256,27 +297,35 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]
         part.to(runtime.device) for part in long_tailed(args.dataset, args.data_root, args.imbalance, args.protocol)
     )
     counts, recipe = train_set.class_counts(args.class_num), RECIPES[args.recipe]
-    head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
-    training = build_training(args, recipe, head, train_set, val_set, runtime)
+    is_scaled = args.head == "cosine" and args.loss_type not in COSINE_LOSSES
+    description = {
+        "dataset": args.dataset,
+        "class_names": class_names(args.dataset, args.data_root),
+        "class_counts": counts,
+        "head": "scaled_cosine" if is_scaled else args.head,
+        "normalization": "train",
+        "recipe": recipe.plain(),
+    }
+    teachers = load_teachers(args.teacher, description, runtime)
+    training = build_training(args, recipe, description["head"], train_set, val_set, runtime, teachers)
     runtime.say(
         f"{args.dataset}, imbalance {args.imbalance:g}: {len(train_set)} training images of {args.class_num} classes "
         f"({max(counts)} to {min(counts)} a class), {len(val_set)} for validation; {args.loss_type}; {runtime}"
     )
-    return training, {
-        "dataset": args.dataset,
-        "class_names": class_names(args.dataset, args.data_root),
-        "class_counts": counts,
-        "head": head,
-        "normalization": "train",
-        "recipe": recipe.plain(),
-    }
+    return training, description
+
+
+def plain_arguments(args: Namespace) -> dict[str, Any]:
+    """Return what a run's files say of its flags: no paths, and each teacher by its name and its checksum."""
+    arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}
+    arguments["teacher"] = " ".join(f"{path.parent.name}/{path.name}" for path in args.teacher)
+    arguments["teacher_sha256"] = " ".join(checksum(path) for path in args.teacher)
+    return arguments
 
 
 def train(args: Namespace) -> None:
     """Train, or continue, the whole run."""
-    arguments = {
-        key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))
-    }  # no places
+    arguments = plain_arguments(args)
     with start_runtime(args.n_gpus, args.precision, args.device) as runtime:
         training, description = prepare(args, runtime)
         run = Run(args.save_model, f"{args.dataset}_imbalance{args.imbalance:g}", tensorboard=args.tensorboard)

@@ -39,6 +39,7 @@ from longtail.cli import (
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.loss_flags import CDB_LOSSES, absent_classes_line, add_loss_arguments, build_loss
+from longtail.losses import COSINE_LOSSES
 from longtail.run import Run
 from longtail.training import Training, begin, fit
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, load_pretrained, warn_of_bf16
@@ -197,7 +198,7 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
     runtime.check_batch_size(args.batch_size)
     train_set, val_set, counts = read_data(args, runtime)
     names = read_class_names(args.class_names, len(counts))
-    head = "cosine" if args.loss_type == "LDAM-DRW" else "linear"
+    head = "cosine" if args.loss_type in COSINE_LOSSES else "linear"
     model = build_model(args, len(counts), head, resuming, runtime)
     criterion = build_loss(args, counts, CDBLoss).to(runtime.device)
     groups = parameter_groups(model, args.lr, args.head_lr)

@@ -21,6 +21,7 @@ from cdb_loss import DIFFICULTIES, DYNAMIC_TAU, read_tau
 from longtail.cli import PRECISIONS, number_in
 from longtail.files import check_file, expanded
 from longtail.loss_flags import CDB_LOSSES, LOSS_TYPES, MEANS
+from longtail.losses import COSINE_LOSSES
 
 HERE = Path(__file__).resolve().parent
 SAMPLINGS = ("uniform", "balanced", "square_root", "progressive", "difficulty")
@@ -97,7 +98,7 @@ class Config:
     pretrained: str | None = text("a file with weights of the backbone", None)
     stage: str = choice(STAGES, "features")
     first_stage: str | None = text("the model_dir of a finished first stage", None)
-    loss_type: str = choice(tuple(name for name in LOSS_TYPES if name != "LDAM-DRW"), "CE")
+    loss_type: str = choice(tuple(name for name in LOSS_TYPES if name not in COSINE_LOSSES), "CE")
     tau: float | str = setting(
         f"a number above 0, {' or '.join(DYNAMIC_TAU)}", lambda value: read_tau(str(value)), "dynamic"
     )

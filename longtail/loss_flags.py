@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from longtail.cli import number_in, some
-from longtail.losses import RIVALS, build_rival
+from longtail.losses import RIVALS, CDBMarginLoss, build_rival
 
-CDB_LOSSES = ("CDB-CE", "CDB-FL", "CDB-BS")
+CDB_LOSSES = ("CDB-CE", "CDB-FL", "CDB-BS", "CDB-DBM")
 LOSS_TYPES = RIVALS + CDB_LOSSES
 MEANS = ("mean", "weighted_mean")  # the reductions that training can use
 
@@ -25,14 +25,15 @@ def build_loss(args: Any, class_counts: list[int], cdb_loss: Callable[..., nn.Mo
     args: the flags of add_loss_arguments, or a configuration with the same names.
     """
     if args.loss_type in CDB_LOSSES:
-        return cdb_loss(
+        loss = cdb_loss(
             len(class_counts),
             args.tau,
             args.reduction,
             args.gamma if args.loss_type == "CDB-FL" else 0.0,
             difficulty=args.difficulty,
-            class_counts=class_counts if args.loss_type == "CDB-BS" else None,
+            class_counts=class_counts if args.loss_type in ("CDB-BS", "CDB-DBM") else None,
         )
+        return CDBMarginLoss(class_counts, loss) if args.loss_type == "CDB-DBM" else loss
     return build_rival(
         args.loss_type,
         class_counts,

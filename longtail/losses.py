@@ -6,6 +6,7 @@ the weight of each class, ones where a loss has none. A training loop calls `sta
 and `update(correct, total)` after each validation pass, whatever the loss.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,13 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RIVALS = ("CE", "FL", "EQL", "CB_Softmax", "CB_Focal", "LDAM-DRW", "Balanced_Softmax", "Logit_Adjustment")
+from longtail.heads import COSINE_SCALE
+
+RIVALS = ("CE", "FL", "EQL", "CB_Softmax", "CB_Focal", "LDAM-DRW", "Balanced_Softmax", "Logit_Adjustment", "DBM-BS")
 LDAM_MAX_MARGIN, LDAM_SCALE = 0.5, 30.0  # Cao et al., section 4 and released code
+DBM_MAX_MARGIN, DBM_SCALE = 0.1, COSINE_SCALE  # K and s of Son et al., AAAI 2025, implementation details
+SMALLEST_SQUARED_SINE = 1e-6  # below it fp32 knows an angle too little to take the sine's gradient
+COSINE_LOSSES = {"LDAM-DRW": LDAM_SCALE, "DBM-BS": DBM_SCALE, "CDB-DBM": DBM_SCALE}  # and what they multiply cosines by
 DRW_START = 2 / 3  # the paper's first step of the learning rate, 160 of 240 epochs
 
 
@@ -254,6 +260,74 @@ class BalancedSoftmaxLoss(ClassLoss):
         return self.cross_entropy(logits + along_classes(self.class_counts.log(), logits), target)
 
 
+class BalancingMargin(nn.Module):
+    """Turn cosines, (N, C, ...), into logits in which the true class has to win by an angle.
+
+    The difficulty-aware balancing margin of Son et al., AAAI 2025, equations 6 to 9: the true class's angle grows by
+    m = DBM_MAX_MARGIN n_min / n_c, and by m (1 - cosine) / 2 more if another class has the larger cosine. All cosines are
+    multiplied by DBM_SCALE.
+    """
+
+    def __init__(self, class_counts: Sequence[int]):
+        super().__init__()
+        counts = torch.tensor(class_counts, dtype=torch.float)
+        self.register_buffer("margins", DBM_MAX_MARGIN * counts.min() / counts, persistent=False)
+
+    def forward(self, cosines: Tensor, target: Tensor) -> Tensor:
+        axis = min(1, cosines.dim() - 1)
+        labels = target.clamp(
+            0, cosines.shape[axis] - 1
+        )  # an ignored element gets a margin, which the loss does not see
+        cosine = cosines.gather(axis, labels.unsqueeze(axis)).squeeze(axis)
+        is_wrong = cosines.argmax(axis) != labels
+        margin = self.margins.to(cosines.dtype)[labels]
+        margin = margin * (1 + is_wrong * (1 - cosine) / 2)
+        sine = (1 - cosine**2).clamp_min(SMALLEST_SQUARED_SINE).sqrt()
+        moved = cosine * margin.cos() - sine * margin.sin()  # cos(angle + margin), with a finite gradient at 0 and pi
+        return DBM_SCALE * cosines.scatter(axis, labels.unsqueeze(axis), moved.unsqueeze(axis))
+
+
+class DBMLoss(BalancedSoftmaxLoss):
+    """Balanced Softmax over cosines with a BalancingMargin; Son et al., "DBM Loss", AAAI 2025, equation 11 (DBM-BS).
+
+    Expects cosines (a normalised head), as LDAMLoss does.
+    """
+
+    labels_only = "its margin belongs to one true class"
+
+    def __init__(self, class_counts: list[int], **options: Any):
+        super().__init__(class_counts, **options)
+        self.margin = BalancingMargin(class_counts)
+
+    def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
+        return super().elementwise(self.margin(logits, target), target)
+
+
+class CDBMarginLoss(nn.Module):
+    """A loss of logits over cosines with a BalancingMargin: with CDBLoss, difficulty sets weights beside the margins."""
+
+    def __init__(self, class_counts: Sequence[int], loss: nn.Module):
+        super().__init__()
+        self.margin, self.loss = BalancingMargin(class_counts), loss
+
+    @property
+    def weight(self) -> Tensor:
+        return self.loss.weight
+
+    @property
+    def exponent(self) -> Tensor:
+        return self.loss.exponent
+
+    def forward(self, cosines: Tensor, target: Tensor) -> Tensor:
+        return self.loss(self.margin(cosines, target), target)
+
+    def start_epoch(self, progress: float) -> None:
+        self.loss.start_epoch(progress)
+
+    def update(self, correct: Tensor, total: Tensor) -> None:
+        self.loss.update(correct, total)
+
+
 def build_rival(
     loss_type: str,
     class_counts: list[int],
@@ -276,6 +350,7 @@ def build_rival(
         "LDAM-DRW": (LDAMLoss, {"beta": beta}),
         "Balanced_Softmax": (BalancedSoftmaxLoss, {}),
         "Logit_Adjustment": (LogitAdjustmentLoss, {}),
+        "DBM-BS": (DBMLoss, {}),
     }
     if loss_type not in choices:
         raise ValueError(f"loss_type must be one of {', '.join(RIVALS)}, not {loss_type!r}")

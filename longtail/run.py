@@ -49,6 +49,7 @@ MAY_CHANGE_ON_RESUME = (
     "compile",
     "tensorboard",
     "precision",
+    "teacher",  # its name; teacher_sha256 says which network it is
 )
 
 

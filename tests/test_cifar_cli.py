@@ -1,5 +1,6 @@
 """The CIFAR command lines as a user types them: the runs, their kill and resume, several processes, and every mistake."""
 
+import hashlib
 import json
 import resource
 import signal
@@ -21,12 +22,14 @@ from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
 from longtail.run import read_log
 from resnet32 import ResNet32
+from teachers import logit_scale
 from test_cifar_dataset import write_cifar, write_python2
 from test_cifar_pickle import Gadget
 
 TRAIN, TEST = ROOT / "CIFAR-LT/cifar_train.py", ROOT / "CIFAR-LT/cifar_test.py"
 SHORT = ("--dataset", "digits", "--imbalance", 100, "--max_epochs", 2)
 NAME = "digits_imbalance100"
+DIGITS = ("--dataset", "digits")
 
 
 @pytest.fixture(scope="module")
@@ -251,9 +254,9 @@ def test_logit_adjustment_is_chosen_on_validation(finished, tmp_path, capsys):
 def test_logit_adjustment_of_cosines_is_that_of_the_logits_they_stand_for():
     """Priors 0.9 and 0.1, cosines (0.52, 0.5): logits 30 times as large differ by 0.6, and strength 0.3 shifts them by 0.66."""
     cosines, labels = torch.tensor([[0.52, 0.5]]), torch.tensor([1])
-    for head, chosen in (("cosine", 0.3), ("linear", 0.1)):
+    for scale, chosen in ((logit_scale("cosine", "LDAM-DRW"), 0.3), (logit_scale("linear", "CE"), 0.1)):
         confusion, strength = cifar_test.count_adjusted(
-            torch.nn.Identity(), [(cosines, labels)], [(cosines, labels)], [90, 10], head, Runtime(torch.device("cpu"))
+            torch.nn.Identity(), [(cosines, labels)], [(cosines, labels)], [90, 10], scale, Runtime(torch.device("cpu"))
         )
         assert strength == chosen and confusion.tolist() == [[0, 0], [0, 1]]
 
@@ -380,7 +383,47 @@ def test_fast_recipe_common_protocol_and_reduction(tmp_path, capsys):
     assert "was chosen on the test set" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("loss_type", ["FL", "EQL", "CB_Focal", "LDAM-DRW", "Logit_Adjustment"])
+@pytest.fixture(scope="module")
+def distilled(finished, tmp_path_factory) -> Path:
+    """A folder with a run of one epoch that learned from the finished one and from itself once more."""
+    folder = tmp_path_factory.mktemp("distilled")
+    teachers = ["--teacher", str(finished), str(finished / f"{NAME}.csv")]
+    flags = [*map(str, SHORT[:4]), "--max_epochs", "1", "--save_model", str(folder)]
+    assert cifar_train.main([*flags, *teachers]) == 0
+    return folder
+
+
+def test_a_teacher_changes_what_is_learned_and_is_recorded(finished, distilled, tmp_path):
+    best = finished / f"best_{NAME}.pth"
+    digest = hashlib.sha256(best.read_bytes()).hexdigest()
+    arguments = json.loads((distilled / f"{NAME}.json").read_text())["arguments"]
+    assert arguments["teacher"].split() == [f"{finished.name}/{best.name}"] * 2
+    assert arguments["teacher_sha256"].split() == [digest] * 2
+    assert load_checkpoint(distilled / f"last_{NAME}.pth")["arguments"] == arguments
+    assert cifar_train.main([*map(str, SHORT[:4]), "--max_epochs", "1", "--save_model", str(tmp_path)]) == 0
+    assert not same_weights(distilled, tmp_path)
+
+
+def test_a_run_goes_on_with_the_same_teacher_only(finished, distilled, tmp_path, failing):
+    """Under another name it is the same; its other checkpoint is another one, and so is none."""
+    flags = [*SHORT[:4], "--max_epochs", "1", "--save_model", distilled, "--resume"]
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes((finished / f"best_{NAME}.pth").read_bytes())
+    assert cifar_train.main([*map(str, flags), "--teacher", str(copy), str(copy)]) == 0
+    last = finished / f"last_{NAME}.pth"
+    assert "teacher_sha256" in failing(cifar_train.main, *flags, "--teacher", last, last)
+    assert "teacher_sha256" in failing(cifar_train.main, *flags)
+
+
+def test_a_teacher_of_other_images_is_refused(finished, tmp_path, failing):
+    flags = [*DIGITS, "--imbalance", "50", "--max_epochs", "1", "--save_model", tmp_path / "run"]
+    assert "class_counts" in failing(cifar_train.main, *flags, "--teacher", finished)
+    assert "no run" in failing(cifar_train.main, *flags, "--teacher", tmp_path)
+    assert "none.pth" in failing(cifar_train.main, *flags, "--teacher", tmp_path / "none.pth")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("loss_type", ["FL", "EQL", "CB_Focal", "LDAM-DRW", "Logit_Adjustment", "DBM-BS", "CDB-DBM"])
 def test_rival_losses_train_and_test(loss_type, tmp_path):
     flags = [
         "--dataset",
@@ -398,14 +441,12 @@ def test_rival_losses_train_and_test(loss_type, tmp_path):
     assert cifar_test.main(["--saved_model_path", str(tmp_path / f"best_{NAME}.pth")]) == 0
 
 
-DIGITS = ("--dataset", "digits")
-
-
 @pytest.mark.parametrize(
     ("flags", "match"),
     [
         (("--class_num", 50), "--class_num 50: cifar100 has 100 classes"),
         ((*DIGITS, "--class_num", 100), "digits has 10 classes"),
+        ((*DIGITS, "--head", "linear", "--loss_type", "DBM-BS"), "--head linear: --loss_type DBM-BS"),
         ((*DIGITS, "--eql_gamma", 1.5), "--eql_gamma: must be a number of at least 0 and at most 1, not '1.5'"),
         (("--dataset", "svhn"), "'svhn'"),
         ((*DIGITS, "--tau", -1), "--tau: must be a number above 0.*'-1'"),

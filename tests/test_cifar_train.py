@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_train import parse_arguments, prepare
+from cifar_train import main, parse_arguments, prepare
+from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
 from longtail.heads import CosineHead
 from longtail.training import Training
+from resnet32 import ResNet32
 from test_cifar_dataset import write_cifar, write_python2
 
 CPU = Runtime(torch.device("cpu"))
@@ -150,6 +152,37 @@ def test_losses_know_the_counts_of_the_training_set():
     assert equalization.rare.tolist() == [False] * 8 + [True] * 2
     weight = prepared(*DIGITS, "--loss_type", "CB_Softmax", "--beta", "0.5").criterion.weight
     assert (weight[9] / weight[0]).item() == pytest.approx(32 / 31)
+
+
+def test_head_flag_gives_scaled_cosines():
+    """32 times cosines for a loss that takes logits; cosines for one that has a scale of its own."""
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    largest = {}
+    for loss_type in ("Balanced_Softmax", "CDB-DBM"):
+        flags = [*DIGITS, "--loss_type", loss_type, "--head", "cosine"]
+        training, description = prepare(parse_arguments(flags), CPU)
+        training.model.linear.weight.data = torch.eye(64)[:10]
+        largest[description["head"]] = training.model(images).abs().max().item()
+    assert largest["scaled_cosine"] == pytest.approx(32 * largest["cosine"])
+    assert 0.1 < largest["cosine"] <= 1
+
+
+def test_a_teacher_sees_the_augmented_images(tmp_path):
+    """The probabilities beside the labels are those of the batch's own images."""
+    folder = tmp_path / "teacher"
+    flags = (*DIGITS, "--max_epochs", "1")
+    assert main([*flags, "--save_model", str(folder)]) == 0
+    teacher = load_checkpoint(folder / "best_digits_imbalance20.pth")["state_dict"]
+    model = ResNet32(10).eval()
+    model.load_state_dict(teacher)
+    training = prepared(*flags, "--teacher", str(folder), "--precision", "fp32")
+    images, targets = next(iter(training.train_batches(1)))
+    own_images, labels = next(iter(prepared(*flags).train_batches(1)))
+    assert torch.equal(images, own_images) and torch.equal(targets[:, 0].long(), labels)
+    with torch.no_grad():
+        expected = (model(images) / 2).softmax(1)
+    torch.testing.assert_close(targets[:, 1:], expected)
+    assert not any(parameter.requires_grad for parameter in training.loss_function.teachers[0].model.parameters())
 
 
 def test_ldam_gets_a_head_of_cosines():

@@ -10,7 +10,7 @@ import egtea_dataset
 import imagenet_transforms
 from cdb_loss import CDBLoss
 from longtail.loss_flags import LOSS_TYPES, MEANS
-from longtail.losses import RIVALS, build_rival
+from longtail.losses import COSINE_LOSSES, RIVALS, CDBMarginLoss, build_rival
 from resnet10 import ImageNetModel
 from resnet32 import ResNet32
 from resnext3d import ResNeXt3D
@@ -21,12 +21,13 @@ CUDA = torch.device("cuda")
 def build_criterion(loss_type: str, class_counts: list[int]) -> torch.nn.Module:
     if loss_type in RIVALS:
         return build_rival(loss_type, class_counts)
-    return CDBLoss(
+    loss = CDBLoss(
         len(class_counts),
         focal_gamma=1.0 if loss_type == "CDB-FL" else 0.0,
         difficulty="smoothed",
-        class_counts=class_counts if loss_type == "CDB-BS" else None,
+        class_counts=class_counts if loss_type in ("CDB-BS", "CDB-DBM") else None,
     )
+    return CDBMarginLoss(class_counts, loss) if loss_type == "CDB-DBM" else loss
 
 
 def on_cuda(module: torch.nn.Module) -> bool:
@@ -45,7 +46,7 @@ def check(network: torch.nn.Module, criterion: torch.nn.Module, inputs: torch.Te
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_cifar(loss_type):
     with FakeTensorMode(allow_non_fake_inputs=False), CUDA:
-        network = ResNet32(100, "cosine" if loss_type == "LDAM-DRW" else "linear")
+        network = ResNet32(100, "cosine" if loss_type in COSINE_LOSSES else "linear")
         criterion = build_criterion(loss_type, list(range(100, 0, -1)))
         check(network, criterion, cifar_dataset.normalize(torch.empty(8, 3, 32, 32, dtype=torch.uint8)))
 
@@ -61,7 +62,7 @@ def test_imagenet(stage):
 @pytest.mark.parametrize("loss_type", ["CDB-CE", "CDB-FL", "EQL", "LDAM-DRW"])
 def test_egtea(loss_type):
     with FakeTensorMode(allow_non_fake_inputs=False), CUDA:
-        network = ResNeXt3D(19, "cosine" if loss_type == "LDAM-DRW" else "linear")
+        network = ResNeXt3D(19, "cosine" if loss_type in COSINE_LOSSES else "linear")
         criterion = build_criterion(loss_type, list(range(19, 0, -1)))
         check(network, criterion, egtea_dataset.normalize(torch.empty(2, 10, 64, 64, 3, dtype=torch.uint8)))
 

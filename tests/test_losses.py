@@ -5,14 +5,18 @@ import math
 import pytest
 import torch
 
+from cdb_loss import CDBLoss
 from longtail.losses import (
+    COSINE_LOSSES,
     LDAM_MAX_MARGIN,
     LDAM_SCALE,
     RIVALS,
     BalancedSoftmaxLoss,
+    CDBMarginLoss,
     ClassBalancedFocalLoss,
     ClassBalancedLoss,
     ClassLoss,
+    DBMLoss,
     EqualizationLoss,
     FocalLoss,
     LDAMLoss,
@@ -122,6 +126,54 @@ def test_balanced_softmax():
         terms = [n * math.exp(z) for n, z in zip(COUNTS, row, strict=True)]
         expected -= math.log(terms[label] / sum(terms)) / 2
     assert BalancedSoftmaxLoss(COUNTS)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
+
+
+def dbm_loss(cosines, label, margin, counts):
+    """The loss of one image by its angles: the true class's grows by `margin`."""
+    angles = [math.acos(cosine) for cosine in cosines]
+    angles[label] += margin
+    terms = [n * math.exp(32 * math.cos(angle)) for n, angle in zip(counts, angles, strict=True)]
+    return -math.log(terms[label] / sum(terms))
+
+
+def test_dbm_margins_grow_with_rarity_and_with_the_difficulty_of_a_wrong_image():
+    """Margins 0.1 * 10 / 40 and 0.1. The second image is wrong at cosine -0.28: 0.1 (1 + 1.28 / 2) = 0.164.
+
+    The third is right by its cosine 0.5 against 0.48, though the prior alone would call it the other class.
+    """
+    loss = DBMLoss([40, 10], reduction="none")
+    cosines = torch.tensor([[0.6, 0.55], [0.6, -0.28], [0.48, 0.5]])
+    margins = [0.025, 0.164, 0.1]
+    labels = [0, 1, 1]
+    expected = [
+        dbm_loss(row, label, margin, [40, 10])
+        for row, label, margin in zip(cosines.tolist(), labels, margins, strict=True)
+    ]
+    assert loss(cosines, torch.tensor(labels)).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("cosine", [1.0, -1.0, 1 - 1e-7, -1 + 1e-7, 1 + 1e-6, -1 - 1e-6])
+def test_dbm_has_finite_gradients_at_the_smallest_and_the_largest_angle(cosine):
+    cosines = torch.tensor([[cosine, 0.1]], requires_grad=True)
+    loss = DBMLoss([2, 1])(cosines, torch.tensor([0]))
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(cosines.grad).all()
+    assert cosines.grad.abs().max() < 1e4
+
+
+def test_difficulty_weighs_what_margins_move():
+    """Of 2 classes with 3/4 and 1/4 right at tau 1: weights 0.5 and 1.5."""
+    criterion = CDBMarginLoss([40, 10], CDBLoss(2, 1.0, class_counts=[40, 10]))
+    criterion.start_epoch(0.5)
+    criterion.update(torch.tensor([3, 1]), torch.tensor([4, 4]))
+    assert criterion.weight.tolist() == pytest.approx([0.5, 1.5]) and criterion.exponent == 1
+    expected = 0.5 * dbm_loss([0.6, 0.55], 0, 0.025, [40, 10]) + 1.5 * dbm_loss([0.6, -0.28], 1, 0.164, [40, 10])
+    loss = criterion(torch.tensor([[0.6, 0.55], [0.6, -0.28]]), torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx(expected / 2, rel=1e-4)
+
+
+def test_what_makes_logits_of_cosines():
+    assert COSINE_LOSSES == {"LDAM-DRW": 30, "DBM-BS": 32, "CDB-DBM": 32}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from cifar_dataset import ImageSet
 from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
 from longtail.loss_flags import LOSS_TYPES
-from longtail.losses import build_rival
+from longtail.losses import COSINE_LOSSES, build_rival
 from longtail.run import Run, read_log
 from longtail.training import Training, backward, begin, epoch_seed, fit, train_epoch
 from muon import Muon
@@ -316,7 +316,7 @@ def test_no_batch_waits_for_the_gpu(monkeypatch, loss_type, recipe):
     images = ImageSet(torch.randint(256, (12, 3, 8, 8), dtype=torch.uint8), torch.arange(12) % 10)
     args.batch_size = 4
     waiting = cifar_train.build_training(
-        args, cifar_train.RECIPES[recipe], "cosine" if loss_type == "LDAM-DRW" else "linear", images, images, CPU
+        args, cifar_train.RECIPES[recipe], "cosine" if loss_type in COSINE_LOSSES else "linear", images, images, CPU
     )
     train_epoch(waiting, 1, CPU)  # the first step sets up momentum and average
     with Waits() as waits:

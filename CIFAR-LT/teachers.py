@@ -1,0 +1,58 @@
+"""Trained networks that a run learns from: which file a name means, what it must have in common with the run."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longtail.checkpoints import load_checkpoint, load_weights
+from longtail.devices import Runtime
+from longtail.distillation import Teacher
+from longtail.losses import COSINE_LOSSES, LDAM_SCALE
+from longtail.plot import find_log
+from resnet32 import ResNet32
+
+IN_COMMON = ("dataset", "class_counts", "normalization")  # of a teacher and its student
+
+
+def find_checkpoint(run: Path) -> Path:
+    """Return the checkpoint that is meant: `run` is one, or the folder or the CSV file of a finished run."""
+    if run.suffix == ".pth":
+        return run
+    log = find_log(run)
+    return log.with_name(f"best_{log.name.split('.csv')[0]}.pth")
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--teacher: no checkpoint at {path}")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def logit_scale(head: str, loss_type: str | None) -> float:
+    """Return what makes logits of a network's outputs: cosines are multiplied as its loss did."""
+    return COSINE_LOSSES.get(loss_type or "", LDAM_SCALE) if head == "cosine" else 1.0
+
+
+def load_teacher(path: Path, description: dict[str, Any], runtime: Runtime) -> Teacher:
+    """Return the network of a checkpoint, ready to evaluate.
+
+    Raise ValueError if it was trained on other data than what `description` says of the student.
+    """
+    checkpoint = load_checkpoint(path)
+    for key in IN_COMMON:
+        if checkpoint.get(key) != description[key]:
+            raise ValueError(f"--teacher {path}: its {key} is not that of this run; train both on the same images")
+    model = ResNet32(len(description["class_counts"]), checkpoint["head"])
+    load_weights(model, checkpoint["state_dict"], path)
+    model.to(runtime.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    scale = logit_scale(checkpoint["head"], checkpoint["arguments"].get("loss_type"))
+    return Teacher(runtime.parallelize(model, trains=False), scale)
+
+
+def load_teachers(paths: Sequence[Path], description: dict[str, Any], runtime: Runtime) -> list[Teacher]:
+    """Return the networks of several checkpoints."""
+    return [load_teacher(path, description, runtime) for path in paths]
