@@ -10,10 +10,11 @@ beside the checkpoint.
 import json
 import sys
 from argparse import Namespace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
@@ -22,30 +23,21 @@ from egtea_clips import MOST_VERBS, check_labels, count_labels, read_class_names
 from egtea_dataset import ClipSet, evaluation_batches, memory_format
 from longtail.checkpoints import is_count, load_checkpoint, load_weights
 from longtail.cli import ArgumentParser, add_device_arguments, exit_code, file_path, positive_int, seed_number
+from longtail.confusion_picture import draw_confusion
+from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import check_place, write_atomically
 from longtail.heads import HEADS
-from longtail.metrics import count_confusion, known
-from longtail.pictures import new_figure, save_figure
+from longtail.metrics import count_confusion, report
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, warn_of_bf16
 
 HERE = Path(__file__).resolve().parent
 MAJORITY_ABOVE = 600  # training clips; the paper's four largest verbs
 FRAMES_PER_CLIP, SAMPLE_SIZE = 10, 224  # of a released checkpoint
 HEAD_KEYS = [prefix + key for prefix in ("", "module.") for key in ("fc.bias", "fc.weight")]
-LARGEST_FIGURE = 40  # inches, width and height
-FIGURE_SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".pdf",
-    ".svg",
-    ".eps",
-    ".ps",
-)  # that matplotlib writes by itself
+GROUPS = ("all", "majority", "minority")  # of classes, as in the paper
+# that matplotlib writes by itself
+FIGURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg", ".eps", ".ps")
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -104,126 +96,135 @@ def check_places(args: Namespace) -> None:
     check_place("--json", args.json)
 
 
-def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint, ours or a released one, says of its model.
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a checkpoint, ours or a released one, says of its model."""
 
-    These are class_names, class_counts, frames_per_clip, sample_size, head and state_dict. The flags --frames_per_clip
-    and --sample_size come first. Raise ValueError if it does not describe a model of this experiment.
+    class_names: list[str]
+    class_counts: list[int]  # training clips
+    frames_per_clip: int
+    sample_size: int
+    head: str
+    weights: dict[str, Tensor]
+
+
+def describe(args: Namespace, checkpoint: dict[str, Any]) -> TrainedModel:
+    """Return what a checkpoint says of its model; the flags --frames_per_clip and --sample_size come first.
+
+    Raise ValueError if it does not describe a model of this experiment.
     """
-    path = args.trained_model
     weights = checkpoint.get("state_dict", checkpoint)
-    bias = (
-        next((value for key, value in weights.items() if key in HEAD_KEYS), None) if isinstance(weights, dict) else None
+    num_classes = count_classes(weights, args.trained_model)
+    if "class_counts" in checkpoint:
+        described = checkpoint
+    else:
+        described = describe_released(args.train_file, num_classes)
+    check_description(described, num_classes, args.trained_model)
+    return TrainedModel(
+        class_names=described["class_names"],
+        class_counts=described["class_counts"],
+        frames_per_clip=args.frames_per_clip or described["frames_per_clip"],
+        sample_size=args.sample_size or described["sample_size"],
+        head=described["head"],
+        weights=weights,
     )
-    if not isinstance(bias, Tensor) or bias.is_nested or bias.ndim not in (1, 2) or len(bias) > MOST_VERBS:
+
+
+def count_classes(weights: object, path: Path) -> int:
+    """Return the number of classes of the head among `weights`. Raise ValueError if there is none."""
+    head = None
+    if isinstance(weights, dict):
+        head = next((weights[key] for key in HEAD_KEYS if key in weights), None)
+    if not isinstance(head, Tensor) or head.is_nested or head.ndim not in (1, 2) or len(head) > MOST_VERBS:
         raise ValueError(
-            f"{path} has no head (fc) of at most {MOST_VERBS} verbs: it is not a trained model of this experiment"
+            f"{path} has no head (fc) of at most {MOST_VERBS} classes: it is not a trained model of this experiment"
         )
-    description = {
-        key: checkpoint.get(key) for key in ("class_names", "class_counts", "frames_per_clip", "sample_size", "head")
+    return len(head)
+
+
+def describe_released(train_file: Path, num_classes: int) -> dict[str, Any]:
+    """Return what a released checkpoint does not say: the paper's recipe, and the counts of `train_file`."""
+    clips = read_clips(train_file)
+    check_labels(train_file, clips, num_classes)
+    return {
+        "class_names": read_class_names(train_file.with_name("verbs.txt"), num_classes),
+        "class_counts": count_labels(clips, num_classes),
+        "frames_per_clip": FRAMES_PER_CLIP,
+        "sample_size": SAMPLE_SIZE,
+        "head": "linear",
     }
-    if "class_counts" not in checkpoint:
-        clips = read_clips(args.train_file)
-        check_labels(args.train_file, clips, len(bias))
-        description = {
-            "class_names": read_class_names(args.train_file.with_name("verbs.txt"), len(bias)),
-            "head": "linear",
-            "class_counts": count_labels(clips, len(bias)),
-            "frames_per_clip": FRAMES_PER_CLIP,
-            "sample_size": SAMPLE_SIZE,
-        }
-    fit = {
-        "class_names": lambda names: names and len(names) == len(bias),
-        "class_counts": lambda counts: counts and len(counts) == len(bias),
-        "frames_per_clip": is_count,
-        "sample_size": is_count,
-        "head": lambda head: isinstance(head, str) and head in HEADS,
-    }
-    wrong = [key for key, fits in fit.items() if not fits(description[key])]
+
+
+def check_description(described: dict[str, Any], num_classes: int, path: Path) -> None:
+    """Raise ValueError that names each part of a description that is missing or does not fit the head."""
+    wrong = [key for key in ("frames_per_clip", "sample_size") if not is_count(described.get(key))]
+    wrong += [key for key in ("class_names", "class_counts") if len(described.get(key) or ()) != num_classes]
+    if described.get("head") not in HEADS:
+        wrong.append("head")
     if wrong:
         raise ValueError(f"{path} does not describe an EGTEA model; missing or wrong: {', '.join(wrong)}")
-    given = {key: value for key in ("frames_per_clip", "sample_size") if (value := getattr(args, key))}
-    return {**description, **given, "state_dict": weights}
 
 
-def report(confusion: Tensor, counts: list[int], names: list[str], majority_above: int) -> dict[str, Any]:
-    """Return every figure of the test as plain values. Means are over the classes that have test clips.
+@dataclass(frozen=True)
+class GroupMeans:
+    """Measures of a group of classes. Means are over the classes that have test clips."""
 
-    A class that is never predicted has precision 0; one without test clips has no recall.
+    classes: int
+    tested: int
+    top1: float
+    precision: float
+    recall: float
+
+
+def group_means(classes: list[dict[str, Any]]) -> GroupMeans | None:
+    """Return the means over `classes`, entries of metrics.report; None if none of them has test clips."""
+    tested = [entry for entry in classes if entry["images"]]
+    if not tested:
+        return None
+    correct = sum(entry["correct"] for entry in tested)
+    return GroupMeans(
+        classes=len(classes),
+        tested=len(tested),
+        top1=correct / sum(entry["images"] for entry in tested),
+        precision=fmean(entry["precision"] for entry in tested),
+        recall=fmean(entry["correct"] / entry["images"] for entry in tested),
+    )
+
+
+def paper_groups(classes: list[dict[str, Any]], majority_above: int) -> dict[str, Any]:
+    """Return the paper's measures: means over all, majority and minority classes.
+
+    A group without test clips has none.
     """
-    correct, total = confusion.diagonal().double(), confusion.sum(1)
-    precision, recall = correct / confusion.sum(0).clamp_min(1), correct / total
-    majority = torch.tensor(counts) > majority_above
-    figures: dict[str, Any] = {"clips": int(total.sum()), "majority_above": majority_above}
-    for name, group in (("all", majority | ~majority), ("majority", majority), ("minority", ~majority)):
-        tested = group & (total > 0)
-        if tested.any():
-            figures[name] = {
-                "classes": int(group.sum()),
-                "tested": int(tested.sum()),
-                "top1": (correct[tested].sum() / total[tested].sum()).item(),
-                "precision": precision[tested].mean().item(),
-                "recall": recall[tested].mean().item(),
-            }
-    figures["verbs"] = [
-        {
-            "name": name,
-            "training_clips": counts[c],
-            "clips": int(total[c]),
-            "correct": int(correct[c]),
-            "precision": precision[c].item(),
-            "recall": known(recall[c].item()),
-        }
-        for c, name in enumerate(names)
-    ]
-    return figures
+    groups = {
+        "all": classes,
+        "majority": [entry for entry in classes if entry["training_images"] > majority_above],
+        "minority": [entry for entry in classes if entry["training_images"] <= majority_above],
+    }
+    means = {name: group_means(group) for name, group in groups.items()}
+    return {
+        "majority_above": majority_above,
+        **{name: asdict(group) for name, group in means.items() if group},
+    }
 
 
-def show(figures: dict[str, Any]) -> None:
-    """Print the report."""
-    width = max(len(entry["name"]) for entry in figures["verbs"]) + 2
-    print(f"{'verb':<{width}}  train   test  precision  recall")
-    for entry in figures["verbs"]:
-        recall = "-" if entry["recall"] is None else f"{entry['recall']:.4f}"
-        print(
-            f"{entry['name']:<{width}}{entry['training_clips']:7d}{entry['clips']:7d}"
-            f"{entry['precision']:11.4f}{recall:>8}"
-        )
+def print_report(figures: dict[str, Any]) -> None:
+    """Print the figures of each class, the means of the groups, and last the accuracy in its fixed form."""
+    width = 2 + max(len(entry["name"]) for entry in figures["classes"])
+    print(f"{'class':<{width}}  train   test  precision  recall")
+    for entry in figures["classes"]:
+        recall = "-" if entry["accuracy"] is None else f"{entry['accuracy']:.4f}"
+        counts = f"{entry['training_images']:7d}{entry['images']:7d}"
+        print(f"{entry['name']:<{width}}{counts}{entry['precision']:11.4f}{recall:>8}")
     print(f"majority: more than {figures['majority_above']} training clips")
-    for name in ("all", "majority", "minority"):
+    for name in GROUPS:
         if name in figures:
             group = figures[name]
             print(
                 f"{name:<9}{group['classes']:3d} classes, {group['tested']} tested  top-1 {group['top1']:.4f}  "
                 f"mean precision {group['precision']:.4f}  mean recall {group['recall']:.4f}"
             )
-    print(f"Test Accuracy is {figures['all']['top1']:.4f}", flush=True)
-
-
-def draw(confusion: Tensor, names: list[str], path: Path) -> None:
-    """Draw the confusion matrix: colours are shares of a true class's clips, numbers are clips."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    size = min(2.5 + 0.45 * len(names), LARGEST_FIGURE)
-    figure = new_figure(size + 1, size)
-    axes = figure.subplots()
-    shares = (confusion / confusion.sum(1, keepdim=True).clamp_min(1)).numpy()
-    display = ConfusionMatrixDisplay(shares, display_labels=names).plot(
-        ax=axes, cmap="Blues", xticks_rotation="vertical", include_values=False, im_kw={"vmin": 0, "vmax": 1}
-    )
-    for true, predicted in confusion.nonzero().tolist():
-        axes.text(
-            predicted,
-            true,
-            int(confusion[true, predicted]),
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if shares[true, predicted] > 0.5 else "black",
-        )
-    axes.set(xlabel="predicted verb", ylabel="true verb")
-    display.im_.colorbar.set_label("share of the true verb's clips")
-    save_figure(figure, path, dpi=150)
+    print(f"Test Accuracy is {figures['accuracy']:.4f}", flush=True)
 
 
 def test(args: Namespace) -> None:
@@ -232,29 +233,41 @@ def test(args: Namespace) -> None:
     with start_runtime(args.n_gpus, clip_precision(args.precision, args.device), args.device) as runtime:
         warn_of_bf16(runtime)
         checkpoint = load_checkpoint(args.trained_model)
-        description = describe(args, checkpoint)
-        names, counts = description["class_names"], description["class_counts"]
-        model = ResNeXt3D(len(names), description["head"])
-        load_weights(model, description["state_dict"], args.trained_model)
-        clips = read_clips(args.test_file)
-        check_labels(args.test_file, clips, len(names))
-        test_set = ClipSet(args.data_root, clips, description["frames_per_clip"], description["sample_size"])
-        model.to(runtime.device, memory_format=memory_format(runtime.device))
-        batches = evaluation_batches(test_set, args.batch_size, args.workers, runtime)
-        confusion = count_confusion(runtime.parallelize(model, trains=False), batches, len(names), runtime).cpu()
+        trained = describe(args, checkpoint)
+        confusion = count_on_test_clips(args, trained, runtime)
         if runtime.is_main:
+            classes = report(confusion, trained.class_counts, trained.class_names)
             figures = {
                 "checkpoint": args.trained_model.name,
                 "arguments": checkpoint.get("arguments", {}),
                 "epoch": checkpoint.get("epoch"),
                 "val_accuracy": checkpoint.get("accuracy"),
-                **report(confusion, counts, names, args.majority_above),
+                **classes,
+                **paper_groups(classes["classes"], args.majority_above),
                 "confusion": confusion.tolist(),
             }
-            show(figures)
+            print_report(figures)
             if args.json:
                 write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
-            draw(confusion, names, args.figure)
+            draw_confusion(confusion, trained.class_names, args.figure)
+
+
+def load_model(trained: TrainedModel, path: Path, runtime: Runtime) -> ResNeXt3D:
+    """Return the trained model on its device. `path` names the checkpoint in the message of a ValueError."""
+    model = ResNeXt3D(len(trained.class_names), trained.head)
+    load_weights(model, trained.weights, path)
+    return model.to(runtime.device, memory_format=memory_format(runtime.device))
+
+
+def count_on_test_clips(args: Namespace, trained: TrainedModel, runtime: Runtime) -> Tensor:
+    """Return the confusion matrix (C, C) on the clips of --test_file, on the CPU."""
+    num_classes = len(trained.class_names)
+    model = load_model(trained, args.trained_model, runtime)
+    clips = read_clips(args.test_file)
+    check_labels(args.test_file, clips, num_classes)
+    test_set = ClipSet(args.data_root, clips, trained.frames_per_clip, trained.sample_size)
+    batches = evaluation_batches(test_set, args.batch_size, args.workers, runtime)
+    return count_confusion(runtime.parallelize(model, trains=False), batches, num_classes, runtime).cpu()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
 from longtail.cli import exit_code
+from longtail.metrics import class_figures
 from longtail.tables import cdb_settings_label, percent, write_table
 
 GROUPS = ("all", "majority", "minority")
@@ -49,11 +50,11 @@ def row(figures: dict[str, Any]) -> dict[str, str]:
 
 def note(figures: dict[str, Any]) -> str:
     """Return what a result was measured on."""
-    largest = max(verb["clips"] for verb in figures["verbs"])
+    clips = [entry["images"] for entry in class_figures(figures)]
+    majority = figures.get("majority", {}).get("classes", 0)
     return (
-        f"{figures['clips']} test clips, {largest} of them of the largest class; "
-        f"majority: more than {figures['majority_above']} training clips "
-        f"({figures.get('majority', {}).get('classes', 0)} of {figures['all']['classes']} classes)."
+        f"{sum(clips)} test clips, {max(clips)} of them of the largest class; "
+        f"majority: more than {figures['majority_above']} training clips ({majority} of {len(clips)} classes)."
     )
 
 

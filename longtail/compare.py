@@ -3,8 +3,8 @@
     python ../longtail/compare.py runs/A_seed* --against runs/B_seed* [--out DIR]
 
 RUN is the CSV file of a finished run, or the folder that holds it, as for plot.py. Accuracy is that of the test set
-where each run's folder holds the test.json that the test script of CIFAR-LT (--json RUN/test.json) or ImageNet-LT
-writes; else that of validation in the kept epoch.
+where each run's folder holds the test.json that the test script of CIFAR-LT or EGTEA (--json RUN/test.json) or of
+ImageNet-LT writes; else that of validation in the kept epoch.
 Runs with the same seeds are compared in pairs. Prints a table and draws OUT/compare.png, where each seed is a dot.
 """
 
@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code, file_path
-from longtail.metrics import SHOTS, shot_accuracy
+from longtail.metrics import SHOTS, class_figures, shot_accuracy
 from longtail.pictures import COLORS, new_figure, save_figure
 from longtail.plot import Log, beside, find_log, load_log
 from longtail.tables import markdown
@@ -69,7 +69,7 @@ def read_object(path: Path) -> dict:
 
 def is_tested(path: Path) -> bool:
     """Return whether a test script has written the counts of every class there."""
-    return path.is_file() and "classes" in read_object(path)
+    return path.is_file() and not read_object(path).keys().isdisjoint(("classes", "verbs"))
 
 
 def by_class(figures: dict) -> list[float]:
@@ -78,7 +78,7 @@ def by_class(figures: dict) -> list[float]:
     Raise KeyError, TypeError or ValueError if it lacks the classes' counts.
     """
     train, correct, images = (
-        torch.tensor([one[key] for one in figures["classes"]], dtype=torch.double)
+        torch.tensor([one[key] for one in class_figures(figures)], dtype=torch.double)
         for key in ("training_images", "correct", "images")
     )
     return [100 * share for share in shot_accuracy(correct, images, train.tolist()).values()]

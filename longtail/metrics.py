@@ -65,6 +65,11 @@ def balanced_accuracy(confusion: Tensor) -> float:
     return (confusion.diagonal().double() / total)[total > 0].mean().item()
 
 
+def precisions(confusion: Tensor) -> Tensor:
+    """Return the share of the predictions of each class that are right, (C,); 0 for a class that is never predicted."""
+    return confusion.diagonal().double() / confusion.sum(0).clamp_min(1)
+
+
 def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] | None) -> dict[str, Any]:
     """Return every figure of a test as plain values, from a confusion matrix (C, C); None for an accuracy over no
     image.
@@ -73,7 +78,9 @@ def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] |
     Without the training images of each class in `class_counts` there are no `shots`.
     """
     correct, total = confusion.diagonal(), confusion.sum(1)
-    names, wrong = names or [str(c) for c in range(len(total))], confusion - correct.diag()
+    names = names or [str(c) for c in range(len(total))]
+    wrong = confusion - correct.diag()
+    precision = precisions(confusion).tolist()
     figures: dict[str, Any] = {
         "images": int(total.sum()),
         "accuracy": (correct.sum() / total.sum()).item(),
@@ -87,6 +94,7 @@ def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] |
             "name": names[c],
             "training_images": class_counts[c] if class_counts else None,
             "accuracy": known(share),
+            "precision": precision[c],
             "correct": int(correct[c]),
             "images": int(total[c]),
             "taken_for": names[wrong[c].argmax()] if wrong[c].any() else None,
@@ -94,6 +102,26 @@ def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] |
         for c, share in enumerate((correct / total).tolist())
     ]
     return figures
+
+
+def class_figures(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the figures of each class from a test's JSON. EGTEA's older files list them as verbs, and count clips.
+
+    Raise KeyError where the file has neither.
+    """
+    if "classes" in figures:
+        return figures["classes"]
+    return [
+        {
+            "name": verb["name"],
+            "training_images": verb["training_clips"],
+            "accuracy": verb["recall"],
+            "precision": verb["precision"],
+            "correct": verb["correct"],
+            "images": verb["clips"],
+        }
+        for verb in figures["verbs"]
+    ]
 
 
 def known(share: float) -> float | None:

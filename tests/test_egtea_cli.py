@@ -21,6 +21,7 @@ import make_splits
 from conftest import ROOT
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
+from longtail.metrics import report
 from longtail.run import read_log
 from test_extract_frames import write_video
 from test_resnext3d import random_state
@@ -164,9 +165,9 @@ def test_report_of_two_runs_is_the_same_and_adds_up(data, finished, tmp_path, ca
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
     figures = json.loads((tmp_path / "one.json").read_text())
     assert run.stdout.splitlines()[-1] == f"Test Accuracy is {figures['all']['top1']:.4f}"
-    assert figures["clips"] == 4 and sum(map(sum, figures["confusion"])) == 4
+    assert figures["images"] == 4 and sum(map(sum, figures["confusion"])) == 4
     assert (figures["majority"]["classes"], figures["minority"]["classes"]) == (1, 2)
-    assert [verb["training_clips"] for verb in figures["verbs"]] == [4, 2, 2]
+    assert [entry["training_images"] for entry in figures["classes"]] == [4, 2, 2]
     assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -203,9 +204,10 @@ def test_precision_and_recall_are_those_of_scikit_learn():
     for pair in zip(true, predicted, strict=True):
         confusion[pair] += 1
     precision, recall, _, _ = precision_recall_fscore_support(true, predicted, zero_division=0)
-    figures = EGTEA_test.report(confusion, [900, 700, 601, 600, 5], list("abcde"), 600)
-    assert [verb["precision"] for verb in figures["verbs"]] == pytest.approx(precision.tolist())
-    assert [verb["recall"] for verb in figures["verbs"]] == pytest.approx(recall.tolist())
+    classes = report(confusion, [900, 700, 601, 600, 5], list("abcde"))["classes"]
+    assert [entry["precision"] for entry in classes] == pytest.approx(precision.tolist())
+    assert [entry["accuracy"] for entry in classes] == pytest.approx(recall.tolist())
+    figures = EGTEA_test.paper_groups(classes, 600)
     assert figures["all"]["top1"] == pytest.approx((true == predicted).mean())
     assert (figures["majority"]["classes"], figures["majority"]["recall"]) == (3, pytest.approx(recall[:3].mean()))
     assert figures["minority"]["precision"] == pytest.approx(precision[3:].mean())
@@ -214,12 +216,13 @@ def test_precision_and_recall_are_those_of_scikit_learn():
 
 def test_a_class_without_test_clips_is_left_out_of_the_means(capsys):
     """Recall 1, 1/2, none; precision 2/3, 1, 0: over the two that are tested 3/4 and 5/6."""
-    figures = EGTEA_test.report(torch.tensor([[2, 0, 0], [1, 1, 0], [0, 0, 0]]), [9, 9, 9], list("abc"), 600)
+    figures = report(torch.tensor([[2, 0, 0], [1, 1, 0], [0, 0, 0]]), [9, 9, 9], list("abc"))
+    figures |= EGTEA_test.paper_groups(figures["classes"], 600)
     assert (figures["all"]["recall"], figures["all"]["precision"]) == (pytest.approx(3 / 4), pytest.approx(5 / 6))
     assert (figures["minority"]["classes"], figures["minority"]["tested"]) == (3, 2)
-    assert figures["verbs"][2]["recall"] is None
+    assert figures["classes"][2]["accuracy"] is None
     assert "majority" not in figures
-    EGTEA_test.show(figures)
+    EGTEA_test.print_report(figures)
     assert (
         "minority   3 classes, 2 tested  top-1 0.7500  mean precision 0.8333  mean recall 0.7500\n"
         in capsys.readouterr().out
@@ -244,8 +247,7 @@ def test_the_checkpoint_says_how_test_clips_are_loaded_unless_a_flag_does(failin
     def refuse(root: Path, clips: list, frames: int, size: int) -> None:
         raise ValueError(f"{len(clips)} clip, {frames} frames of {size} pixels")
 
-    monkeypatch.setattr(EGTEA_test, "ResNeXt3D", lambda num_classes, head: None)
-    monkeypatch.setattr(EGTEA_test, "load_weights", lambda network, weights, path: None)
+    monkeypatch.setattr(EGTEA_test, "load_model", lambda trained, path, runtime: None)
     monkeypatch.setattr(EGTEA_test, "ClipSet", refuse)
     for flags, told in (
         ((), "5 frames of 48"),
@@ -259,8 +261,8 @@ def test_a_released_checkpoint_follows_the_paper(tmp_path):
     (tmp_path / "train_split.txt").write_text("P01-R01-Tea-1 1 2 1\nP01-R01-Tea-2 1 2 1\nP01-R01-Tea-3 1 1 1\n")
     args = EGTEA_test.parse_arguments(["--train_file", str(tmp_path / "train_split.txt")])
     description = EGTEA_test.describe(args, {"state_dict": {"module.fc.bias": torch.zeros(2)}})
-    assert (description["frames_per_clip"], description["sample_size"], description["head"]) == (10, 224, "linear")
-    assert (description["class_counts"], description["class_names"]) == ([1, 2], ["verb 1", "verb 2"])
+    assert (description.frames_per_clip, description.sample_size, description.head) == (10, 224, "linear")
+    assert (description.class_counts, description.class_names) == ([1, 2], ["verb 1", "verb 2"])
 
 
 def test_defaults_of_the_test():
@@ -556,7 +558,7 @@ def test_wrong_checkpoints(failing, data, finished, tmp_path):
     )
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "headless.pth")
     torch.save({"fc.bias": torch.zeros(1).expand(10**9)}, tmp_path / "huge.pth")
-    assert "has no head (fc) of at most 1000 verbs" in failing(
+    assert "has no head (fc) of at most 1000 classes" in failing(
         EGTEA_test.main, *flags_for_test(data, tmp_path / "huge.pth")
     )
     assert "has no head (fc)" in failing(EGTEA_test.main, *flags_for_test(data, tmp_path / "headless.pth"))
@@ -613,7 +615,7 @@ def test_the_report_is_printed_before_files_that_may_fail(data, finished, tmp_pa
     def draw(*arguments: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(EGTEA_test, "draw", draw)
+    monkeypatch.setattr(EGTEA_test, "draw_confusion", draw)
     assert EGTEA_test.main(flags_for_test(data, finished / "best_model.pth", "--workers", 0)) == 2
     output, error = capsys.readouterr()
     assert re.match(r"Test Accuracy is \d\.\d{4}$", output.splitlines()[-1])

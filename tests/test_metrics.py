@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from longtail.devices import Runtime
-from longtail.metrics import count_confusion, shot_accuracy
+from longtail.metrics import class_figures, count_confusion, report, shot_accuracy
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -26,3 +26,14 @@ def test_shots():
         {"all": 0.575, "many": 0.9, "medium": 0.6, "few": 0.2}
     )
     assert math.isnan(shot_accuracy(correct, total, [500] * 4)["few"])
+
+
+def test_figures_of_classes_and_of_older_tests_of_verbs():
+    """Of 4 clips of `take` 3 are right; of the 5 that were called `take` too."""
+    confusion = torch.tensor([[3, 1], [2, 4]])
+    take = report(confusion, [9, 8], ["take", "put"])["classes"][0]
+    assert (take["accuracy"], take["precision"], take["taken_for"]) == (0.75, pytest.approx(0.6), "put")
+    verb = {"name": "take", "training_clips": 9, "clips": 4, "correct": 3, "precision": 0.6, "recall": 0.75}
+    [older] = class_figures({"verbs": [verb]})
+    assert older == {key: pytest.approx(take[key]) if key == "precision" else take[key] for key in older}
+    assert older.keys() == take.keys() - {"taken_for"}
