@@ -18,6 +18,21 @@ def test_orthogonalized_has_the_vectors_of_the_svd_and_values_near_1(shape):
     assert (core - core.diagonal().diag()).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("shape", [(2, 5), (5, 2)])
+def test_a_singular_value_goes_through_the_polynomial_five_times(shape):
+    """Values 3 and 4 begin as 3/5 and 4/5 of the Frobenius norm; each goes its own way, by plain numbers."""
+    expected = []
+    for value in (0.6, 0.8):
+        for _ in range(5):
+            value = 3.4445 * value - 4.7750 * value**3 + 2.0315 * value**5
+        expected.append(value)
+    values = torch.zeros(shape)
+    values[0, 0], values[1, 1] = 3.0, 4.0
+    result = orthogonalized(values)
+    assert [result[0, 0].item(), result[1, 1].item()] == pytest.approx(expected, rel=1e-5)
+    assert result.count_nonzero() == 2
+
+
 def test_filters_step_along_the_momentum_made_orthogonal():
     """Two steps with momentum 0.5: directions g + 0.5 g, then h + 0.5 (h + 0.5 g).
 
