@@ -9,10 +9,11 @@ distributed.py   start a Runtime; how the processes of a job find each other
 checkpoints.py   save and safely load checkpoints and weights
 tensorboard.py   the log for TensorBoard
 run.py           the folder of a run: its log, its last and best checkpoint, resuming
+heads.py         the cosine classifier
 losses.py        the losses that CDB-CE is compared with
 loss_flags.py    the flags of all losses, and the loss that they describe
-heads.py         the cosine classifier
 metrics.py       confusion counts, many / medium / few shot, macro F1
+distillation.py  learning from the probabilities of trained networks
 confusion_picture.py  the hardest classes, and what they are mistaken for
 posthoc.py       classifiers on a trained network's outputs: logit adjustment
 batch_losses.py  an epoch's losses, read from the device and checked
