@@ -35,15 +35,22 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
-from backbones import check_batches, load_pretrained, training_precision
+from backbones import (
+    check_batches,
+    check_image_size,
+    fetch_published,
+    load_pretrained,
+    load_published,
+    normalization_of,
+    training_precision,
+)
 from cdb_loss import CDBLoss
-from imagenet_config import Config, read_config
+from imagenet_config import PUBLISHED, Config, read_config
 from imagenet_lists import ImageList, check_classes, check_leaks, locate, read_class_names
 from imagenet_loader import ImageLoader
 from imagenet_predict import TOP, write_predictions
 from imagenet_sampling import class_probabilities
 from imagenet_test import BEST, PICTURES, RESULTS, evaluate, read_configured_list
-from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
 from longtail.cli import (
     DEVICE_HELP,
@@ -64,6 +71,7 @@ from longtail.training import Training, begin, epoch_seed, fit
 from resnet10 import ImageNetModel, join_state, load_model, split_state, start_second_stage
 
 CONFIG = "config.yaml"
+WARMUP_START = 0.01  # epochs; so that the first batch teaches something
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -169,9 +177,20 @@ class TwoPartTraining(Training):
         super().restore({**state, "state_dict": join_state(state, run.last)}, run)
 
 
-def cosine_schedule(epochs: int) -> Callable[[float], float]:
-    """Return a schedule that falls from 1 towards 0 after each epoch, so that the last epoch still learns."""
-    return lambda progress: (1 + math.cos(math.pi * math.floor(progress * epochs + 1e-6) / epochs)) / 2
+def cosine_schedule(epochs: int, warmup_epochs: float = 0) -> Callable[[float], float]:
+    """Return a schedule that falls from 1 towards 0 after each epoch, so that the last epoch still learns.
+
+    During the warm-up it rises from 0 to 1, batch by batch.
+    """
+
+    def factor(progress: float) -> float:
+        done = progress * epochs
+        if done < warmup_epochs:
+            return (done + WARMUP_START) / (warmup_epochs + WARMUP_START)
+        epoch = math.floor(done - warmup_epochs + 1e-6)
+        return (1 + math.cos(math.pi * epoch / (epochs - warmup_epochs))) / 2
+
+    return factor
 
 
 def read_lists(config: Config, runtime: Runtime) -> tuple[ImageList, ...]:
@@ -218,16 +237,27 @@ def build_model(config: Config, resuming: bool, runtime: Runtime) -> ImageNetMod
     """
     torch.manual_seed(config.seed)
     model = ImageNetModel(config.num_classes, config.stage, config.backbone)
-    if config.pretrained and not resuming:
+    check_image_size(model.feat_model, config.backbone, config.image_size)
+    if config.pretrained == PUBLISHED and not resuming:
+        file = runtime.broadcast(fetch_published(config.backbone) if runtime.is_main else None)
+        load_published(model.feat_model, config.backbone, file)
+    elif config.pretrained and not resuming:
         load_pretrained(model.feat_model, config.path("pretrained"))
     if config.stage != "features" and not resuming:
         start_second_stage(model, first_stage_model(config))
     return model.to(runtime.device, memory_format=torch.channels_last)
 
 
-def build_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
-    """Return SGD on what this stage trains."""
-    groups = [{"params": [p for p in model.parameters() if p.requires_grad], "initial_lr": config.lr}]
+def build_optimizer(model: ImageNetModel, config: Config) -> torch.optim.Optimizer:
+    """Return the optimizer of what this stage trains. With head_lr the classifier has a rate of its own."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [{"params": parameters, "initial_lr": config.lr}]
+    if config.head_lr is not None:
+        body = [parameter for parameter in model.feat_model.parameters() if parameter.requires_grad]
+        head = [parameter for parameter in model.classifier.parameters() if parameter.requires_grad]
+        groups = [{"params": body, "initial_lr": config.lr}, {"params": head, "initial_lr": config.head_lr}]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
 
 
@@ -276,7 +306,7 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
         parallel_model=runtime.parallelize(model),
         criterion=criterion,
         optimizer=build_optimizer(model, config),
-        schedule=cosine_schedule(config.num_epochs),
+        schedule=cosine_schedule(config.num_epochs, config.warmup_epochs),
         train_batches=lambda epoch: loaders[0].training_batches(
             probabilities(epoch), config.batch_size, epoch_seed(config.seed, epoch)
         ),
@@ -308,7 +338,7 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
             "class_names": names or train_set.class_names(config.num_classes),
             "class_counts": counts,
             "first_stage": starts.get("first_stage"),
-            "normalization": {"mean": list(MEAN), "std": list(STD)},
+            "normalization": normalization_of(model.feat_model),
         },
     )
 

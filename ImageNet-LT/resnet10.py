@@ -1,7 +1,7 @@
-"""ResNet-10 and its classifiers; He et al., CVPR 2016, with one basic block in each stage, as Liu et al., CVPR 2019,
-use it.
+"""ResNet-10 and its classifiers.
 
-5,418,792 parameters at 1000 classes. Attribute names are the checkpoint's keys, those of torchvision's ResNet.
+He et al., CVPR 2016, with one basic block in each stage, as Liu et al., CVPR 2019, use it. 5,418,792 parameters at 1000
+classes. Attribute names are the checkpoint's keys, those of torchvision's ResNet.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones import torchvision_backbone
+from backbones import TIMM, timm_backbone, torchvision_backbone
 from longtail.checkpoints import load_weights
 
 FEATURES = 512
@@ -26,11 +26,11 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = (
-            nn.Identity()
-            if in_channels == channels
-            else nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
-        )
+        self.downsample: nn.Module = nn.Identity()
+        if in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -62,6 +62,15 @@ class ResNet10(nn.Module):
         return x.mean(dim=(2, 3))
 
 
+def build_backbone(name: str) -> tuple[nn.Module, int]:
+    """Return a backbone with random weights, from images (N, 3, H, W) to features (N, F), and F."""
+    if name == "resnet10":
+        return ResNet10(), FEATURES
+    if name.startswith(TIMM):
+        return timm_backbone(name)
+    return torchvision_backbone(name)
+
+
 class LinearClassifier(nn.Module):
     """Map features (N, F) to logits (N, num_classes)."""
 
@@ -74,9 +83,7 @@ class LinearClassifier(nn.Module):
 
 
 class ScaledClassifier(LinearClassifier):
-    """Learnable weight scaling (LWS): w_c becomes f_c * w_c, and only f is learned; Kang et al., ICLR 2020, section
-    4.2.
-    """
+    """Learnable weight scaling: w_c becomes f_c * w_c, and only f is learned; Kang et al., ICLR 2020, section 4.2."""
 
     def __init__(self, num_classes: int, features: int = FEATURES):
         super().__init__(num_classes, features)
@@ -88,16 +95,17 @@ class ScaledClassifier(LinearClassifier):
 
 
 class ImageNetModel(nn.Module):
-    """Backbone and classifier: images (N, 3, H, W) to logits (N, C). Second stages ("crt", "lws") freeze the backbone
-    and its BatchNorm.
+    """Backbone and classifier: images (N, 3, H, W) to logits (N, C).
 
-    `backbone` is one of backbones.BACKBONES.
+    Second stages ("crt", "lws") freeze the backbone and its BatchNorm. `backbone` is one of backbones.BACKBONES, or
+    timm/NAME.
     """
 
     def __init__(self, num_classes: int, stage: str = "features", backbone: str = "resnet10"):
         super().__init__()
-        self.feat_model, features = (ResNet10(), FEATURES) if backbone == "resnet10" else torchvision_backbone(backbone)
-        self.classifier = (ScaledClassifier if stage == "lws" else LinearClassifier)(num_classes, features)
+        self.feat_model, features = build_backbone(backbone)
+        classifier = ScaledClassifier if stage == "lws" else LinearClassifier
+        self.classifier = classifier(num_classes, features)
         self.frozen = stage != "features"
         self.feat_model.requires_grad_(not self.frozen)
 
@@ -143,9 +151,7 @@ def load_model(checkpoint: dict[str, Any], path: object, num_classes: int, backb
 
 
 def start_second_stage(model: ImageNetModel, first: ImageNetModel) -> None:
-    """Copy the first stage's backbone, and for LWS its classifier, with its scales if it has some; cRT learns a new
-    one.
-    """
+    """Copy the first stage's backbone, and for LWS its classifier and scales. cRT learns a new classifier."""
     model.feat_model.load_state_dict(first.feat_model.state_dict())
     if isinstance(model.classifier, ScaledClassifier):
         model.classifier.load_state_dict(first.classifier.state_dict(), strict=False)
