@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision import models
 
-from backbones import BACKBONES, TORCHVISION, check_batches, load_pretrained, torchvision_backbone, training_precision
+from backbones import BACKBONES, check_batches, load_pretrained, torchvision_backbone, training_precision
 from image_builders import make_folder
 from imagenet_table import name_of
 from imagenet_test import BEST
@@ -187,7 +187,7 @@ def test_every_test_runs(method, first_stage, capsys):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("backbone", "resnet20", f"backbone must be {', '.join(BACKBONES[:-1])} or {TORCHVISION[-1]}, not 'resnet20'"),
+        ("backbone", "resnet20", f"backbone must be {', '.join(BACKBONES)} or timm/NAME, not 'resnet20'"),
         ("pretrained", "none.pth", "no checkpoint at"),
         ("stage", "crt\nfirst_stage: /x\npretrained: x.pth", "pretrained x.pth does nothing in stage crt"),
     ],
