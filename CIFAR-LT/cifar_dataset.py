@@ -1,4 +1,7 @@
-"""CIFAR-100, CIFAR-10 and scikit-learn's digits: read, held out, cut to a long tail as in the paper, augmented in whole batches."""
+"""CIFAR-100, CIFAR-10 and scikit-learn's digits.
+
+They are read, held out, cut to a long tail as in the paper, and augmented in whole batches.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +120,10 @@ def class_names(dataset: str, data_root: Path) -> list[str]:
 
 
 def check_present(dataset: str, data_root: Path, download: bool) -> None:
-    """Raise FileNotFoundError that says what to get and where to put it. With `download`, let torchvision fetch and verify it."""
+    """Raise FileNotFoundError that says what to get and where to put it.
+
+    With `download`, let torchvision fetch and verify it.
+    """
     missing = (
         []
         if dataset == "digits"
@@ -150,7 +156,10 @@ def hold_out(images: ImageSet, per_class: int) -> tuple[Tensor, Tensor]:
 
 
 def long_tail_counts(largest: int, num_classes: int, imbalance: float) -> list[int]:
-    """Return the images of each class: from `largest` down exponentially to `largest / imbalance`; paper, section 4.1."""
+    """Return the images of each class: from `largest` down exponentially to `largest / imbalance`.
+
+    The paper, section 4.1.
+    """
     if not 1 <= imbalance <= largest:
         raise ValueError(
             f"--imbalance must lie between 1 and {largest}, the images of the largest class, not {imbalance:g}"
@@ -166,9 +175,10 @@ def first_of_each_class(labels: Tensor, counts: list[int]) -> Tensor:
 def long_tailed(dataset: str, data_root: Path, imbalance: float, protocol: str = "paper") -> tuple[ImageSet, ImageSet]:
     """Return the long-tailed training set and the balanced set on which difficulty is measured and the epoch is chosen.
 
-    "paper" holds out the last HELD_OUT_PER_CLASS images of each class before the cut. "common" is what most other papers do: it cuts
-    all images and validates on the test set. The test set then chooses the epoch, which makes the numbers too good, and gives CDB its
-    difficulties, which no rival gets. "paper-on-test" separates the two changes: the paper's training set, validated on the test set.
+    "paper" holds out the last HELD_OUT_PER_CLASS images of each class before the cut. "common" is what most other
+    papers do: it cuts all images and validates on the test set. The test set then chooses the epoch, which makes the
+    numbers too good, and gives CDB its difficulties, which no rival gets. "paper-on-test" separates the two changes:
+    the paper's training set, validated on the test set.
     """
     images = read_split(dataset, data_root, "train")
     num_classes = NUM_CLASSES[dataset]
@@ -205,7 +215,10 @@ def to_input(picture: object, constants: str = "train") -> Tensor:
 
 
 def evaluation_batches(images: ImageSet, constants: str, runtime: Runtime) -> Batches:
-    """Yield normalised images and their labels. Each of several processes gets its own images. `images` are on the device."""
+    """Yield normalised images and their labels.
+
+    Each of several processes gets its own images. `images` are on the device.
+    """
     for batch in torch.arange(runtime.rank, len(images), runtime.world_size, device=images.labels.device).split(
         EVALUATION_BATCH
     ):

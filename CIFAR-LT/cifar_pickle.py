@@ -1,7 +1,7 @@
 """Read CIFAR's pickles without letting them run code.
 
-This follows https://docs.python.org/3/library/pickle.html#restricting-globals: find_class admits only the names that such a file
-needs. Here those names are replaced by functions that can build only arrays of bytes, and text.
+This follows https://docs.python.org/3/library/pickle.html#restricting-globals: find_class admits only the names that
+such a file needs. Here those names are replaced by functions that can build only arrays of bytes, and text.
 """
 
 import pickle
@@ -47,7 +47,10 @@ class DataUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path) -> dict[bytes, object]:
-    """Return the dictionary in a file of CIFAR's Python version. Raise ValueError if it is damaged or asks for anything but data."""
+    """Return the dictionary in a file of CIFAR's Python version.
+
+    Raise ValueError if it is damaged or asks for anything but data.
+    """
     with open(path, "rb") as file:
         try:
             entry = DataUnpickler(file, encoding="bytes").load()

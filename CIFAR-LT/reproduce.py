@@ -6,9 +6,10 @@
     python reproduce.py --again --only recipe=fast,imbalance=20     run what is finished too, in --runs, and compare
     python reproduce.py --publish --only recipe=paper,tau=1.5       put the trained weights into ../pretrained_weights
 
-Runs live in --runs DIR. Each finished one leaves its log, its settings and its test figures in results/NAME/, from which the tables
-are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in README.md, with a list of the runs still open;
-the short tables in ../README.md; and the pictures losses, tau, steadiness and overview (.png) in results/.
+Runs live in --runs DIR. Each finished one leaves its log, its settings and its test figures in results/NAME/, from
+which the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in README.md,
+with a list of the runs still open; the short tables in ../README.md; and the pictures losses, tau, steadiness and
+overview (.png) in results/.
 """
 
 import json
@@ -69,7 +70,10 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def run(open_jobs: list[Job], again: bool, data_root: Path, download: bool) -> int:
-    """Run the jobs in order. Write the tables after each, or, `again`, say how it compares. Return 0, or the code of a failure."""
+    """Run the jobs in order.
+
+    Write the tables after each, or, `again`, say how it compares. Return 0, or the code of a failure.
+    """
     started = time.perf_counter()
     for number, job in enumerate(open_jobs, 1):
         each = (time.perf_counter() - started) / max(number - 1, 1) / 60

@@ -1,4 +1,6 @@
-"""ResNet-32 for small images; He et al., CVPR 2016, section 4.2: 3 stages of 5 blocks, parameter-free shortcuts (option A).
+"""ResNet-32 for small images; He et al., CVPR 2016, section 4.2.
+
+It has 3 stages of 5 blocks and shortcuts without parameters (option A).
 
 470,004 parameters at 100 classes. Attribute names are the checkpoint's keys.
 """
@@ -12,7 +14,10 @@ from longtail.heads import build_head
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut without parameters; maps (N, C, H, W) to (N, C', H / stride, W / stride)."""
+    """Two 3x3 convolutions beside a shortcut without parameters.
+
+    It maps (N, C, H, W) to (N, C', H / stride, W / stride).
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()

@@ -1,7 +1,6 @@
-"""Distillation: a network learns from the labels, and from the probabilities that trained networks give the same images.
+"""Distillation: a network learns from labels, and from the probabilities that trained networks give the same images.
 
-Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, sections 2 and 5: the mean of the teachers, and half
-of the loss from each side.
+Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, sections 2 and 5.
 """
 
 from collections.abc import Iterator, Sequence

@@ -264,8 +264,8 @@ class BalancingMargin(nn.Module):
     """Turn cosines, (N, C, ...), into logits in which the true class has to win by an angle.
 
     The difficulty-aware balancing margin of Son et al., AAAI 2025, equations 6 to 9: the true class's angle grows by
-    m = DBM_MAX_MARGIN n_min / n_c, and by m (1 - cosine) / 2 more if another class has the larger cosine. All cosines are
-    multiplied by DBM_SCALE.
+    m = DBM_MAX_MARGIN n_min / n_c, and by m (1 - cosine) / 2 more if another class has the larger cosine. All cosines
+    are multiplied by DBM_SCALE.
     """
 
     def __init__(self, class_counts: Sequence[int]):
@@ -304,7 +304,7 @@ class DBMLoss(BalancedSoftmaxLoss):
 
 
 class CDBMarginLoss(nn.Module):
-    """A loss of logits over cosines with a BalancingMargin: with CDBLoss, difficulty sets weights beside the margins."""
+    """A loss of logits over cosines with a BalancingMargin; CDBLoss's difficulty sets weights beside the margins."""
 
     def __init__(self, class_counts: Sequence[int], loss: nn.Module):
         super().__init__()

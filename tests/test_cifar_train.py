@@ -1,4 +1,7 @@
-"""What `prepare` wires together: the constants of the recipes, the flags, the images of an epoch. Nothing is trained."""
+"""What `prepare` wires together: the constants of the recipes, the flags, the images of an epoch.
+
+Nothing is trained.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +25,10 @@ COUNTS = [114, 81, 58, 41, 30, 21, 15, 11, 7, 5]  # 114 * 20 ** (-c / 9)
 
 @pytest.fixture(scope="module")
 def cifar10(tmp_path_factory) -> tuple[str, ...]:
-    """Flags for 400 training and 250 validation images; red is a pixel's row, green its column, both from 1 on, blue the class."""
+    """Flags for 400 training and 250 validation images.
+
+    Red is a pixel's row, green its column, both from 1 on, blue the class.
+    """
     root = write_cifar(tmp_path_factory.mktemp("cifar10"), "cifar10", tests=1)
     labels = np.arange(130) % 10
     row, column = (np.broadcast_to(axis, (32, 32)) for axis in np.ogrid[1:33, 1:33])
@@ -56,7 +62,10 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
 
 
 def test_paper_recipe(cifar10):
-    """240 epochs of batches of 32; 0.1, from epoch 161 on 0.001, from 211 on 0.00001; all but the head's bias decays by 5e-4."""
+    """240 epochs of batches of 32; 0.1, from epoch 161 on 0.001, from 211 on 0.00001.
+
+    All but the head's bias decays by 5e-4.
+    """
     training = prepared(*cifar10)
     assert (training.epochs, training.batches_per_epoch, training.ema) == (240, 13, None)
     assert len(next(iter(training.train_batches(1)))[1]) == 32
@@ -69,7 +78,10 @@ def test_paper_recipe(cifar10):
 
 
 def test_fast_recipe(cifar10):
-    """30 epochs of batches of 64; a rise from 4 % in 3 epochs, level to the 12th, then down; Muon at 0.02 on 30 convolutions."""
+    """30 epochs of batches of 64; a rise from 4 % in 3 epochs, level to the 12th, then down.
+
+    Muon steps at 0.02 on 30 convolutions.
+    """
     training = prepared(*cifar10, "--recipe", "fast")
     assert (training.epochs, training.batches_per_epoch) == (30, 7)
     assert len(next(iter(training.train_batches(1)))[1]) == 64
@@ -99,7 +111,10 @@ def test_lr_flag_moves_every_rate(cifar10, recipe, expected):
 
 @pytest.mark.parametrize("recipe", ["paper", "fast"])
 def test_training_images_are_shifted_by_up_to_4_pixels_flipped_and_normalised(cifar10, recipe):
-    """Two pixels in the middle say where a crop was cut and whether it was flipped: row 16, column 16 or 17, moved by -4 to 4."""
+    """Two pixels in the middle say where a crop was cut and whether it was flipped.
+
+    Row 16, column 16 or 17, moved by -4 to 4.
+    """
     images = pixels(torch.cat([images for images, _ in prepared(*cifar10, "--recipe", recipe).train_batches(1)]))
     assert len(images) == 400
     assert (images - images.round()).abs().max() < 1e-3 and images.round().unique().tolist() == list(range(33))
@@ -146,7 +161,10 @@ def test_flags_reach_the_loss(flags, name, value):
 
 
 def test_losses_know_the_counts_of_the_training_set():
-    """383 images: classes 8 and 9 have 1.8 and 1.3 % of them; 5 are as good as 1 / (1 - 0.5 ** 5) = 32 / 31 of any number."""
+    """383 images: classes 8 and 9 have 1.8 and 1.3 % of them.
+
+    5 are as good as 1 / (1 - 0.5 ** 5) = 32 / 31 of any number.
+    """
     equalization = prepared(*DIGITS, "--loss_type", "EQL", "--eql_lambda", "0.02").criterion
     assert equalization.class_counts.tolist() == COUNTS
     assert equalization.rare.tolist() == [False] * 8 + [True] * 2

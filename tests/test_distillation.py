@@ -55,7 +55,7 @@ def test_loss_is_half_the_labels_and_half_the_teachers(two_teachers):
 
 
 def test_the_student_has_the_gradient_and_the_teacher_none(two_teachers):
-    """Of one image at student logits (0, 0): half of (1/2 - 1, 1/2), and half of T (q - p) = 2 (1/2 - 3/4, 1/2 - 1/4)."""
+    """Student logits (0, 0) of one image: half of (1/2 - 1, 1/2), and half of T (q - p) = 2 (1/2 - 3/4, 1/2 - 1/4)."""
     distillation = Distillation(nn.CrossEntropyLoss(), 1.0, two_teachers[:1], CPU)
     [(_, targets)] = distillation.batches([(torch.tensor([[1.0]]), torch.tensor([0]))])
     student = torch.zeros(1, 2, requires_grad=True)

@@ -17,7 +17,10 @@ DATA = ROOT / "CIFAR-LT/data"
 
 @pytest.fixture(scope="module")
 def cifar100(tmp_path_factory):
-    """The 10,000 test images, where the commands look for them; else from the development data, with a training file that is empty."""
+    """The 10,000 test images, where the commands look for them.
+
+    Else they come from the development data, with a training file that is empty.
+    """
     from PIL import Image
 
     if (DATA / "cifar-100-python").is_dir():

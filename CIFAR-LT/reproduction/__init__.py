@@ -1,1 +1,4 @@
-"""How the published tables are made: jobs run trainings, tables and figures are written from their logs, weights are published."""
+"""How the published tables are made.
+
+Jobs run trainings, tables and figures are written from their logs, weights are published.
+"""

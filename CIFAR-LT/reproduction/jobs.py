@@ -1,4 +1,7 @@
-"""The runs behind the published tables: their names and places, whether they are finished, how they are run. plan.py lists them."""
+"""The runs behind the published tables: their names and folders, whether they are finished, how they are run.
+
+plan.py lists them.
+"""
 
 import gzip
 import json
@@ -51,7 +54,10 @@ class Entry:
 
     @property
     def is_adjustable(self) -> bool:
-        """Whether logit adjustment after training is tested too: on cross-entropy, with validation images to choose its strength."""
+        """Whether logit adjustment after training is tested too.
+
+        It is on cross-entropy, with validation images to choose its strength.
+        """
         return self.loss_type == "CE" and self.dataset != "digits" and self.protocol in ("", "paper")
 
     @property
@@ -134,7 +140,10 @@ class Job:
             return "epoch ?"
 
     def execute(self, data_root: Path, download: bool) -> int:
-        """Train (or resume) and test in the job's folder. Return 0, or the exit code of the one that failed or was stopped."""
+        """Train (or resume) and test in the job's folder.
+
+        Return 0, or the exit code of the one that failed or was stopped.
+        """
         data = ["--data_root", str(data_root), *(["--download"] if download else [])]
         train = [*self.entry.flags, "--seed", str(self.seed), "--save_model", str(self.folder), "--resume", *data]
         settings = self.folder / f"{self.log.stem}.json"

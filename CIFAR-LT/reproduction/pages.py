@@ -70,7 +70,10 @@ def open_runs() -> str:
 
 
 def write_tables() -> None:
-    """Write each table with a finished run to results/TABLE.md and .csv and between its marks in README.md; and what is open."""
+    """Write each table with a finished run to results/TABLE.md and .csv and between its marks in README.md.
+
+    Write also which runs are open.
+    """
     for table, entries in plan.TABLES.items():
         rows = [table_row(entry, done) for entry in entries if (done := finished(entry))]
         if not rows:
@@ -102,7 +105,10 @@ def write_short_table() -> None:
 
 
 def write_demo_table() -> None:
-    """Write what `make demo` claims: the paired difference of its two losses in each precision, with one thread and two."""
+    """Write what `make demo` claims: the paired difference of its two losses.
+
+    It has a row for each precision, with one thread and two.
+    """
     rows = [
         {
             "precision": ce.precision,
@@ -167,13 +173,19 @@ def weight_swing(log: Path) -> float:
 
 
 def swing_of(entry: Entry | None) -> str:
-    """Return how much a class's weight moves: its standard deviation over the last epochs, median of classes, mean of seeds."""
+    """Return how much a class's weight moves.
+
+    It is the standard deviation over the last epochs, median of classes, mean of seeds.
+    """
     swings = [weight_swing(job.kept_log) for job in finished(entry)] if entry else []
     return f"{np.mean(swings):.3f}" if swings else "-"
 
 
 def write_safety_tables() -> None:
-    """Write cross-entropy against CDB-CE with the published and with the smoothed difficulty; and CDB-BS against Balanced Softmax."""
+    """Write cross-entropy against CDB-CE with the published and with the smoothed difficulty.
+
+    Write CDB-BS against Balanced Softmax too.
+    """
     safety = [
         {
             "data": data,

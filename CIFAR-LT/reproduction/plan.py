@@ -100,7 +100,8 @@ TABLES = {
         digits(20, "CDB-CE", "dynamic", "smoothed"),
     ),
 }
-# Is the loss safe: data, cross-entropy, the published formula, smoothed difficulty. And the combination against its rival.
+# Is the loss safe: data, cross-entropy, the published formula, smoothed difficulty. And the combination against its
+# rival.
 SAFETY = (
     (
         "digits, imbalance 50",
@@ -176,7 +177,9 @@ def all_entries() -> list[Entry]:
 
 
 def select(only: str, seeds: int | None, runs: Path) -> list[Job]:
-    """Return the jobs of the tables that match `only`: the name of a run, with or without its seed, or KEY=VALUE of an entry's settings.
+    """Return the jobs of the tables that match `only`.
+
+    It is the name of a run, with or without its seed, or KEY=VALUE of an entry's settings.
 
     Raise ValueError if none does.
     """
