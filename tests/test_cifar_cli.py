@@ -1,4 +1,4 @@
-"""The CIFAR command lines as a user types them: the runs, their kill and resume, several processes, and every mistake."""
+"""The CIFAR command lines as a user types them: the runs, their kill and resume, several processes, every mistake."""
 
 import hashlib
 import json
@@ -205,7 +205,8 @@ import cifar_train, torch
 def fit(training, run, description, runtime, fit=cifar_train.fit):
     fit(training, run, description, runtime)
     models = training.model.state_dict(), training.selected.state_dict()
-    state = [training.criterion.weight.tolist(), *[[p.double().sum().item() for p in model.values()] for model in models]]
+    sums = [[p.double().sum().item() for p in model.values()] for model in models]
+    state = [training.criterion.weight.tolist(), *sums]
     open({str(tmp_path)!r} + f"/rank{{runtime.rank}}.json", "w").write(json.dumps(state))
 cifar_train.fit = fit
 sys.exit(cifar_train.main())
@@ -230,7 +231,7 @@ sys.exit(cifar_train.main())
 
 
 def test_logit_adjustment_is_chosen_on_validation(finished, tmp_path, capsys):
-    """Its strength is among the figures; the accuracy is that of the scores minus strength times log prior, worked out here."""
+    """Its strength is among the figures; the accuracy is that of the scores minus strength times log prior."""
     checkpoint, file = finished / f"best_{NAME}.pth", tmp_path / "test.json"
     assert (
         cifar_test.main(
@@ -252,7 +253,10 @@ def test_logit_adjustment_is_chosen_on_validation(finished, tmp_path, capsys):
 
 
 def test_logit_adjustment_of_cosines_is_that_of_the_logits_they_stand_for():
-    """Priors 0.9 and 0.1, cosines (0.52, 0.5): logits 30 times as large differ by 0.6, and strength 0.3 shifts them by 0.66."""
+    """Priors 0.9 and 0.1, cosines (0.52, 0.5).
+
+    Logits 30 times as large differ by 0.6, and strength 0.3 shifts them by 0.66.
+    """
     cosines, labels = torch.tensor([[0.52, 0.5]]), torch.tensor([1])
     for scale, chosen in ((logit_scale("cosine", "LDAM-DRW"), 0.3), (logit_scale("linear", "CE"), 0.1)):
         confusion, strength = cifar_test.count_adjusted(
@@ -304,7 +308,10 @@ def test_cifar100_command_to_the_letter_and_a_released_checkpoint(cifar, tmp_pat
 
 
 def red_or_not() -> ResNet32:
-    """Class 0 for an image whose red is above the mean that is subtracted, class 1 for one below: the shortcuts carry both."""
+    """Class 0 for an image whose red is above the mean that is subtracted, class 1 for one below.
+
+    The shortcuts carry both.
+    """
     network = ResNet32(100)
     for parameter in network.parameters():
         torch.nn.init.zeros_(parameter)
@@ -347,7 +354,7 @@ def test_schedules():
 
 
 def test_fast_recipe_common_protocol_and_reduction(tmp_path, capsys):
-    """The flags reach the run: Nesterov, batch size, averaged weights, Muon; 35 instead of 10 images of the largest class."""
+    """The flags reach the run: Nesterov, batch size, averaged weights, Muon; 35 instead of 10 images of class 0."""
     data = write_cifar(tmp_path, "cifar10", per_class=35)
     flags = [
         "--dataset",

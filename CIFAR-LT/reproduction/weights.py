@@ -12,9 +12,10 @@ from reproduction.jobs import HERE, Job
 WEIGHTS = HERE.parent / "pretrained_weights"
 INTRODUCTION = """# Trained weights
 
-Each file holds the epoch with the best validation accuracy; `cifar_test.py` reads everything else from it. Run the commands in
-`CIFAR-LT/`. The figures may differ in the last digit between bf16 and fp32, and between processors. `resnext-101-kinetics.pth`, from which
-EGTEA starts, goes here too; it is not part of this repository. This page is written by `CIFAR-LT/reproduce.py --publish`.
+Each file holds the epoch with the best validation accuracy; `cifar_test.py` reads everything else from it. Run the
+commands in `CIFAR-LT/`. The figures may differ in the last digit between bf16 and fp32, and between processors.
+`resnext-101-kinetics.pth`, from which EGTEA starts, goes here too; it is not part of this repository. This page is
+written by `CIFAR-LT/reproduce.py --publish`.
 """
 
 
@@ -44,7 +45,7 @@ def section(job: Job) -> str:
 
 
 def publish(jobs: list[Job]) -> None:
-    """Copy the best checkpoints of finished jobs to pretrained_weights/, and write its README for all that are there."""
+    """Copy the best checkpoints of finished jobs to pretrained_weights/. Write its README for all that are there."""
     for job in jobs:
         check_publishable(job)
     for job in jobs:
