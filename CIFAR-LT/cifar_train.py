@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
-from cdb_loss import DIFFICULTIES, CDBLoss, read_tau
+from cdb_loss import CDBLoss
 from cifar_dataset import (
     NUM_CLASSES,
     PROTOCOLS,
@@ -49,8 +49,8 @@ from longtail.cli import (
 from longtail.devices import Runtime
 from longtail.distillation import Distillation, Teacher
 from longtail.distributed import start_runtime
-from longtail.loss_flags import add_loss_arguments, build_loss
-from longtail.losses import COSINE_LOSSES
+from longtail.loss_flags import add_loss_arguments, build_loss, complete_loss_arguments
+from longtail.losses import LOSSES, find_loss
 from longtail.run import Run
 from longtail.training import Training, begin, epoch_seed, fit
 from muon import Muon
@@ -149,7 +149,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         "and validate on the test set, as many papers do; paper-on-test: cut as paper, validate on the test set",
     )
     data.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
-    add_loss_arguments(parser, read_tau, DIFFICULTIES)
+    add_loss_arguments(parser)
     training = parser.add_argument_group("training")
     training.add_argument(
         "--recipe",
@@ -168,11 +168,12 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         type=number_in(0, math.inf, include_low=False),
         help="peak learning rate, and Muon's in proportion; " + defaults("lr"),
     )
+    own_scale = [loss.name for loss in LOSSES if loss.cosine_scale]
     training.add_argument(
         "--head",
         choices=("linear", "cosine"),
         help="the classifier; cosine: 32 times the cosines between features and class vectors; default: linear, but "
-        f"cosine for {' and '.join(COSINE_LOSSES)}, which have a scale of their own",
+        f"cosine for {' and '.join(own_scale)}, which have a scale of their own",
     )
     training.add_argument(
         "--teacher",
@@ -204,7 +205,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
 
 
 def complete(args: Namespace) -> Namespace:
-    """Fill in what depends on the data set. Raise ValueError for values that contradict each other."""
+    """Fill in what depends on the data set and the loss. Raise ValueError for values that contradict each other."""
+    complete_loss_arguments(args)
     args.dataset = args.dataset or {10: "cifar10"}.get(args.class_num, "cifar100")
     if args.class_num not in (None, NUM_CLASSES[args.dataset]):
         raise ValueError(f"--class_num {args.class_num}: {args.dataset} has {NUM_CLASSES[args.dataset]} classes")
@@ -217,9 +219,10 @@ def complete(args: Namespace) -> Namespace:
     recipe = RECIPES[args.recipe]
     args.max_epochs, args.batch_size = args.max_epochs or recipe.epochs, args.batch_size or recipe.batch_size
     args.lr = recipe.lr if args.lr is None else args.lr
-    if args.head == "linear" and args.loss_type in COSINE_LOSSES:
+    loss = find_loss(args.loss_type)
+    if args.head == "linear" and loss.head == "cosine":
         raise ValueError(f"--head linear: --loss_type {args.loss_type} takes cosines; drop --head")
-    args.head = args.head or ("cosine" if args.loss_type in COSINE_LOSSES else "linear")
+    args.head = args.head or loss.head
     args.teacher = [find_checkpoint(run) for run in args.teacher]
     return args
 
@@ -297,7 +300,7 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]
         part.to(runtime.device) for part in long_tailed(args.dataset, args.data_root, args.imbalance, args.protocol)
     )
     counts, recipe = train_set.class_counts(args.class_num), RECIPES[args.recipe]
-    is_scaled = args.head == "cosine" and args.loss_type not in COSINE_LOSSES
+    is_scaled = args.head == "cosine" and not find_loss(args.loss_type).cosine_scale
     description = {
         "dataset": args.dataset,
         "class_names": class_names(args.dataset, args.data_root),

@@ -10,7 +10,7 @@ import torch
 from longtail.checkpoints import load_checkpoint, load_weights
 from longtail.devices import Runtime
 from longtail.distillation import Teacher
-from longtail.losses import COSINE_LOSSES, LDAM_SCALE
+from longtail.losses import LDAM_SCALE, LOSSES
 from longtail.plot import find_log
 from resnet32 import ResNet32
 
@@ -34,7 +34,10 @@ def checksum(path: Path) -> str:
 
 def logit_scale(head: str, loss_type: str | None) -> float:
     """Return what makes logits of a network's outputs: cosines are multiplied as its loss did."""
-    return COSINE_LOSSES.get(loss_type or "", LDAM_SCALE) if head == "cosine" else 1.0
+    if head != "cosine":
+        return 1.0
+    scales = {loss.name: loss.cosine_scale for loss in LOSSES}
+    return scales.get(loss_type or "") or LDAM_SCALE
 
 
 def load_teacher(path: Path, description: dict[str, Any], runtime: Runtime) -> Teacher:

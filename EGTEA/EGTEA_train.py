@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
-from cdb_loss import DIFFICULTIES, CDBLoss, read_tau
+from cdb_loss import CDBLoss
 from egtea_clips import check_labels, count_labels, read_class_names, read_clips, split_identity
 from egtea_dataset import ClipSet, evaluation_batches, memory_format, training_batches
 from longtail.cli import (
@@ -38,8 +38,8 @@ from longtail.cli import (
 )
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.loss_flags import CDB_LOSSES, absent_classes_line, add_loss_arguments, build_loss
-from longtail.losses import COSINE_LOSSES
+from longtail.loss_flags import absent_classes_line, add_loss_arguments, build_loss, complete_loss_arguments
+from longtail.losses import find_loss
 from longtail.run import Run
 from longtail.training import Training, begin, fit
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, load_pretrained, warn_of_bf16
@@ -81,7 +81,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     data.add_argument(
         "--sample_size", type=positive_int, default=224, help="side of the network's input, in pixels; default: 224"
     )
-    add_loss_arguments(parser, read_tau, DIFFICULTIES)
+    add_loss_arguments(parser)
     training = parser.add_argument_group("training")
     training.add_argument(
         "--pretrained_model",
@@ -123,16 +123,15 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     )
     add_run_arguments(execution, "--save_model")
     args = parser.parse_args(argv)
+    complete_loss_arguments(args)
     if args.accumulate > args.batch_size:
         raise ValueError(
             f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips cannot be split into so many parts"
         )
-    if args.accumulate > 1 and (
-        args.loss_type == "LDAM-DRW" or args.loss_type in CDB_LOSSES and args.reduction == "weighted_mean"
-    ):
+    if args.accumulate > 1 and build_loss(args, [1], CDBLoss).reduction == "weighted_mean":
         raise ValueError(
-            f"--accumulate {args.accumulate} goes with neither --reduction weighted_mean nor --loss_type LDAM-DRW: "
-            "both divide by the summed weights of the whole batch, which its parts do not know"
+            f"--accumulate {args.accumulate} does not go with --loss_type {args.loss_type}, or not with --reduction "
+            "weighted_mean: the loss divides by the summed weights of the whole batch, which its parts do not know"
         )
     if args.class_names and not args.class_names.is_file():
         raise FileNotFoundError(f"--class_names {args.class_names}: there is no such file")
@@ -155,10 +154,10 @@ def read_data(args: Namespace, runtime: Runtime) -> tuple[ClipSet, ClipSet, list
         )
     check_labels(args.val_file, val, num_classes)
     absent = [str(c + 1) for c, count in enumerate(count_labels(val, num_classes)) if not count]
-    if args.loss_type in CDB_LOSSES and (
-        line := absent_classes_line(args, absent, args.val_file, "--difficulty smoothed")
-    ):
-        runtime.say(line)
+    if find_loss(args.loss_type).measures_difficulty:
+        line = absent_classes_line(args, absent, args.val_file, "--difficulty smoothed")
+        if line:
+            runtime.say(line)
     train_set, val_set = (
         ClipSet(args.data_root, clips, args.frames_per_clip, args.sample_size) for clips in (train, val)
     )
@@ -198,7 +197,7 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
     runtime.check_batch_size(args.batch_size)
     train_set, val_set, counts = read_data(args, runtime)
     names = read_class_names(args.class_names, len(counts))
-    head = "cosine" if args.loss_type in COSINE_LOSSES else "linear"
+    head = find_loss(args.loss_type).head
     model = build_model(args, len(counts), head, resuming, runtime)
     criterion = build_loss(args, counts, CDBLoss).to(runtime.device)
     groups = parameter_groups(model, args.lr, args.head_lr)

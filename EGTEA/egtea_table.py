@@ -11,25 +11,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands
 
 from longtail.cli import exit_code
 from longtail.metrics import class_figures
-from longtail.tables import cdb_settings_label, percent, write_table
+from longtail.tables import loss_label, percent, write_table
 
 GROUPS = ("all", "majority", "minority")
 MEASURES = ("recall", "precision")
-SETTINGS = {
-    "gamma": ("FL", "CB_Focal", "CDB-FL"),
-    "beta": ("CB_Softmax", "CB_Focal", "LDAM-DRW"),
-    "eql_gamma": ("EQL",),
-    "eql_lambda": ("EQL",),
-}  # and the losses that read it
 MARKS = ("<!-- egtea stand-in: written by EGTEA/egtea_table.py -->", "<!-- end of egtea stand-in -->")
-
-
-def name_of(arguments: dict[str, Any]) -> str:
-    """Return the loss and its settings; the reduction only if it is not the usual one."""
-    name = loss = arguments["loss_type"]
-    if loss.startswith("CDB"):
-        name += cdb_settings_label(arguments)
-    return name + "".join(f", {key} {arguments[key]:g}" for key, losses in SETTINGS.items() if loss in losses)
 
 
 def row(figures: dict[str, Any]) -> dict[str, str]:
@@ -39,7 +25,7 @@ def row(figures: dict[str, Any]) -> dict[str, str]:
         f"{measure}, {group}": percent(figures.get(group, {}).get(measure)) for group in GROUPS for measure in MEASURES
     }
     return {
-        "loss": name_of(arguments),
+        "loss": loss_label(arguments),
         "top-1": percent(figures["all"]["top1"]),
         **means,
         "validation": percent(figures["val_accuracy"]),

@@ -12,14 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    create_model,
+)
 
 from backbones import BACKBONES, TIMM
-from cdb_loss import DIFFICULTIES, read_tau
 from longtail.cli import PRECISIONS
 from longtail.files import expanded
-from longtail.loss_flags import CDB_LOSSES, LOSS_TYPES, MEANS
-from longtail.losses import COSINE_LOSSES
+from longtail.losses import DIFFICULTY, LOSSES, TAU, Setting, find_loss, loss_settings
 
 HERE = Path(__file__).resolve().parent
 SAMPLINGS = ("uniform", "balanced", "square_root", "progressive", "difficulty")
@@ -28,16 +34,8 @@ OPTIMIZERS = ("sgd", "adamw")
 PUBLISHED = "imagenet"  # of `pretrained`: the weights that torchvision or timm has for the backbone
 NOTHING = ("", "null", "~", "none")  # of a key that may be absent
 PATHS = ("data_root", "train_list", "val_list", "test_list", "class_list", "model_dir", "first_stage", "pretrained")
-# Which losses read a setting; in difficulty-driven sampling tau and difficulty decide the draws.
-READ_BY = {
-    "tau": CDB_LOSSES,
-    "difficulty": CDB_LOSSES,
-    "reduction": CDB_LOSSES,
-    "gamma": ("FL", "CB_Focal", "CDB-FL"),
-    "beta": ("CB_Softmax", "CB_Focal"),
-    "eql_gamma": ("EQL",),
-    "eql_lambda": ("EQL",),
-}
+LOSS_TYPES = tuple(loss.name for loss in LOSSES if loss.head == "linear")  # the networks have no cosine head
+LOSS_KEYS = tuple(setting.name for setting in loss_settings())
 
 
 def one_of(*choices: str) -> AfterValidator:
@@ -67,12 +65,20 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 OptionalText = Annotated[Text | None, BeforeValidator(none_if_nothing)]
 Count = Annotated[int, Field(ge=1, lt=2**32)]
 Side = Annotated[int, Field(ge=1, le=1024)]  # pixels; the batches must fit into memory
-Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 
 
-class Config(BaseModel):
-    """One field for each key; a field without a default must be in the file."""
+def loss_field(setting: Setting) -> tuple[Any, Any]:
+    """Return type and default of the field for a loss's setting."""
+    return Annotated[Any, BeforeValidator(setting.read)], setting.default
+
+
+fields: dict[str, Any] = {setting.name: loss_field(setting) for setting in loss_settings()}
+LossSettings = create_model("LossSettings", **fields)
+
+
+class Config(LossSettings):  # type: ignore[misc, valid-type]
+    """One field for each key, and for each setting of a loss. A field without a default must be in the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=False)
 
@@ -89,14 +95,7 @@ class Config(BaseModel):
     pretrained: OptionalText = None
     stage: Annotated[str, one_of(*STAGES)] = "features"
     first_stage: OptionalText = None
-    loss_type: Annotated[str, one_of(*(name for name in LOSS_TYPES if name not in COSINE_LOSSES))] = "CE"
-    tau: Annotated[float | str, BeforeValidator(lambda value: read_tau(str(value)))] = "dynamic"
-    difficulty: Annotated[str, one_of(*DIFFICULTIES)] = "paper"
-    reduction: Annotated[str, one_of(*MEANS)] = "mean"
-    gamma: Annotated[float, Field(ge=0)] = 1.0
-    beta: Annotated[float, Field(gt=0, lt=1)] = 0.9999
-    eql_gamma: Share = 0.9
-    eql_lambda: Share = 0.005
+    loss_type: Annotated[str, one_of(*LOSS_TYPES)] = "CE"
     sampling: Annotated[str, one_of(*SAMPLINGS)] = "uniform"
     num_epochs: Annotated[Count, Field(description="a whole number of at least 1")]
     batch_size: Annotated[Count, Field(description="a whole number of at least 1")]
@@ -131,7 +130,7 @@ class Config(BaseModel):
     @property
     def measures_difficulty(self) -> bool:
         """Whether the weights that validation gives are used, in the loss or to draw images."""
-        return self.loss_type in CDB_LOSSES or self.sampling == "difficulty"
+        return find_loss(self.loss_type).measures_difficulty or self.sampling == "difficulty"
 
     def is_default(self, key: str) -> bool:
         """Return whether a setting has its default."""
@@ -139,9 +138,10 @@ class Config(BaseModel):
 
     def reads(self, key: str) -> bool:
         """Return whether a setting of a loss has an effect here."""
-        if key in ("tau", "difficulty") and self.sampling == "difficulty":
-            return True
-        return self.loss_type in READ_BY[key]
+        used = find_loss(self.loss_type).settings
+        if self.sampling == "difficulty":
+            used += (TAU, DIFFICULTY)
+        return key in [setting.name for setting in used]
 
 
 def read_config(file: Path, say: Callable[[str], object] = print, **overrides: Any) -> Config:
@@ -154,7 +154,7 @@ def read_config(file: Path, say: Callable[[str], object] = print, **overrides: A
     typed = {key: value for key, value in overrides.items() if value is not None}
     check_names(file, lines)
     config = validated(file, lines, values, typed)
-    without_effect = [key for key in READ_BY if not config.is_default(key) and not config.reads(key)]
+    without_effect = [key for key in LOSS_KEYS if not config.is_default(key) and not config.reads(key)]
     for key in without_effect:
         reason = f"{key} {getattr(config, key)} does nothing with loss_type {config.loss_type}"
         if key in typed:

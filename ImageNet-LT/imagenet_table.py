@@ -10,8 +10,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
 from longtail.cli import exit_code
+from longtail.losses import DIFFICULTY, TAU
 from longtail.metrics import SHOT_SIZES, SHOTS
-from longtail.tables import cdb_settings_label, percent, write_table
+from longtail.tables import loss_label, percent, settings_labels, write_table
 
 STAGES = {"crt": "cRT", "lws": "LWS"}
 METHODS = {"tau_norm": "tau-normalised", "ncm": "nearest class mean", "logit_adjustment": "logit adjustment"}
@@ -21,18 +22,15 @@ MARKS = ("<!-- imagenet stand-in: written by ImageNet-LT/imagenet_table.py -->",
 def name_of(figures: dict[str, Any]) -> str:
     """Return what was trained and how it was tested."""
     arguments = figures["arguments"]
-    loss, sampling, stage = (arguments.get(key, "") for key in ("loss_type", "sampling", "stage"))
-    name, usual = loss, "uniform"
+    sampling, stage = arguments.get("sampling", ""), arguments.get("stage", "")
+    name = loss_label(arguments) if "loss_type" in arguments else ""
+    usual = "uniform"
     if stage in STAGES:
-        name, usual = f"{STAGES[stage]} on {figures['first_stage']}", "balanced"
-        name += "" if loss == "CE" else f", {loss}"
-    if loss.startswith("CDB"):
-        name += cdb_settings_label(arguments)
-    name += (
-        "" if arguments.get("gamma", 1) == 1 else f", gamma {arguments['gamma']:g}"
-    )  # the YAML has it only for a loss that reads it
+        loss = "" if name == "CE" else f", {name}"
+        name = f"{STAGES[stage]} on {figures['first_stage']}{loss}"
+        usual = "balanced"
     if sampling == "difficulty":
-        name += f", difficulty-driven sampling{cdb_settings_label(arguments)}"
+        name += ", ".join(["", "difficulty-driven sampling", *settings_labels(arguments, (TAU, DIFFICULTY))])
     elif sampling not in ("", usual):
         name += f", {sampling.replace('_', '-')} sampling"
     if arguments.get("backbone", "resnet10") != "resnet10":

@@ -65,7 +65,7 @@ from longtail.cli import (
 from longtail.devices import Runtime, check_gpus
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
-from longtail.loss_flags import CDB_LOSSES, absent_classes_line, build_loss
+from longtail.loss_flags import absent_classes_line, build_loss
 from longtail.run import Run
 from longtail.training import Training, begin, epoch_seed, fit
 from resnet10 import ImageNetModel, join_state, load_model, split_state, start_second_stage
@@ -197,7 +197,7 @@ def read_lists(config: Config, runtime: Runtime) -> tuple[ImageList, ...]:
     """Return the train, val and test lists, with every line checked, every image found, and none in two lists."""
     lists = [read_configured_list(config, split) for split in ("train", "val", "test")]
     check_classes(lists[0], config.num_classes)
-    if config.loss_type in CDB_LOSSES or config.sampling == "difficulty":
+    if config.measures_difficulty:
         absent = [str(c) for c, count in enumerate(lists[1].class_counts(config.num_classes)) if not count]
         if line := absent_classes_line(config, absent, lists[1].file, "`difficulty: smoothed` in the YAML"):
             runtime.say(line)

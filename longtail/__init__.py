@@ -10,7 +10,7 @@ checkpoints.py   save and safely load checkpoints and weights
 tensorboard.py   the log for TensorBoard
 run.py           the folder of a run: its log, its last and best checkpoint, resuming
 heads.py         the cosine classifier
-losses.py        the losses that CDB-CE is compared with
+losses.py        the losses that CDB-CE is compared with, and the table of all losses
 loss_flags.py    the flags of all losses, and the loss that they describe
 metrics.py       confusion counts, many / medium / few shot, macro F1
 distillation.py  learning from the probabilities of trained networks

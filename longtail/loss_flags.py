@@ -1,22 +1,18 @@
-"""The flags that choose among all losses, CDB's and the rivals, and what each loss takes from them.
+"""The flags that choose a loss and its settings, and the loss that they describe. All follow from the table of losses.
 
 This package knows the names of the CDB losses, not their class: each experiment holds its own copy of cdb_loss.py, and
 hands its CDBLoss to build_loss.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from longtail.cli import number_in, some
-from longtail.losses import RIVALS, CDBMarginLoss, build_rival
-
-CDB_LOSSES = ("CDB-CE", "CDB-FL", "CDB-BS", "CDB-DBM")
-LOSS_TYPES = RIVALS + CDB_LOSSES
-MEANS = ("mean", "weighted_mean")  # the reductions that training can use
+from longtail.cli import some
+from longtail.losses import LOSSES, Setting, find_loss, loss_settings, losses_with
 
 
 def build_loss(args: Any, class_counts: list[int], cdb_loss: Callable[..., nn.Module]) -> nn.Module:
@@ -24,24 +20,11 @@ def build_loss(args: Any, class_counts: list[int], cdb_loss: Callable[..., nn.Mo
 
     args: the flags of add_loss_arguments, or a configuration with the same names.
     """
-    if args.loss_type in CDB_LOSSES:
-        loss = cdb_loss(
-            len(class_counts),
-            args.tau,
-            args.reduction,
-            args.gamma if args.loss_type == "CDB-FL" else 0.0,
-            difficulty=args.difficulty,
-            class_counts=class_counts if args.loss_type in ("CDB-BS", "CDB-DBM") else None,
-        )
-        return CDBMarginLoss(class_counts, loss) if args.loss_type == "CDB-DBM" else loss
-    return build_rival(
-        args.loss_type,
-        class_counts,
-        gamma=args.gamma,
-        beta=args.beta,
-        eql_gamma=args.eql_gamma,
-        eql_lambda=args.eql_lambda,
-    )
+    loss = find_loss(args.loss_type)
+    settings = {setting.argument or setting.name: getattr(args, setting.name) for setting in loss.settings}
+    if loss.measures_difficulty:
+        return loss.build(cdb_loss, class_counts, **settings)
+    return loss.build(class_counts, **settings)
 
 
 def absent_classes_line(args: Any, absent: list[str], file: Path, remedy: str) -> str:
@@ -58,59 +41,41 @@ def absent_classes_line(args: Any, absent: list[str], file: Path, remedy: str) -
     raise ValueError(f"{which}: their difficulty cannot be measured; {remedy} gives them the overall one")
 
 
-def add_loss_arguments(
-    parser: argparse.ArgumentParser, read_tau: Callable[[str], float | str], difficulties: Sequence[str]
-) -> None:
-    """Add --loss_type and the settings of each loss to a training script.
+def reader(setting: Setting) -> Callable[[str], float | str]:
+    """Return a converter of a flag's text."""
 
-    read_tau returns the tau that a text names, or raises ValueError with the reason; difficulties are CDBLoss's, the
-    default first.
-    """
-
-    def tau(text: str) -> float | str:
+    def read(text: str) -> float | str:
         try:
-            return read_tau(text)
+            return setting.read(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
+    return read
+
+
+def add_loss_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --loss_type and the settings of each loss to a training script, which then calls complete_loss_arguments."""
     group = parser.add_argument_group("loss")
-    group.add_argument("--loss_type", choices=LOSS_TYPES, default="CDB-CE", help="default: %(default)s")
-    group.add_argument(
-        "--tau",
-        type=tau,
-        default="dynamic",
-        help="CDB: how strongly difficulty weighs; 'dynamic' (paper, the default), 'dynamic-released' or a number",
-    )
-    group.add_argument(
-        "--difficulty",
-        choices=difficulties,
-        default=difficulties[0],
-        help="CDB: paper (default): from the last validation pass alone; smoothed: steady, for easy or small data",
-    )
-    group.add_argument(
-        "--reduction",
-        choices=MEANS,
-        default="mean",
-        help="CDB: mean over the batch (paper, the default), or weighted_mean, divided by the batch's summed weights",
-    )
-    group.add_argument(
-        "--gamma", type=number_in(0, 100), default=1.0, help="FL, CB_Focal, CDB-FL: focusing exponent; default: 1"
-    )
-    group.add_argument(
-        "--beta",
-        type=number_in(0, 1, include_low=False),
-        default=0.9999,
-        help="CB_*, LDAM-DRW: effective-number parameter; default: 0.9999",
-    )
-    group.add_argument(
-        "--eql_gamma",
-        type=number_in(0, 1, include_high=True),
-        default=0.9,
-        help="EQL: probability that a rare class is left out; default: 0.9",
-    )
-    group.add_argument(
-        "--eql_lambda",
-        type=number_in(0, 1, include_high=True),
-        default=0.005,
-        help="EQL: a class with a smaller share of the training set is rare; default: 0.005",
-    )
+    names = [loss.name for loss in LOSSES]
+    group.add_argument("--loss_type", choices=names, default="CDB-CE", help="default: %(default)s")
+    for setting in loss_settings():
+        group.add_argument(
+            f"--{setting.name}",
+            type=reader(setting),
+            metavar="{" + ",".join(setting.words) + "}" if setting.low is None else None,
+            help=f"{', '.join(losses_with(setting))}: {setting.meaning}; default: {setting.default}",
+        )
+
+
+def complete_loss_arguments(args: argparse.Namespace) -> None:
+    """Fill in the settings that were not typed. Raise ValueError for one that was typed and has no effect."""
+    used = find_loss(args.loss_type).settings
+    for setting in loss_settings():
+        value = getattr(args, setting.name)
+        if value is None:
+            setattr(args, setting.name, setting.default)
+        elif setting not in used:
+            raise ValueError(
+                f"--{setting.name} {value} does nothing with --loss_type {args.loss_type}: it is for "
+                f"{', '.join(losses_with(setting))}"
+            )

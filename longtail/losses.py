@@ -1,12 +1,16 @@
-"""The rivals of the CDB loss.
+"""The rivals of the CDB loss, and the table of all losses.
 
 Every loss is a module and takes what nn.CrossEntropyLoss takes: `criterion(logits, target)` with logits (N, C), (C,) or
 (N, C, d1, ...), and as target class indices or, where that has a meaning, class probabilities. `weight`, shape (C,), is
 the weight of each class, ones where a loss has none. A training loop calls `start_epoch(progress)` before each epoch
 and `update(correct, total)` after each validation pass, whatever the loss.
+
+LOSSES, at the end, is the one list of losses: flags, YAML keys, their checks and the names in tables follow from it.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +20,9 @@ from torch import Tensor, nn
 
 from longtail.heads import COSINE_SCALE
 
-RIVALS = ("CE", "FL", "EQL", "CB_Softmax", "CB_Focal", "LDAM-DRW", "Balanced_Softmax", "Logit_Adjustment", "DBM-BS")
 LDAM_MAX_MARGIN, LDAM_SCALE = 0.5, 30.0  # Cao et al., section 4 and released code
 DBM_MAX_MARGIN, DBM_SCALE = 0.1, COSINE_SCALE  # K and s of Son et al., AAAI 2025, implementation details
 SMALLEST_SQUARED_SINE = 1e-6  # below it fp32 knows an angle too little to take the sine's gradient
-COSINE_LOSSES = {"LDAM-DRW": LDAM_SCALE, "DBM-BS": DBM_SCALE, "CDB-DBM": DBM_SCALE}  # and what they multiply cosines by
 DRW_START = 2 / 3  # the paper's first step of the learning rate, 160 of 240 epochs
 
 
@@ -70,10 +72,11 @@ class ClassLoss(nn.Module):
     samples.
     """
 
-    labels_only = (
-        ""  # why a loss takes class indices alone, without label smoothing; empty if it takes probabilities too
-    )
+    # Why a loss takes class indices alone, without label smoothing. Empty if it takes probabilities too.
+    labels_only = ""
     reductions = ("mean", "weighted_mean", "sum", "none")
+    class_counts: Tensor
+    weight: Tensor
 
     def __init__(
         self,
@@ -163,6 +166,7 @@ class EqualizationLoss(ClassLoss):
     """
 
     labels_only = "which classes it leaves out depends on one true class"
+    rare: Tensor
 
     def __init__(self, class_counts: list[int], gamma: float = 0.9, lambda_: float = 0.005, **options: Any):
         super().__init__(class_counts, **options)
@@ -219,6 +223,8 @@ class LDAMLoss(ClassLoss):
     """
 
     labels_only = "its margin belongs to one true class"
+    margins: Tensor
+    deferred_weight: Tensor
 
     def __init__(self, class_counts: list[int], beta: float = 0.9999, **options: Any):
         super().__init__(class_counts, **{"reduction": "weighted_mean", **options})
@@ -240,6 +246,8 @@ class LogitAdjustmentLoss(ClassLoss):
     """Cross-entropy of logits + log prior; Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation
     10.
     """
+
+    adjustment: Tensor
 
     def __init__(self, class_counts: list[int], strength: float = 1.0, **options: Any):
         super().__init__(class_counts, **options)
@@ -267,6 +275,8 @@ class BalancingMargin(nn.Module):
     m = DBM_MAX_MARGIN n_min / n_c, and by m (1 - cosine) / 2 more if another class has the larger cosine. All cosines
     are multiplied by DBM_SCALE.
     """
+
+    margins: Tensor
 
     def __init__(self, class_counts: Sequence[int]):
         super().__init__()
@@ -306,20 +316,33 @@ class DBMLoss(BalancedSoftmaxLoss):
 class CDBMarginLoss(nn.Module):
     """A loss of logits over cosines with a BalancingMargin; CDBLoss's difficulty sets weights beside the margins."""
 
+    loss: Any
+
     def __init__(self, class_counts: Sequence[int], loss: nn.Module):
         super().__init__()
         self.margin, self.loss = BalancingMargin(class_counts), loss
 
     @property
     def weight(self) -> Tensor:
-        return self.loss.weight
+        weight: Tensor = self.loss.weight
+        return weight
 
     @property
     def exponent(self) -> Tensor:
-        return self.loss.exponent
+        exponent: Tensor = self.loss.exponent
+        return exponent
+
+    @property
+    def reduction(self) -> str:
+        return str(self.loss.reduction)
 
     def forward(self, cosines: Tensor, target: Tensor) -> Tensor:
-        return self.loss(self.margin(cosines, target), target)
+        if target.is_floating_point():
+            raise ValueError(
+                "the margin needs class indices as targets, not probabilities: it belongs to one true class"
+            )
+        loss: Tensor = self.loss(self.margin(cosines, target), target)
+        return loss
 
     def start_epoch(self, progress: float) -> None:
         self.loss.start_epoch(progress)
@@ -328,31 +351,179 @@ class CDBMarginLoss(nn.Module):
         self.loss.update(correct, total)
 
 
-def build_rival(
-    loss_type: str,
-    class_counts: list[int],
-    *,
-    gamma: float = 1.0,
-    beta: float = 0.9999,
-    eql_gamma: float = 0.9,
-    eql_lambda: float = 0.005,
-    **options: Any,
-) -> ClassLoss:
-    """Return the loss that goes by one of the RIVALS; each takes from the settings what it needs, all take ClassLoss's
-    options.
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a loss. Its `name` is that of a flag and of a YAML key.
+
+    It takes one of the `words`, and where `low` is given a number from `low` to `high`, each of which may be included.
+    argument: what the function that builds the loss calls it; the name unless given.
     """
-    choices = {
-        "CE": (ClassLoss, {}),
-        "FL": (FocalLoss, {"gamma": gamma}),
-        "EQL": (EqualizationLoss, {"gamma": eql_gamma, "lambda_": eql_lambda}),
-        "CB_Softmax": (ClassBalancedLoss, {"beta": beta}),
-        "CB_Focal": (ClassBalancedFocalLoss, {"beta": beta, "gamma": gamma}),
-        "LDAM-DRW": (LDAMLoss, {"beta": beta}),
-        "Balanced_Softmax": (BalancedSoftmaxLoss, {}),
-        "Logit_Adjustment": (LogitAdjustmentLoss, {}),
-        "DBM-BS": (DBMLoss, {}),
-    }
-    if loss_type not in choices:
-        raise ValueError(f"loss_type must be one of {', '.join(RIVALS)}, not {loss_type!r}")
-    loss, settings = choices[loss_type]
-    return loss(class_counts, **settings, **options)
+
+    name: str
+    default: float | str
+    meaning: str
+    words: tuple[str, ...] = ()
+    low: float | None = None
+    high: float = math.inf
+    include_low: bool = True
+    include_high: bool = False
+    argument: str = ""
+
+    @property
+    def allowed(self) -> str:
+        """What values it takes, in words."""
+        choices = [*self.words]
+        if self.low is not None:
+            bounds = f"{'of at least' if self.include_low else 'above'} {self.low:g}"
+            if self.high < math.inf:
+                bounds += f" and {'at most' if self.include_high else 'below'} {self.high:g}"
+            choices = [f"a number {bounds}", *choices]
+        *others, last = choices
+        return f"{', '.join(others)} or {last}" if others else last
+
+    def read(self, value: object) -> float | str:
+        """Return what a flag's text or a YAML file's value means. Raise ValueError if the setting does not take it."""
+        text = str(value)
+        if text in self.words:
+            return text
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not self._includes(number):
+            raise ValueError(f"must be {self.allowed}, not {value!r}")
+        return number
+
+    def _includes(self, number: float) -> bool:
+        if self.low is None:
+            return False
+        above = self.low <= number if self.include_low else self.low < number
+        below = number <= self.high if self.include_high else number < self.high
+        return above and below
+
+
+@dataclass(frozen=True)
+class LossType:
+    """A loss that `loss_type` may name.
+
+    build: returns the loss. A rival's takes (class_counts, **settings), one that measures difficulty takes the class
+        CDBLoss before them, since each experiment has its own copy of it.
+    labels_only: whether targets must be class indices, not probabilities.
+    measures_difficulty: whether its weights come from validation.
+    cosine_scale: what the loss multiplies by if it takes cosines, from a normalised head; 0 if it takes logits.
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    settings: tuple[Setting, ...] = ()
+    labels_only: bool = False
+    measures_difficulty: bool = False
+    cosine_scale: float = 0.0
+
+    @property
+    def head(self) -> str:
+        """The classifier that the loss needs, one of longtail.heads.HEADS."""
+        return "cosine" if self.cosine_scale else "linear"
+
+
+def cdb_ce(cdb_loss: Callable[..., nn.Module], class_counts: list[int], **settings: Any) -> nn.Module:
+    """Return the paper's loss, difficulty weights on cross-entropy."""
+    return cdb_loss(len(class_counts), **settings)
+
+
+def cdb_bs(cdb_loss: Callable[..., nn.Module], class_counts: list[int], **settings: Any) -> nn.Module:
+    """Return difficulty weights on Balanced Softmax."""
+    return cdb_loss(len(class_counts), class_counts=class_counts, **settings)
+
+
+def cdb_fl(cdb_loss: Callable[..., nn.Module], class_counts: list[int], gamma: float, **settings: Any) -> nn.Module:
+    """Return difficulty weights on the focal loss."""
+    return cdb_loss(len(class_counts), focal_gamma=gamma, **settings)
+
+
+def cdb_dbm(cdb_loss: Callable[..., nn.Module], class_counts: list[int], **settings: Any) -> nn.Module:
+    """Return difficulty weights on Balanced Softmax over cosines with a BalancingMargin."""
+    return CDBMarginLoss(class_counts, cdb_bs(cdb_loss, class_counts, **settings))
+
+
+GAMMA = Setting("gamma", 1.0, "focusing exponent", low=0, high=100)
+BETA = Setting("beta", 0.9999, "effective-number parameter", low=0, high=1, include_low=False)
+EQL_GAMMA = Setting(
+    "eql_gamma", 0.9, "probability that a rare class is left out", low=0, high=1, include_high=True, argument="gamma"
+)
+EQL_LAMBDA = Setting(
+    "eql_lambda",
+    0.005,
+    "a class with a smaller share of the training set is rare",
+    low=0,
+    high=1,
+    include_high=True,
+    argument="lambda_",
+)
+TAU = Setting(
+    "tau",
+    "dynamic",
+    "how strongly difficulty weighs: 'dynamic' (paper), 'dynamic-released' or a number",
+    words=("dynamic", "dynamic-released"),
+    low=0,
+    include_low=False,
+)
+DIFFICULTY = Setting(
+    "difficulty",
+    "paper",
+    "paper: from the last validation pass alone; smoothed: steady, for easy or small data",
+    words=("paper", "smoothed"),
+)
+REDUCTION = Setting(
+    "reduction",
+    "mean",
+    "mean over the batch (paper), or weighted_mean, divided by the batch's summed weights",
+    words=("mean", "weighted_mean"),
+)
+CDB_SETTINGS = (TAU, DIFFICULTY, REDUCTION)
+
+LOSSES = (
+    LossType("CE", ClassLoss),
+    LossType("FL", FocalLoss, (GAMMA,), labels_only=True),
+    LossType("EQL", EqualizationLoss, (EQL_GAMMA, EQL_LAMBDA), labels_only=True),
+    LossType("CB_Softmax", ClassBalancedLoss, (BETA,)),
+    LossType("CB_Focal", ClassBalancedFocalLoss, (GAMMA, BETA), labels_only=True),
+    LossType("LDAM-DRW", LDAMLoss, (BETA,), labels_only=True, cosine_scale=LDAM_SCALE),
+    LossType("Balanced_Softmax", BalancedSoftmaxLoss),
+    LossType("Logit_Adjustment", LogitAdjustmentLoss),
+    LossType("DBM-BS", DBMLoss, labels_only=True, cosine_scale=DBM_SCALE),
+    LossType("CDB-CE", cdb_ce, CDB_SETTINGS, measures_difficulty=True),
+    LossType("CDB-FL", cdb_fl, (*CDB_SETTINGS, GAMMA), labels_only=True, measures_difficulty=True),
+    LossType("CDB-BS", cdb_bs, CDB_SETTINGS, measures_difficulty=True),
+    LossType("CDB-DBM", cdb_dbm, CDB_SETTINGS, labels_only=True, measures_difficulty=True, cosine_scale=DBM_SCALE),
+)
+
+
+def find_loss(name: str) -> LossType:
+    """Return the entry of LOSSES with that name. Raise ValueError if there is none."""
+    for loss in LOSSES:
+        if loss.name == name:
+            return loss
+    raise ValueError(f"loss_type must be one of {', '.join(loss.name for loss in LOSSES)}, not {name!r}")
+
+
+def loss_settings() -> tuple[Setting, ...]:
+    """Return the settings of all losses, each once."""
+    settings = {setting.name: setting for loss in LOSSES for setting in loss.settings}
+    return tuple(settings.values())
+
+
+def losses_with(setting: Setting) -> list[str]:
+    """Return the names of the losses that read a setting."""
+    return [loss.name for loss in LOSSES if setting in loss.settings]
+
+
+def build_rival(name: str, class_counts: list[int], **options: Any) -> nn.Module:
+    """Return a loss that needs no validation. `options` are its settings as LOSSES names them, and ClassLoss's."""
+    loss = find_loss(name)
+    if loss.measures_difficulty:
+        raise ValueError(f"{name} measures difficulty: build it from CDBLoss")
+    for setting in loss.settings:
+        if setting.name in options:
+            options[setting.argument or setting.name] = options.pop(setting.name)
+    return loss.build(class_counts, **options)

@@ -23,7 +23,7 @@ from longtail.cli import ArgumentParser, exit_code, file_path
 from longtail.files import read_text
 from longtail.pictures import COLORS, import_matplotlib, new_figure, save_figure
 from longtail.run import read_log
-from longtail.tables import cdb_settings_label
+from longtail.tables import loss_label
 
 MEASURES = ("epoch", "lr", "loss", "accuracy", "tau")  # columns of a log
 LARGEST_SETTINGS = 1 << 24  # bytes; with 1,000 classes they have 20,000
@@ -92,9 +92,7 @@ def read_settings(path: Path) -> tuple[np.ndarray, str, bool]:
             or not np.isfinite(class_counts).all()
         ):
             raise ValueError("class_counts must be a list of numbers above 0")
-        label = arguments["loss_type"]
-        if label.startswith("CDB"):
-            label += cdb_settings_label(arguments)
+        label = loss_label(arguments)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found: it belongs beside the run's CSV") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

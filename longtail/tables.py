@@ -1,12 +1,13 @@
 """Tables of results in Markdown and CSV, and the command line of the scripts that write them."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from longtail.cli import ArgumentParser, file_path
 from longtail.files import write_atomically, write_between
+from longtail.losses import LOSSES, TAU, Setting
 
 Result = dict[str, Any]
 
@@ -23,16 +24,32 @@ def markdown(rows: list[dict[str, str]], left: Collection[str]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row.values()) + " |" for row in rows), ""])
 
 
-def cdb_settings_label(arguments: dict[str, Any]) -> str:
-    """Return the settings of a run that measures difficulty.
+def loss_label(arguments: dict[str, Any]) -> str:
+    """Return the loss of a run and those of its settings that are not the defaults; tau is always said.
 
-    Its tau always, its difficulty and reduction if they are not the defaults.
+    A loss that is not in the table of losses has its name alone.
     """
-    label = f", tau {arguments['tau']}"
-    for key, unusual in (("difficulty", "smoothed"), ("reduction", "weighted_mean")):
-        if arguments.get(key) == unusual:
-            label += f", {unusual.replace('_', ' ')}"
-    return label
+    name = arguments["loss_type"]
+    settings = [setting for loss in LOSSES if loss.name == name for setting in loss.settings]
+    return ", ".join([name, *settings_labels(arguments, settings)])
+
+
+def settings_labels(arguments: dict[str, Any], settings: Iterable[Setting]) -> list[str]:
+    """Return a label of each setting that differs from its default, and of tau."""
+    labels = []
+    for setting in settings:
+        if setting.name not in arguments:
+            continue
+        value = arguments[setting.name]
+        if value == setting.default and setting != TAU:
+            continue
+        if setting.low is None:
+            labels.append(value.replace("_", " "))
+        elif value in setting.words:
+            labels.append(f"{setting.name} {value}")
+        else:
+            labels.append(f"{setting.name} {value:g}")
+    return labels
 
 
 def percent(share: float | None) -> str:

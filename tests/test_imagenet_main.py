@@ -677,6 +677,11 @@ def test_table_of_results(first_stage, cdb, tmp_path, capsys, failing):
         ({"stage": "features", "sampling": "uniform"}, "classifier", "CE"),
         ({"stage": "features", "loss_type": "CDB-FL"}, "classifier", "CDB-FL, tau 1.5, balanced sampling"),
         ({"stage": "features", "sampling": "uniform", "loss_type": "FL", "gamma": 2.0}, "classifier", "FL, gamma 2"),
+        (
+            {"stage": "features", "sampling": "uniform", "loss_type": "EQL", "eql_gamma": 0.5},
+            "ncm",
+            "EQL, eql_gamma 0.5, nearest class mean",
+        ),
         (None, "classifier", ""),
     ],
 )

@@ -1,16 +1,26 @@
 """Each rival loss against a value computed by hand or by an independent formula."""
 
 import math
+import re
+from argparse import ArgumentParser, Namespace
 
 import pytest
 import torch
 
+import cdb_loss
 from cdb_loss import CDBLoss
+from conftest import ROOT
+from longtail.loss_flags import add_loss_arguments, build_loss, complete_loss_arguments
 from longtail.losses import (
-    COSINE_LOSSES,
+    BETA,
+    DIFFICULTY,
+    EQL_GAMMA,
+    GAMMA,
     LDAM_MAX_MARGIN,
     LDAM_SCALE,
-    RIVALS,
+    LOSSES,
+    REDUCTION,
+    TAU,
     BalancedSoftmaxLoss,
     CDBMarginLoss,
     ClassBalancedFocalLoss,
@@ -23,8 +33,10 @@ from longtail.losses import (
     LogitAdjustmentLoss,
     build_rival,
     effective_number_weights,
+    loss_settings,
 )
 
+RIVALS = [loss.name for loss in LOSSES if not loss.measures_difficulty]
 COUNTS = [100, 10, 1]
 LOGITS = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.2, 0.1]])
 LABELS = torch.tensor([0, 2])
@@ -173,7 +185,11 @@ def test_difficulty_weighs_what_margins_move():
 
 
 def test_what_makes_logits_of_cosines():
-    assert COSINE_LOSSES == {"LDAM-DRW": 30, "DBM-BS": 32, "CDB-DBM": 32}
+    assert {loss.name: loss.cosine_scale for loss in LOSSES if loss.head == "cosine"} == {
+        "LDAM-DRW": 30,
+        "DBM-BS": 32,
+        "CDB-DBM": 32,
+    }
 
 
 @pytest.mark.parametrize(
@@ -204,3 +220,112 @@ def test_build_rival_passes_the_settings_on():
         build_rival("Focal", COUNTS)
     with pytest.raises(ValueError, match=r"\[3, 0\]"):
         build_rival("CE", [3, 0])
+
+
+# The table of losses.
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_a_loss_refuses_probabilities_if_the_table_says_so(loss):
+    criterion = build_loss(defaults(loss.name), COUNTS, CDBLoss)
+    probabilities = torch.tensor([[0.5, 0.25, 0.25]])
+    if loss.labels_only:
+        with pytest.raises(ValueError, match="class indices"):
+            criterion(torch.zeros(1, 3), probabilities)
+    else:
+        assert torch.isfinite(criterion(torch.zeros(1, 3), probabilities))
+
+
+def defaults(loss_type: str) -> Namespace:
+    """The settings of a loss without any flag but its name."""
+    parser = ArgumentParser()
+    add_loss_arguments(parser)
+    args = parser.parse_args(["--loss_type", loss_type])
+    complete_loss_arguments(args)
+    return args
+
+
+def test_the_published_defaults():
+    """Focal gamma 1 of the released code, beta of Cui et al., 0.9 and 0.005 of Tan et al., the paper's tau."""
+    assert {setting.name: setting.default for setting in loss_settings()} == {
+        "gamma": 1.0,
+        "beta": 0.9999,
+        "eql_gamma": 0.9,
+        "eql_lambda": 0.005,
+        "tau": "dynamic",
+        "difficulty": "paper",
+        "reduction": "mean",
+    }
+
+
+@pytest.mark.parametrize("loss_type", RIVALS)
+def test_the_table_and_the_classes_have_the_same_defaults(loss_type):
+    plain = build_rival(loss_type, COUNTS)
+    from_table = build_loss(defaults(loss_type), COUNTS, CDBLoss)
+    torch.manual_seed(0)
+    expected = plain(LOGITS, LABELS)
+    torch.manual_seed(0)
+    assert from_table(LOGITS, LABELS) == expected
+    assert getattr(from_table, "gamma", None) == getattr(plain, "gamma", None)
+
+
+def test_the_table_takes_what_cdb_loss_takes():
+    assert TAU.words == cdb_loss.DYNAMIC_TAU
+    assert DIFFICULTY.words == cdb_loss.DIFFICULTIES
+    assert set(REDUCTION.words) < set(cdb_loss.REDUCTIONS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "meaning"),
+    [
+        (TAU, "dynamic", "dynamic"),
+        (TAU, "1.5", 1.5),
+        (TAU, 2, 2.0),
+        (TAU, 0, None),
+        (TAU, math.nan, None),
+        (TAU, math.inf, None),
+        (TAU, True, None),
+        (TAU, "fast", None),
+        (DIFFICULTY, "smoothed", "smoothed"),
+        (DIFFICULTY, 1.5, None),
+        (GAMMA, "0", 0.0),
+        (GAMMA, "100", None),
+        (BETA, 0, None),
+        (BETA, 1, None),
+        (EQL_GAMMA, "1", 1.0),
+        (EQL_GAMMA, "1.01", None),
+    ],
+)
+def test_values_of_a_setting(setting, value, meaning):
+    if meaning is not None:
+        assert setting.read(value) == meaning
+    else:
+        with pytest.raises(ValueError, match=re.escape(f"must be {setting.allowed}, not {value!r}")):
+            setting.read(value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--loss_type", "CDB-CE", "--gamma", "2"], "--gamma 2.0 .* CDB-CE.*FL, CB_Focal, CDB-FL"),
+        (["--loss_type", "CE", "--tau", "1.5"], "--tau 1.5 .* CE: .*CDB-CE, CDB-FL, CDB-BS"),
+        (["--loss_type", "CE", "--tau", "dynamic"], "--tau dynamic .* CE"),
+        (["--loss_type", "EQL", "--reduction", "mean"], "--reduction mean .* EQL"),
+        (["--loss_type", "FL", "--beta", "0.5"], "--beta 0.5 .* FL"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(flags, message):
+    """Also one that repeats the default: whoever types it believes that it does something."""
+    parser = ArgumentParser()
+    add_loss_arguments(parser)
+    with pytest.raises(ValueError, match=message):
+        complete_loss_arguments(parser.parse_args(flags))
+
+
+def test_a_new_loss_is_a_class_and_an_entry_of_the_table(shell, tmp_path):
+    """Flags and their check, help, a training, the names in tables and pictures, and the YAML follow."""
+    lines = (ROOT / "ImageNet-LT/config/ImageNet_LT/feat_uniform.yaml").read_text().splitlines()
+    lines = [line for line in lines if not line.startswith("loss_type")]
+    (tmp_path / "x.yaml").write_text("\n".join([*lines, "loss_type: Tempered", "heat: 3"]))
+    run = shell(ROOT / "tests/new_loss.py", tmp_path)
+    assert run.stdout == "works everywhere\n", run.stderr

@@ -13,8 +13,7 @@ from cdb_loss import CDBLoss
 from cifar_dataset import ImageSet
 from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
-from longtail.loss_flags import LOSS_TYPES
-from longtail.losses import COSINE_LOSSES, build_rival
+from longtail.losses import LOSSES, build_rival
 from longtail.run import Run, read_log
 from longtail.training import Training, backward, begin, epoch_seed, fit, train_epoch
 from muon import Muon
@@ -305,19 +304,17 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("recipe", ["paper", "fast"])
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_no_batch_waits_for_the_gpu(monkeypatch, loss_type, recipe):
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_no_batch_waits_for_the_gpu(monkeypatch, loss, recipe):
     """CIFAR's own batches, loss, optimizer and average, until the losses are read at the end of the epoch.
 
     A copy from the CPU that waits cannot be seen here.
     """
     monkeypatch.setattr(Runtime, "batches_between_reads", 50)
-    args = cifar_train.parse_arguments(["--dataset", "digits", "--loss_type", loss_type])
+    args = cifar_train.parse_arguments(["--dataset", "digits", "--loss_type", loss.name])
     images = ImageSet(torch.randint(256, (12, 3, 8, 8), dtype=torch.uint8), torch.arange(12) % 10)
     args.batch_size = 4
-    waiting = cifar_train.build_training(
-        args, cifar_train.RECIPES[recipe], "cosine" if loss_type in COSINE_LOSSES else "linear", images, images, CPU
-    )
+    waiting = cifar_train.build_training(args, cifar_train.RECIPES[recipe], loss.head, images, images, CPU)
     train_epoch(waiting, 1, CPU)  # the first step sets up momentum and average
     with Waits() as waits:
         train_epoch(waiting, 2, CPU)
