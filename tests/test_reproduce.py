@@ -70,7 +70,10 @@ def test_table_of_finished_runs(results, tmp_path, capsys):
     assert open_runs.keys() == {other.name for other in all_entries()} - {entry.name}
     assert open_runs["cifar100_imbalance200_CE_fast"] == "0, 1, 2"
     capsys.readouterr()
-    assert main(["--list", "--only", "imbalance=200,loss_type=CDB-CE,recipe=paper", "--runs", str(tmp_path)]) == 0
+    assert (
+        main(["--list", "--only", "imbalance=200,loss_type=CDB-CE,recipe=paper,batch_size=", "--runs", str(tmp_path)])
+        == 0
+    )
     assert capsys.readouterr().out.split() == ["finished", "cifar100_imbalance200_CDB-CE_1.5_seed0"]
 
 
@@ -84,6 +87,38 @@ def test_states_of_unfinished_runs(log, state, results, tmp_path):
     (tmp_path / job.name).mkdir()
     (tmp_path / job.name / "cifar100_imbalance100.csv").write_text(log)
     assert job.state == state
+
+
+def test_flags_with_a_number_have_a_word_in_the_name():
+    entry = Entry("cifar100", 10, "CDB-CE", "dynamic", batch_size="128")
+    assert Job(entry, 0, ROOT).name == "cifar100_imbalance10_CDB-CE_dynamic_batch128_seed0"
+    assert entry.flags[-2:] == ["--batch_size", "128"] and entry.label == "CDB-CE, tau dynamic, batch 128"
+    assert entry in plan.TABLES["cifar100"]
+    longer = Entry("cifar100", 100, "CE", recipe="strong", max_epochs="200", head="cosine", teachers=("A_seed0", "B"))
+    assert longer.name == "cifar100_imbalance100_CE_strong_epochs200_cosine_teachers2"
+    assert longer.label == "CE, epochs 200, head cosine, teachers 2"
+    assert " ".join(longer.flags) == (
+        "--dataset cifar100 --imbalance 100 --loss_type CE --recipe strong --max_epochs 200 --head cosine"
+    )
+    assert [str(job.entry) for job in select("batch_size=128,loss_type=CE,imbalance=10", None, ROOT)] == [
+        str(Entry("cifar100", 10, "CE", batch_size="128"))
+    ]
+
+
+def test_teachers_are_runs_or_published_weights(tmp_path):
+    (tmp_path / "A_seed0").mkdir()
+    job = Job(Entry("cifar100", 100, "CE", teachers=("A_seed0", "B_seed1")), 0, tmp_path)
+    assert job.teachers == [tmp_path / "A_seed0", ROOT / "pretrained_weights/B_seed1.pth"]
+
+
+def test_a_pilots_seeds_are_not_its_rows(results):
+    """Seeds 0 and 10 of one setting: each counts in a row of its own."""
+    row, pilot = plan.strong(100, "Balanced_Softmax"), plan.pilot("Balanced_Softmax")
+    assert row.name == pilot.name
+    results(row, 0, 0.5)
+    results(pilot, 10, 0.6)
+    assert [[job.seed for job in jobs.finished(entry)] for entry in (row, pilot)] == [[0], [10]]
+    assert [job.seed for job in select(row.name, None, ROOT)] == [10, 0, 1, 2]
 
 
 def test_best_epochs_of_many_runs_are_a_range():
@@ -243,7 +278,7 @@ def test_every_table_stands_in_a_page():
 
 
 def test_selection(tmp_path):
-    assert [job.name for job in select("imbalance=100,loss_type=CE,recipe=paper", 2, tmp_path)] == [
+    assert [job.name for job in select("imbalance=100,loss_type=CE,recipe=paper,batch_size=", 2, tmp_path)] == [
         "cifar100_imbalance100_CE_seed0",
         "cifar100_imbalance100_CE_seed1",
     ]

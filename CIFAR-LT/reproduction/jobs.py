@@ -19,16 +19,12 @@ from longtail.run import read_log
 HERE = Path(__file__).resolve().parents[1]  # CIFAR-LT/
 RESULTS = HERE / "results"
 ADJUSTED = "logit_adjustment.json"  # test figures after post-hoc logit adjustment, of runs with cross-entropy
-OPTIONS = (
-    "loss_type",
-    "difficulty",
-    "tau",
-    "recipe",
-    "precision",
-    "protocol",
-    "reduction",
-    "beta",
-)  # flags that an entry may set
+WEIGHTS = HERE.parent / "pretrained_weights"
+# Flags that an entry may set, in the order of a run's name. Their values stand there as they are; a number has a word.
+OPTIONS = ("loss_type", "difficulty", "tau", "recipe", "precision", "protocol", "reduction", "beta")
+MORE_OPTIONS = ("max_epochs", "batch_size", "head")
+WORDS = {"max_epochs": "epochs", "batch_size": "batch"}
+SEEDS_OF_A_ROW = 10  # a pilot's seeds start there, so that they are no part of the row that they decided
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,7 @@ class Entry:
     """One row of a table: its settings, and the accuracy in % that the paper gives (None: it gives none).
 
     threads: of PyTorch, where the number is part of the setting; another number rounds differently.
+    teachers: the names of the runs that it learns from.
     """
 
     dataset: str
@@ -48,7 +45,12 @@ class Entry:
     reduction: str = ""
     beta: str = ""
     difficulty: str = ""
+    max_epochs: str = ""
+    batch_size: str = ""
+    head: str = ""
+    teachers: tuple[str, ...] = ()
     threads: str = ""
+    first_seed: int = 0
     published: float | None = field(default=None, compare=False)
     seeds: int = field(default=1, compare=False)
 
@@ -63,27 +65,39 @@ class Entry:
     @property
     def settings(self) -> dict[str, str]:
         """The flags that differ from what a run does without them: the paper's recipe, or that of the digits."""
-        return {key: value for key in OPTIONS if (value := getattr(self, key)) and value not in ("paper", "digits")}
+        values = {key: getattr(self, key) for key in (*OPTIONS, *MORE_OPTIONS)}
+        return {key: value for key, value in values.items() if value and value not in ("paper", "digits")}
 
     @property
     def name(self) -> str:
-        threads = [f"{self.threads}threads"] if self.threads else []
-        return "_".join([self.dataset, f"imbalance{self.imbalance}", *self.settings.values(), *threads])
+        parts = [self.dataset, f"imbalance{self.imbalance}"]
+        parts += [WORDS.get(key, "") + value for key, value in self.settings.items()]
+        if self.teachers:
+            parts.append(f"teachers{len(self.teachers)}")
+        if self.threads:
+            parts.append(f"{self.threads}threads")
+        return "_".join(parts)
 
     @property
     def label(self) -> str:
         """The loss, and what else distinguishes this row within its table."""
-        extra = [
-            f"{key} {value.replace('_', ' ')}"
-            for key, value in self.settings.items()
-            if key not in ("loss_type", "recipe")
-        ]
-        return ", ".join([self.loss_type, *extra])
+        parts = [self.loss_type]
+        for key, value in self.settings.items():
+            if key not in ("loss_type", "recipe"):
+                parts.append(f"{WORDS.get(key, key)} {value.replace('_', ' ')}")
+        if self.teachers:
+            parts.append(f"teachers {len(self.teachers)}")
+        return ", ".join(parts)
 
     @property
     def flags(self) -> list[str]:
         pairs = {"dataset": self.dataset, "imbalance": str(self.imbalance), **self.settings}
         return [word for key, value in pairs.items() for word in (f"--{key}", value)]
+
+    @property
+    def seed_range(self) -> range:
+        """The seeds that count as this row's."""
+        return range(self.first_seed, self.first_seed + SEEDS_OF_A_ROW)
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,12 @@ class Job:
     @property
     def best(self) -> Path:
         return self.folder / f"best_{self.log.stem}.pth"
+
+    @property
+    def teachers(self) -> list[Path]:
+        """The teachers' folders below `runs`, or their published weights where there is no such folder."""
+        folders = [self.runs / name for name in self.entry.teachers]
+        return [folder if folder.exists() else WEIGHTS / f"{folder.name}.pth" for folder in folders]
 
     @property
     def result(self) -> Path:
@@ -146,6 +166,8 @@ class Job:
         """
         data = ["--data_root", str(data_root), *(["--download"] if download else [])]
         train = [*self.entry.flags, "--seed", str(self.seed), "--save_model", str(self.folder), "--resume", *data]
+        if self.entry.teachers:
+            train += ["--teacher", *map(str, self.teachers)]
         settings = self.folder / f"{self.log.stem}.json"
         if settings.exists() and (precision := json.loads(settings.read_text()).get("precision")):
             train += ["--precision", precision]  # what `auto` meant where the run began
@@ -170,4 +192,5 @@ class Job:
 
 def finished(entry: Entry) -> list[Job]:
     """Return an entry's finished seeds."""
-    return [job for seed in range(100) if (job := Job(entry, seed, RESULTS)).state == "finished"]
+    rows = [Job(entry, seed, RESULTS) for seed in entry.seed_range]
+    return [job for job in rows if job.state == "finished"]

@@ -63,7 +63,7 @@ def open_runs() -> str:
     """Return a list of the runs that the tables still lack, a line for each entry."""
     lines = []
     for entry in plan.all_entries():
-        seeds = [str(seed) for seed in range(entry.seeds) if Job(entry, seed, jobs.RESULTS).state != "finished"]
+        seeds = [str(job.seed) for job in plan.jobs_of(entry, jobs.RESULTS) if job.state != "finished"]
         if seeds:
             lines.append(f"- `{entry.name}`, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}\n")
     return "".join(lines) or "Every run of these tables has been made.\n"

@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reproduction.jobs import OPTIONS, Entry, Job
+from reproduction.jobs import MORE_OPTIONS, OPTIONS, SEEDS_OF_A_ROW, Entry, Job
 
-FILTERS = ("dataset", "imbalance", *OPTIONS, "threads")
+FILTERS = ("dataset", "imbalance", *OPTIONS, *MORE_OPTIONS, "threads")
 
 
 def fast(imbalance: int, loss_type: str, tau: str = "", recipe: str = "fast", **more: Any) -> Entry:
@@ -16,6 +16,8 @@ def fast(imbalance: int, loss_type: str, tau: str = "", recipe: str = "fast", **
 
 smoothed = partial(fast, difficulty="smoothed")
 strong = partial(fast, recipe="strong")
+batch128 = partial(Entry, "cifar100", batch_size="128")  # the paper's recipe as its script trains with four GPUs
+pilot = partial(strong, 100, first_seed=SEEDS_OF_A_ROW)
 
 
 def digits(
@@ -42,8 +44,23 @@ TABLES = {
         Entry("cifar100", 100, "CE", published=38.21),
         Entry("cifar100", 100, "CDB-CE", "dynamic", published=42.57),
         Entry("cifar100", 10, "CDB-CE", "dynamic", published=58.74),
+        Entry("cifar100", 10, "CE"),
+        batch128(200, "CDB-CE", "1.5", published=37.40),
+        batch128(100, "CE", published=38.21),
+        batch128(100, "CDB-CE", "dynamic", published=42.57),
+        batch128(10, "CE"),
+        batch128(10, "CDB-CE", "dynamic", published=58.74),
+    ),
+    "cifar100-ladder": (
+        pilot("Balanced_Softmax"),
+        pilot("Balanced_Softmax", max_epochs="200"),
+        pilot("Balanced_Softmax", teachers=(f"{pilot('Balanced_Softmax').name}_seed10",)),
+        pilot("Balanced_Softmax", head="cosine"),
+        pilot("DBM-BS"),
+        pilot("CDB-DBM", "0.5", difficulty="smoothed"),
     ),
     "cifar100-strong": (
+        strong(100, "CE"),
         strong(100, "Balanced_Softmax", seeds=3),
         strong(100, "CDB-BS", "0.5", difficulty="smoothed", seeds=3),
     ),
@@ -65,7 +82,7 @@ TABLES = {
         *(fast(imbalance, loss, tau) for imbalance in (50, 20) for loss, tau in (("CE", ""), ("CDB-CE", "dynamic"))),
         fast(10, "CE", seeds=3),
         fast(10, "CDB-CE", "dynamic", seeds=2, published=58.74),
-        fast(10, "CDB-CE", "dynamic-released"),
+        fast(10, "CDB-CE", "dynamic-released", seeds=3),
         smoothed(10, "CDB-CE", "dynamic", seeds=3),
         fast(10, "Balanced_Softmax", seeds=3),
         smoothed(10, "CDB-BS", "0.5", seeds=3),
@@ -73,7 +90,7 @@ TABLES = {
     "tau": (
         fast(100, "CE", seeds=3, published=38.21),
         fast(100, "CDB-CE", "0.5"),
-        fast(100, "CDB-CE", "1", published=41.67),
+        fast(100, "CDB-CE", "1", seeds=3, published=41.67),
         fast(100, "CDB-CE", "1.5"),
         fast(100, "CDB-CE", "2"),
         fast(100, "CDB-CE", "dynamic", seeds=3, published=42.57),
@@ -176,6 +193,11 @@ def all_entries() -> list[Entry]:
     return list(dict.fromkeys(entry for entries in (*TABLES.values(), *DEMO) for entry in entries))
 
 
+def jobs_of(entry: Entry, runs: Path, seeds: int | None = None) -> list[Job]:
+    """Return the trainings of an entry, with its own number of seeds or with `seeds`."""
+    return [Job(entry, entry.first_seed + number, runs) for number in range(seeds or entry.seeds)]
+
+
 def select(only: str, seeds: int | None, runs: Path) -> list[Job]:
     """Return the jobs of the tables that match `only`.
 
@@ -183,7 +205,7 @@ def select(only: str, seeds: int | None, runs: Path) -> list[Job]:
 
     Raise ValueError if none does.
     """
-    jobs = [Job(entry, seed, runs) for entry in all_entries() for seed in range(seeds or entry.seeds)]
+    jobs = [job for entry in all_entries() for job in jobs_of(entry, runs, seeds)]
     for condition in filter(None, only.split(",")):
         key, found, value = condition.partition("=")
         if found and key not in FILTERS:

@@ -7,9 +7,8 @@ from longtail.checkpoints import load_checkpoint
 from longtail.files import write_atomically
 from longtail.run import best_row, read_log
 from reproduction import plan
-from reproduction.jobs import HERE, Job
+from reproduction.jobs import WEIGHTS, Job
 
-WEIGHTS = HERE.parent / "pretrained_weights"
 INTRODUCTION = """# Trained weights
 
 Each file holds the epoch with the best validation accuracy; `cifar_test.py` reads everything else from it. Run the
@@ -35,8 +34,11 @@ def check_publishable(job: Job) -> None:
 def section(job: Job) -> str:
     """Return what the README says of a published file."""
     path = WEIGHTS / f"{job.name}.pth"
+    command = f"python cifar_train.py {' '.join(job.entry.flags)} --seed {job.seed}"
+    if job.entry.teachers:
+        command += f" --teacher {' '.join(job.entry.teachers)}"
     return (
-        f"## {path.name}\n\n- command: `python cifar_train.py {' '.join(job.entry.flags)} --seed {job.seed}`\n"
+        f"## {path.name}\n\n- command: `{command}`\n"
         f"- test accuracy: {job.figures['accuracy']:.4f}, by\n"
         f"  `python cifar_test.py --saved_model_path ../pretrained_weights/{path.name}`\n"
         f"- log: [CIFAR-LT/results/{job.name}](../CIFAR-LT/results/{job.name})\n"
@@ -51,10 +53,6 @@ def publish(jobs: list[Job]) -> None:
     for job in jobs:
         write_atomically(WEIGHTS / f"{job.name}.pth", job.best.read_bytes())
         print(WEIGHTS / f"{job.name}.pth")
-    published = [
-        job
-        for entry in plan.all_entries()
-        for seed in range(100)
-        if (WEIGHTS / f"{(job := Job(entry, seed, WEIGHTS)).name}.pth").exists()
-    ]
+    possible = [Job(entry, seed, WEIGHTS) for entry in plan.all_entries() for seed in entry.seed_range]
+    published = [job for job in possible if (WEIGHTS / f"{job.name}.pth").exists()]
     write_atomically(WEIGHTS / "README.md", "\n".join([INTRODUCTION, *map(section, published)]).encode())
