@@ -1,20 +1,25 @@
-"""Compare two settings over several seeds: mean, spread, and the difference with its 95 % interval.
+"""Compare settings over several seeds: mean, spread, and each difference with its 95 % interval.
 
-    python ../longtail/compare.py runs/A_seed* --against runs/B_seed* [--out DIR]
+    python ../longtail/compare.py runs/A_seed* runs/B_seed* --against runs/CE_seed* [--out DIR]
 
-RUN is the CSV file of a finished run, or the folder that holds it, as for plot.py. Accuracy is that of the test set
-where each run's folder holds the test.json that the test script of CIFAR-LT or EGTEA (--json RUN/test.json) or of
-ImageNet-LT writes; else that of validation in the kept epoch.
-Runs with the same seeds are compared in pairs. Prints a table and draws OUT/compare.png, where each seed is a dot.
+RUN is the CSV file of a finished run, or the folder that holds it, as for plot.py. Runs whose arguments are equal,
+apart from seeds and paths, are one setting. Each setting is compared with the first one after --against: in pairs
+where both have the same seeds (Student's interval), else by Welch's interval. A single run has no interval.
+Accuracy is that of the test set where each run's folder holds the test.json that the experiment's test script writes,
+else that of validation in the kept epoch.
+Writes the table to OUT/compare.md and draws OUT/compare.png, where each seed is a dot.
 """
 
 import json
 import re
 import sys
+import warnings
 from argparse import Namespace
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,21 +27,31 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code, file_path
+from longtail.files import write_atomically
 from longtail.metrics import SHOTS, class_figures, shot_accuracy
 from longtail.pictures import COLORS, new_figure, save_figure
 from longtail.plot import Log, beside, find_log, load_log
+from longtail.run import MAY_CHANGE_ON_RESUME
 from longtail.tables import markdown
 
 CONFIDENCE = 0.95
+FEWEST = (
+    3  # runs of a setting from which a picture shows its interval: that of two is twelve times as wide as their spread
+)
+GROUPS = (*SHOTS, "balanced")  # of classes; balanced: the mean of the class accuracies
 TITLE_WIDTH = 72  # characters that fit above the picture
 EPOCH_FLAGS = ("max_epochs", "num_epochs")  # what the experiments call the length of a run
+NO_SETTING = {"seed", "teacher_sha256", *MAY_CHANGE_ON_RESUME} - {"precision", "teacher"}
+IN_LABEL = ("loss_type", "tau", "difficulty", "reduction")  # arguments that a label of the loss says
+PATH_BEGINS = ("/", ".", "~")
+SEED = re.compile(r"_?seed_?\d+")
 
 
 @dataclass(frozen=True)
 class Setting:
     """Several runs that differ by their seed.
 
-    accuracy: in % of each run and group of SHOTS, (runs, groups); nan for an empty group.
+    accuracy: in % of each run and group of GROUPS, (runs, groups); nan for an empty group.
     """
 
     label: str
@@ -46,17 +61,34 @@ class Setting:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean differences of two settings and their intervals' half widths, both in points and of shape (groups,).
+    """Mean differences of two settings and the ends of their intervals, each in points and of shape (groups,).
 
-    paired: whether runs of equal seeds were compared.
+    paired: whether runs of equal seeds were compared. Without several runs of both settings low and high are None.
     """
 
     mean: np.ndarray
-    half_width: np.ndarray
+    low: np.ndarray | None
+    high: np.ndarray | None
     paired: bool
 
+    def cells(self, group: int) -> dict[str, str]:
+        """Return the table's cells for a group of classes."""
+        interval = "-"
+        if self.low is not None and self.high is not None:
+            interval = f"{self.low[group]:+.2f} to {self.high[group]:+.2f}"
+        return {"difference": f"{self.mean[group]:+.2f}", "95 % interval": interval}
 
-def read_object(path: Path) -> dict:
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one setting under a label, and the file in each run's folder that holds the figures of its test."""
+
+    label: str
+    runs: Sequence[Path]
+    result: str = "test.json"
+
+
+def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file. ValueError if it holds none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -72,16 +104,16 @@ def is_tested(path: Path) -> bool:
     return path.is_file() and not read_object(path).keys().isdisjoint(("classes", "verbs"))
 
 
-def by_class(figures: dict) -> list[float]:
-    """Return the accuracies by group of what a test script wrote.
+def by_group(figures: dict[str, Any]) -> list[float]:
+    """Return the accuracies in % by group of GROUPS of what a test script wrote.
 
     Raise KeyError, TypeError or ValueError if it lacks the classes' counts.
     """
-    train, correct, images = (
-        torch.tensor([one[key] for one in class_figures(figures)], dtype=torch.double)
-        for key in ("training_images", "correct", "images")
-    )
-    return [100 * share for share in shot_accuracy(correct, images, train.tolist()).values()]
+    classes = class_figures(figures)
+    correct = torch.tensor([entry["correct"] for entry in classes], dtype=torch.double)
+    total = torch.tensor([entry["images"] for entry in classes], dtype=torch.double)
+    shots = shot_accuracy(correct, total, [entry["training_images"] for entry in classes])
+    return [100 * share for share in (*shots.values(), (correct / total).nanmean().item())]
 
 
 def tested(path: Path, name: str) -> list[float]:
@@ -95,11 +127,9 @@ def tested(path: Path, name: str) -> list[float]:
             f"{path} is a test of {figures['checkpoint']}, not of best_{name}.pth: test that one, with --json {path}"
         )
     try:
-        return by_class(figures)
+        return by_group(figures)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} does not hold training_images, correct and images of every class: {error!r}"
-        ) from error
+        raise ValueError(f"{path} does not hold the counts of every class: {error!r}") from error
 
 
 def validated(log: Log) -> list[float]:
@@ -109,140 +139,313 @@ def validated(log: Log) -> list[float]:
     """
     share = torch.from_numpy(log.accuracy[log.best])
     groups = shot_accuracy(share.nan_to_num(), share.isfinite(), log.class_counts.tolist())
-    return [100 * log.measures["accuracy"][log.best], *(100 * groups[name] for name in SHOTS[1:])]
+    shares = [log.measures["accuracy"][log.best], *(groups[name] for name in SHOTS[1:]), share.nanmean().item()]
+    return [100 * value for value in shares]
 
 
-def read_setting(runs: list[Path], on_test: bool) -> Setting:
-    """Read the runs of one setting.
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run: its folder, its log, its seed, and the arguments that it shares with the runs of its setting."""
 
-    Raise ValueError for a run that is not finished, of another loss, or whose seed came before.
+    folder: Path
+    log: Log
+    seed: Any
+    arguments: dict[str, Any]
+
+
+def read_run(run: Path) -> FinishedRun:
+    """Read a run. Raise ValueError if it is not finished."""
+    path, log = find_log(run), load_log(run)
+    arguments = read_object(beside(path)).get("arguments", {})
+    epochs = next((arguments[key] for key in EPOCH_FLAGS if key in arguments), None)
+    if epochs != log.measures["epoch"][-1]:
+        raise ValueError(
+            f"{path} has {log.measures['epoch'][-1]:.0f} of {epochs} epochs: only finished runs are compared"
+        )
+    return FinishedRun(path.parent, log, arguments.get("seed"), setting_arguments(arguments))
+
+
+def setting_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that make a setting: those that a label of the loss does not hold, without seeds and paths.
+
+    What is None, False or empty is left out: it says as little as a key that a run of an older version lacks.
     """
-    seeds, labels, accuracy = [], [], []
+    kept = {}
+    for key, value in arguments.items():
+        if key in NO_SETTING or key in IN_LABEL or value is None or value is False or value == "":
+            continue
+        if isinstance(value, str):
+            if value.startswith(PATH_BEGINS):
+                continue
+            value = SEED.sub("", value)
+        kept[key] = value
+    return kept
+
+
+def by_setting(runs: Iterable[FinishedRun]) -> list[list[FinishedRun]]:
+    """Return the runs of each setting, in the order of their first runs."""
+    settings: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        path, log = find_log(run), load_log(run)
-        arguments = read_object(beside(path)).get("arguments", {})
-        epochs = next((arguments[key] for key in EPOCH_FLAGS if key in arguments), None)
-        if epochs != log.measures["epoch"][-1]:
-            raise ValueError(
-                f"{path} has {log.measures['epoch'][-1]:.0f} of {epochs} epochs: only finished runs are compared"
-            )
-        if arguments.get("seed") in seeds:
-            raise ValueError(f"{path} has seed {arguments['seed']}, as a run before it: each seed counts once")
-        seeds.append(arguments.get("seed"))
-        labels.append(log.label)
-        if log.label != labels[0]:
-            raise ValueError(f"{path} is of {log.label}, the first run of {labels[0]}: give the runs of one setting")
-        accuracy.append(tested(path.parent / "test.json", log.name) if on_test else validated(log))
-    if len(runs) < 2:
-        raise ValueError(f"{runs[0]} is one run: a spread needs at least two seeds")
-    return Setting(labels[0], tuple(seeds), np.array(accuracy))
+        key = json.dumps([run.log.label, run.arguments], sort_keys=True)
+        settings.setdefault(key, []).append(run)
+    return list(settings.values())
 
 
-def apart_by_name(run: Path, other: Path) -> tuple[str, str]:
-    """Return for each of two runs of one loss the words of its path that the other lacks, seeds aside.
+def differing_keys(arguments: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the arguments in which settings differ. Of different recipes, what follows from the recipe is left out."""
 
-    Both paths if none differs.
+    def values(key: str) -> list[Any]:
+        return [setting.get(key) for setting in arguments]
+
+    keys = dict.fromkeys(key for setting in arguments for key in setting)
+    differing = [key for key in keys if any(value != values(key)[0] for value in values(key))]
+    if "recipe" not in differing:
+        return differing
+    recipes = values("recipe")
+    free = []
+    for key in differing:
+        pairs = set(zip(recipes, map(repr, values(key)), strict=True))
+        if key == "recipe" or len(pairs) > len(set(recipes)):
+            free.append(key)
+    return free
+
+
+def labels_of(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
+    """Return a label of each setting: its loss and the arguments that differ, words of its folder if none does."""
+    arguments = [runs[0].arguments for runs in settings]
+    labels = [runs[0].log.label for runs in settings]
+    for key in differing_keys(arguments):
+        for number, setting in enumerate(arguments):
+            if key in setting:
+                labels[number] += f", {key} {setting[key]}"
+    return told_apart(labels, [runs[0].folder for runs in settings])
+
+
+def told_apart(labels: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Return the labels. To equal ones add the words of their folders that not all of these share, seeds aside."""
+    names = []
+    for label, folder in zip(labels, folders, strict=True):
+        rivals = [path_words(other) for other, theirs in zip(folders, labels, strict=True) if theirs == label]
+        shared = set.intersection(*map(set, rivals))
+        own = " ".join(word for word in path_words(folder) if word not in shared)
+        names.append(f"{label} ({own})" if own else label)
+    if len(set(names)) < len(names):
+        return [f"{label} ({folder})" for label, folder in zip(labels, folders, strict=True)]
+    return names
+
+
+def path_words(path: Path) -> list[str]:
+    """Return the words of a path, without its seed."""
+    return [word for word in re.split(r"[/\\_]", str(path)) if not re.fullmatch(r"seed\d+", word)]
+
+
+def read_setting(label: str, runs: Sequence[FinishedRun], result: str | None) -> Setting:
+    """Return what the runs of a setting reached on the test set, as `result` in each folder says, or on validation.
+
+    Raise ValueError if a seed comes twice, or if a file holds no test of its run.
     """
-    a, b = (
-        [word for word in re.split(r"[/\\_]", str(path)) if not re.fullmatch(r"seed\d+", word)] for path in (run, other)
-    )
-    names = " ".join(word for word in a if word not in b), " ".join(word for word in b if word not in a)
-    return names if any(names) else (str(run), str(other))
+    seeds: list[Any] = []
+    accuracy = []
+    for run in runs:
+        if run.seed in seeds:
+            raise ValueError(f"{run.folder} has seed {run.seed}, as a run before it: each seed counts once")
+        seeds.append(run.seed)
+        accuracy.append(tested(run.folder / result, run.log.name) if result else validated(run.log))
+    return Setting(label, tuple(seeds), np.array(accuracy))
 
 
 def difference(a: Setting, b: Setting) -> Difference:
     """Return a - b with its 95 % interval: Student's over pairs where both have the same seeds, else Welch's."""
-    from scipy.stats import t
+    from scipy.stats import ttest_ind, ttest_rel
 
-    if set(a.seeds) == set(b.seeds):
-        pairs = a.accuracy - b.accuracy[[b.seeds.index(seed) for seed in a.seeds]]
-        error, freedom = pairs.std(axis=0, ddof=1) / len(pairs) ** 0.5, len(pairs) - 1
-        return Difference(pairs.mean(axis=0), t.ppf((1 + CONFIDENCE) / 2, freedom) * error, True)
-    parts = np.stack([setting.accuracy.var(axis=0, ddof=1) / len(setting.seeds) for setting in (a, b)])
-    total = parts.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = total**2 / sum(
-            part**2 / (len(setting.seeds) - 1) for part, setting in zip(parts, (a, b), strict=True)
-        )
-        half = np.where(total > 0, t.ppf((1 + CONFIDENCE) / 2, freedom) * total**0.5, total)
-    return Difference(a.accuracy.mean(axis=0) - b.accuracy.mean(axis=0), half, False)
+    partners, paired = b.accuracy, set(a.seeds) == set(b.seeds)
+    if paired:
+        partners = b.accuracy[[b.seeds.index(seed) for seed in a.seeds]]
+        mean = (a.accuracy - partners).mean(axis=0)
+    else:
+        mean = a.accuracy.mean(axis=0) - partners.mean(axis=0)
+    if min(len(a.seeds), len(b.seeds)) < 2:
+        return Difference(mean, None, None, paired)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss occurred")  # where all seeds reached the same accuracy
+        test = ttest_rel(a.accuracy, partners) if paired else ttest_ind(a.accuracy, partners, equal_var=False)
+        low, high = test.confidence_interval(CONFIDENCE)
+    return Difference(mean, low, high, paired)
 
 
-def rows(a: Setting, b: Setting, apart: Difference) -> list[dict[str, str]]:
-    """Return the table's rows: group, both settings, the difference and its interval.
+def spread(accuracy: np.ndarray) -> str:
+    """Return the mean of several runs and their standard deviation, which one run does not have."""
+    deviation = f" ± {accuracy.std(ddof=1):.2f}" if len(accuracy) > 1 else ""
+    return f"{accuracy.mean():.2f}{deviation}"
+
+
+def rows(settings: Sequence[Setting]) -> list[dict[str, str]]:
+    """Return the table's rows: for each group of classes every setting, and its difference to the first.
 
     A group without classes has no row.
     """
+    baseline, *others = settings
+    differences = [difference(setting, baseline) for setting in others]
+    table = []
+    for g, name in enumerate(GROUPS):
+        if np.isnan(baseline.accuracy[:, g]).any():
+            continue
+        empty = {"difference": "", "95 % interval": ""}
+        for setting, cells in zip(settings, [empty, *(apart.cells(g) for apart in differences)], strict=True):
+            accuracy = spread(setting.accuracy[:, g])
+            table.append(
+                {
+                    "classes": name,
+                    "setting": setting.label,
+                    "runs": str(len(setting.seeds)),
+                    "accuracy": accuracy,
+                    **cells,
+                }
+            )
+    return table
 
-    def spread(values: np.ndarray) -> str:
-        return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
 
-    return [
-        {
-            "classes": name,
-            a.label: spread(a.accuracy[:, g]),
-            b.label: spread(b.accuracy[:, g]),
-            "difference": f"{apart.mean[g]:+.2f}",
-            "95 % interval": f"{apart.mean[g] - apart.half_width[g]:+.2f} to {apart.mean[g] + apart.half_width[g]:+.2f}",
-        }
-        for g, name in enumerate(SHOTS)
-        if np.isfinite(apart.mean[g])
-    ]
+def remarks(settings: Sequence[Setting]) -> list[str]:
+    """Return lines on what the intervals of the differences rest on."""
+    baseline, *others = settings
+    lines, single = [], []
+    for setting in others:
+        if min(len(setting.seeds), len(baseline.seeds)) < 2:
+            single.append(setting.label)
+        elif set(setting.seeds) == set(baseline.seeds):
+            lines.append(f"{setting.label}: pairs of seeds {', '.join(map(str, sorted(setting.seeds)))}")
+        else:
+            lines.append(f"{setting.label}: other seeds than {baseline.label}, not paired")
+    if single:
+        lines.append(f"No interval for {'; '.join(single)}: it needs at least two runs of both settings.")
+    return lines
 
 
-def draw(a: Setting, b: Setting, title: str, path: Path) -> None:
-    """Draw both settings for each group: a dot for each seed, a bar at the mean."""
-    figure = new_figure(8, 4.5)
-    axes = figure.subplots()
-    shown = [g for g in range(len(SHOTS)) if np.isfinite(a.accuracy[:, g]).all()]
-    for setting, color, side in ((b, COLORS[0], -0.17), (a, COLORS[2], 0.17)):
-        means = setting.accuracy[:, shown].mean(axis=0)
-        places = np.arange(len(shown)) + side
-        axes.bar(places, means, 0.3, color=color, alpha=0.35, label=f"{setting.label}, {len(setting.seeds)} seeds")
-        jitter = np.linspace(-0.08, 0.08, len(setting.seeds))[:, None]
-        axes.plot(places + jitter, setting.accuracy[:, shown], "o", color=color, markersize=4)
-        for place, mean in zip(places, means, strict=True):
-            axes.annotate(f"{mean:.1f}", (place, 0), (0, 3), textcoords="offset points", ha="center", fontsize="small")
-    axes.set_xticks(range(len(shown)), [SHOTS[g] if g == 0 else f"{SHOTS[g]} shot" for g in shown])
-    axes.set(ylabel="accuracy (%)", title=fill(title, TITLE_WIDTH), ylim=(0, None))
+def draw(settings: Sequence[Setting], path: Path) -> None:
+    """Draw every setting for each group of classes: above the accuracy, below the difference to the first setting.
+
+    Above, a bar stands at the mean and a dot at each run. Below, a line is the interval, from FEWEST runs on.
+    """
+    baseline = settings[0]
+    groups = [g for g in range(len(GROUPS)) if np.isfinite(baseline.accuracy[:, g]).all()]
+    if all(np.allclose(setting.accuracy[:, 0], setting.accuracy[:, -1]) for setting in settings):
+        groups = groups[:-1]  # on a balanced set the mean of the classes is the accuracy of all images
+    width = 0.8 / len(settings)
+    figure = new_figure(max(8, 0.45 * len(groups) * len(settings)), 6.5)
+    above, below = figure.subplots(2, 1, sharex=True)
+    for number, setting in enumerate(settings):
+        x = np.arange(len(groups)) + (number - (len(settings) - 1) / 2) * width
+        color = COLORS[number % len(COLORS)]
+        draw_accuracy(above, x, setting.accuracy[:, groups], width, color, setting_title(setting))
+        if number:
+            draw_difference(below, x, difference(setting, baseline), groups, enough(setting, baseline), color)
+    names = [GROUPS[g] if GROUPS[g] in ("all", "balanced") else f"{GROUPS[g]} shot" for g in groups]
+    below.set_xticks(range(len(groups)), names)
+    below.axhline(0, color=COLORS[0], linewidth=0.8)
+    below.margins(y=0.2)
+    below.set_ylabel(f"difference to {baseline.label}\n(points)")
+    above.set_ylabel("accuracy (%)")
+    above.set_title(fill(title(settings), TITLE_WIDTH))
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     save_figure(figure, path)
 
 
-def compare(args: Namespace) -> None:
-    """Print the table and draw the picture."""
-    runs, against = args.runs, args.against
-    on_test = all(is_tested(find_log(run).parent / "test.json") for run in (*runs, *against))
-    a, b = read_setting(runs, on_test), read_setting(against, on_test)
-    if a.label == b.label:
-        names = apart_by_name(runs[0], against[0])
-        a, b = (
-            replace(setting, label=f"{setting.label} ({name})" if name else setting.label)
-            for setting, name in zip((a, b), names, strict=True)
-        )
-    apart = difference(a, b)
-    where = "test" if on_test else "validation, in the kept epoch, since not every run has a test.json with its classes"
-    kind = f"pairs of seeds {', '.join(map(str, sorted(a.seeds)))}" if apart.paired else "other seeds, not paired"
-    print(
-        f"accuracy in % on {where}: {a.label} ({len(a.seeds)} seeds) against {b.label} ({len(b.seeds)} seeds); {kind}\n"
+def enough(a: Setting, b: Setting) -> bool:
+    """Return whether there are runs enough to draw an interval."""
+    return min(len(a.seeds), len(b.seeds)) >= FEWEST
+
+
+def setting_title(setting: Setting) -> str:
+    """Return a setting's line in the legend."""
+    return f"{setting.label}, 1 run" if len(setting.seeds) == 1 else f"{setting.label}, {len(setting.seeds)} seeds"
+
+
+def title(settings: Sequence[Setting]) -> str:
+    """Return the picture's title: of two settings their difference, and where seeds are too few for an interval so."""
+    baseline, *others = settings
+    few = not all(enough(setting, baseline) for setting in others)
+    remark = "too few seeds for an interval" if few else "95 %"
+    if len(others) != 1:
+        return "accuracy" + (f" ({remark})" if few else "")
+    apart = difference(others[0], baseline)
+    interval = (
+        "" if few or apart.low is None or apart.high is None else f", {apart.low[0]:+.2f} to {apart.high[0]:+.2f}"
     )
-    print(markdown(rows(a, b, apart), left=("classes",)))
-    args.out.mkdir(parents=True, exist_ok=True)
-    title = f"{a.label} - {b.label}: {apart.mean[0]:+.2f} ± {apart.half_width[0]:.2f} points (95 %)"
-    draw(a, b, title, args.out / "compare.png")
+    return f"{others[0].label} - {baseline.label}: {apart.mean[0]:+.2f} points{interval} ({remark})"
+
+
+def draw_accuracy(axes: Any, x: np.ndarray, accuracy: np.ndarray, width: float, color: str, label: str) -> None:
+    """Draw a bar at the mean of the runs (runs, groups) and a dot at each run; the mean stands at the bar's foot."""
+    axes.bar(x, accuracy.mean(axis=0), 0.9 * width, color=color, alpha=0.35, label=label)
+    jitter = np.linspace(-0.2, 0.2, len(accuracy))[:, None] * width
+    axes.plot(x + jitter, accuracy, "o", color=color, markersize=4)
+    for position, mean in zip(x, accuracy.mean(axis=0), strict=True):
+        axes.annotate(f"{mean:.1f}", (position, 0), (0, 3), textcoords="offset points", ha="center", fontsize="small")
+
+
+def draw_difference(
+    axes: Any, x: np.ndarray, apart: Difference, groups: list[int], has_interval: bool, color: str
+) -> None:
+    """Draw a mark at each group's difference, with its number, and a line over the interval."""
+    mean, top = apart.mean[groups], apart.mean[groups]
+    axes.plot(x, mean, "D", color=color, markersize=5, markerfacecolor=color if has_interval else "none")
+    if has_interval and apart.low is not None and apart.high is not None:
+        axes.vlines(x, apart.low[groups], apart.high[groups], color=color, linewidth=2)
+        top = apart.high[groups]
+    for position, height, value in zip(x, top, mean, strict=True):
+        axes.annotate(
+            f"{value:+.1f}", (position, height), (0, 5), textcoords="offset points", ha="center", fontsize="small"
+        )
+
+
+def write_comparison(settings: Sequence[Setting], where: str, out: Path) -> str:
+    """Write OUT/compare.md and OUT/compare.png, and return the table's text. The first setting is the baseline."""
+    table = markdown(rows(settings), left=("classes", "setting"))
+    heading = f"accuracy in % on {where}; differences to {settings[0].label}"
+    text = "\n".join([heading, "", table, *remarks(settings), ""])
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "compare.md", text.encode())
+    draw(settings, out / "compare.png")
+    return text
+
+
+def compare_runs(groups: Sequence[Group], out: Path) -> str:
+    """Compare tested runs with those of the first group. Return and write what `write_comparison` does.
+
+    Raise ValueError for a run that is not finished, a seed that comes twice in a group, a file that is no test's.
+    """
+    settings = []
+    for group in groups:
+        settings.append(read_setting(group.label, [read_run(run) for run in group.runs], group.result))
+    return write_comparison(settings, "test", out)
+
+
+def compare(args: Namespace) -> None:
+    """Print the table and draw the picture. The setting compared with is that of the first run after --against."""
+    groups = [*by_setting(map(read_run, args.against)), *by_setting(map(read_run, args.runs))]
+    labels = labels_of(groups)
+    on_test = all(is_tested(run.folder / "test.json") for runs in groups for run in runs)
+    where = "test" if on_test else "validation, in the kept epoch, since not every run has a test.json with its classes"
+    settings = []
+    for label, runs in zip(labels, groups, strict=True):
+        settings.append(read_setting(label, runs, "test.json" if on_test else None))
+    print(write_comparison(settings, where, args.out))
     print(args.out / "compare.png")
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
+    parser.add_argument("runs", nargs="+", type=file_path, metavar="RUN", help="finished runs of one or more settings")
     parser.add_argument(
-        "runs", nargs="+", type=file_path, metavar="RUN", help="finished runs of the one setting, one for each seed"
+        "--against",
+        nargs="+",
+        type=file_path,
+        metavar="RUN",
+        required=True,
+        help="finished runs of the setting that the others are compared with",
     )
     parser.add_argument(
-        "--against", nargs="+", type=file_path, metavar="RUN", required=True, help="finished runs of the other setting"
-    )
-    parser.add_argument(
-        "--out", type=file_path, default=Path(), help="folder of the picture; default: the working directory"
+        "--out", type=file_path, default=Path(), help="folder of table and picture; default: the working directory"
     )
     return parser.parse_args(argv)
 

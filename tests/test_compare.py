@@ -1,7 +1,6 @@
 """compare.py against differences and intervals worked out by hand."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,37 +13,41 @@ from longtail.run import log_row
 COUNTS = [200, 50, 10]  # one class of each group
 
 
-def write_run(folder, seed, accuracy, *, loss="CE", epochs=2, test=None, done=2):
-    """A run of `epochs`, of which `done` are in the log.
+def write_run(folder, seed, accuracy, *, test=None, done=2, **arguments):
+    """A run of two epochs, of which `done` are in the log.
 
-    Its best epoch is the first, with `accuracy` of the three classes.
+    Its best epoch is the first, with `accuracy` of the three classes; in the second all three are 0.
     """
     folder.mkdir(parents=True)
     description = {
-        "arguments": {"loss_type": loss, "tau": "dynamic", "seed": seed, "max_epochs": epochs},
+        "arguments": {"loss_type": "CE", "tau": "dynamic", "seed": seed, "max_epochs": 2, **arguments},
         "class_counts": COUNTS,
         "class_names": ["a", "b", "c"],
     }
     (folder / "x.json").write_text(json.dumps(description))
     rows = [
-        log_row({"epoch": epoch, "lr": 0.1, "loss": 1.0, "accuracy": value, "tau": 1.0}, accuracy, [1.0] * 3)
-        for epoch, value in zip(range(1, done + 1), (0.5, 0.4), strict=False)
-    ]
+        log_row({"epoch": epoch, "lr": 0.1, "loss": 1.0, "accuracy": value, "tau": 1.0}, classes, [1.0] * 3)
+        for epoch, value, classes in ((1, 0.5, accuracy), (2, 0.4, (0.0, 0.0, 0.0)))
+    ][:done]
     lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
     (folder / "x.csv").write_text("\n".join(lines) + "\n")
     if test:
-        classes = [
-            {"name": name, "training_images": count, "correct": correct, "images": 10}
-            for name, count, correct in zip("abc", COUNTS, test, strict=True)
-        ]
-        (folder / "test.json").write_text(json.dumps({"classes": classes}))
+        (folder / "test.json").write_text(json.dumps({"classes": class_figures(test)}))
     return str(folder)
+
+
+def class_figures(correct):
+    """What a test writes of three classes with 10 test images each."""
+    return [
+        {"name": name, "training_images": count, "correct": right, "images": 10}
+        for name, count, right in zip("abc", COUNTS, correct, strict=True)
+    ]
 
 
 def settings(tmp_path, **more):
     """Two settings with seeds 0 to 2: test accuracy of all 60, 70, 80 % against 50, 50, 50."""
     a = [
-        write_run(tmp_path / f"a{seed}", seed, (0.9, 0.5, 0.1), loss="CDB-CE", test=test, **more)
+        write_run(tmp_path / f"a{seed}", seed, (0.9, 0.5, 0.1), loss_type="CDB-CE", test=test, **more)
         for seed, test in enumerate([(9, 6, 3), (9, 7, 5), (9, 8, 7)])
     ]
     b = [write_run(tmp_path / f"b{seed}", seed, (0.8, 0.4, 0.3), test=(9, 5, 1), **more) for seed in range(3)]
@@ -52,13 +55,18 @@ def settings(tmp_path, **more):
 
 
 def table(output):
-    """The cells of the printed rows by the name of the group."""
-    return {
-        cells[0]: cells[1:]
-        for line in output.splitlines()
-        if line.startswith("| ")
-        for cells in ([cell.strip() for cell in line.strip("| ").split("|")],)
-    }
+    """The cells of the printed rows (runs, accuracy, difference, interval) by the group and the setting."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines() if line[:2] == "| "]
+    return {(classes, setting): cells for classes, setting, *cells in rows}
+
+
+def compared(capsys, out, runs, against):
+    """What is printed, and the table's cells."""
+    assert main([*runs, "--against", *against, "--out", str(out)]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith((out / "compare.md").read_text())
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+    return output, table(output)
 
 
 def test_paired_difference(tmp_path, capsys):
@@ -66,13 +74,35 @@ def test_paired_difference(tmp_path, capsys):
 
     So the half width is 4.303 * 10 / sqrt 3 = 24.84.
     """
-    a, b = settings(tmp_path)
-    assert main([*a, "--against", *b, "--out", str(tmp_path)]) == 0
-    rows = table(capsys.readouterr().out)
-    assert rows["all"] == ["70.00 ± 10.00", "50.00 ± 0.00", "+20.00", "-4.84 to +44.84"]
-    assert rows["many"] == ["90.00 ± 0.00", "90.00 ± 0.00", "+0.00", "+0.00 to +0.00"]
-    assert rows["few"] == ["50.00 ± 20.00", "10.00 ± 0.00", "+40.00", "-9.68 to +89.68"]
-    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+    output, cells = compared(capsys, tmp_path, *settings(tmp_path))
+    ours = "CDB-CE, tau dynamic"
+    assert cells["all", "CE"] == ["3", "50.00 ± 0.00", "", ""]
+    assert cells["all", ours] == ["3", "70.00 ± 10.00", "+20.00", "-4.84 to +44.84"]
+    assert cells["many", ours] == ["3", "90.00 ± 0.00", "+0.00", "+0.00 to +0.00"]
+    assert cells["few", ours] == ["3", "50.00 ± 20.00", "+40.00", "-9.68 to +89.68"]
+    assert "pairs of seeds 0, 1, 2" in output
+
+
+def test_pairs_have_equal_seeds_in_whatever_order_they_are_given(tmp_path, capsys):
+    """60, 70, 80 against 40, 60, 70: 20, 10, 10 with mean 13.33, deviation 5.77, half width 4.303 * 5.77 / sqrt 3."""
+    a, _ = settings(tmp_path)
+    right = {2: (9, 7, 5), 1: (9, 7, 2), 0: (9, 2, 1)}
+    b = [write_run(tmp_path / f"c{seed}", seed, (0, 0, 0), test=test) for seed, test in right.items()]
+    _, cells = compared(capsys, tmp_path, a, b)
+    assert cells["all", "CDB-CE, tau dynamic"] == ["3", "70.00 ± 10.00", "+13.33", "-1.01 to +27.68"]
+
+
+def test_seeds_that_only_overlap_are_not_paired(tmp_path, capsys):
+    """Welch: variances of the means 100 / 3 and 233.3 / 3, so an error of 10.54 with 3.45 degrees of freedom.
+
+    Student's t for them is 2.961.
+    """
+    a, _ = settings(tmp_path)
+    right = {1: (9, 2, 1), 2: (9, 7, 2), 3: (9, 7, 5)}
+    b = [write_run(tmp_path / f"c{seed}", seed, (0, 0, 0), test=test) for seed, test in right.items()]
+    output, cells = compared(capsys, tmp_path, a, b)
+    assert "not paired" in output
+    assert cells["all", "CDB-CE, tau dynamic"] == ["3", "70.00 ± 10.00", "+13.33", "-17.88 to +44.54"]
 
 
 def test_other_seeds_are_not_paired(tmp_path, capsys):
@@ -81,44 +111,139 @@ def test_other_seeds_are_not_paired(tmp_path, capsys):
     It has 2 degrees of freedom, since the other side does not vary.
     """
     a, b = settings(tmp_path)
-    assert main([*a, "--against", *b[:2], "--out", str(tmp_path)]) == 0
-    output = capsys.readouterr().out
+    output, cells = compared(capsys, tmp_path, a, b[:2])
     assert "not paired" in output
-    assert table(output)["all"] == ["70.00 ± 10.00", "50.00 ± 0.00", "+20.00", "-4.84 to +44.84"]
+    assert cells["all", "CDB-CE, tau dynamic"] == ["3", "70.00 ± 10.00", "+20.00", "-4.84 to +44.84"]
+
+
+def test_balanced_is_the_mean_of_the_classes_whatever_their_images(tmp_path, capsys):
+    """10 of 10, 5 of 10 and 0 of 40 images: 25 % of all, 50 % of a class."""
+    a = write_run(tmp_path / "a", 0, (0, 0, 0), test=(10, 5, 0))
+    classes = class_figures((10, 5, 0))
+    classes[2]["images"] = 40
+    (tmp_path / "a/test.json").write_text(json.dumps({"classes": classes}))
+    b = write_run(tmp_path / "b", 0, (0, 0, 0), test=(10, 5, 0), loss_type="FL")
+    _, cells = compared(capsys, tmp_path, [a], [b])
+    assert (cells["all", "CE"][1], cells["balanced", "CE"][1]) == ("25.00", "50.00")
+
+
+def test_any_number_of_settings_and_single_runs_without_interval(tmp_path, capsys):
+    """Four settings; one has one run, so its difference, 10 points, has no interval."""
+    a, b = settings(tmp_path)
+    one = write_run(tmp_path / "one", 0, (0, 0, 0), test=(9, 6, 3), loss_type="FL")
+    slow = [write_run(tmp_path / f"slow{seed}", seed, (0, 0, 0), test=(9, 5, 1), lr=0.2) for seed in (0, 1)]
+    output, cells = compared(capsys, tmp_path, [*slow, one, *a], b)
+    assert [setting for group, setting in cells if group == "all"] == [
+        "CE",
+        "CE, lr 0.2",
+        "FL",
+        "CDB-CE, tau dynamic",
+    ]
+    assert cells["all", "FL"] == ["1", "60.00", "+10.00", "-"]
+    assert cells["all", "CDB-CE, tau dynamic"][3] == "-4.84 to +44.84"
+    assert "No interval for FL: it needs at least two runs of both settings" in output
+
+
+def test_what_differs_is_in_the_labels_and_seeds_paths_and_ways_of_running_are_not(tmp_path):
+    """Of another recipe only its name is said, unless something was changed besides."""
+    fast = {"recipe": "fast", "lr": 0.1, "batch_size": 64}
+    runs = []
+    for seed, more in enumerate(
+        (
+            {**fast, "device": "cpu", "workers": 2, "teacher": ""},
+            {**fast, "teacher": "CE_seed1/best.pth", "teacher_sha256": "12ab", "out": "/tmp/a"},
+            {**fast, "teacher": "CE_seed2/best.pth", "teacher_sha256": "34cd", "out": "/tmp/b", "compile": False},
+            {"recipe": "strong", "lr": 0.2, "batch_size": 128},
+            {"recipe": "strong", "lr": 0.2, "batch_size": 32},
+        )
+    ):
+        runs.append(Path(write_run(tmp_path / f"run{seed}", seed, (0, 0, 0), **more)))
+    groups = compare.by_setting(map(compare.read_run, runs))
+    assert [[run.seed for run in group] for group in groups] == [[0], [1, 2], [3], [4]]
+    assert compare.labels_of(groups) == [
+        "CE, recipe fast, batch_size 64",
+        "CE, recipe fast, batch_size 64, teacher CE/best.pth",
+        "CE, recipe strong, batch_size 128",
+        "CE, recipe strong, batch_size 32",
+    ]
+    assert compare.labels_of([groups[0], groups[2]]) == ["CE, recipe fast", "CE, recipe strong"]
+
+
+def test_runs_of_older_versions_lack_arguments(tmp_path):
+    runs = [
+        Path(write_run(tmp_path / "new", 0, (0, 0, 0), flip=False, head=None)),
+        Path(write_run(tmp_path / "old", 1, (0, 0, 0))),
+    ]
+    assert len(compare.by_setting(map(compare.read_run, runs))) == 1
+
+
+def test_only_a_loss_a_seed_a_length_and_class_counts_are_needed(tmp_path, capsys):
+    """As a training loop of one's own writes them."""
+    runs = [write_run(tmp_path / loss, 0, (0.9, 0.5, 0.1), loss_type=loss) for loss in ("CDB-CE", "MyLoss")]
+    for run in runs:
+        settings_file = Path(run) / "x.json"
+        description = json.loads(settings_file.read_text())
+        del description["arguments"]["tau"], description["class_names"]
+        settings_file.write_text(json.dumps(description))
+    _, cells = compared(capsys, tmp_path, runs[1:], runs[:1])
+    assert cells["many", "MyLoss"] == ["1", "90.00", "+0.00", "-"]
 
 
 def test_without_test_figures_it_is_the_kept_epoch_on_validation(tmp_path, capsys):
     a, b = settings(tmp_path)
     (tmp_path / "b1" / "test.json").unlink()
-    assert main([*a, "--against", *b, "--out", str(tmp_path)]) == 0
-    output = capsys.readouterr().out
+    output, cells = compared(capsys, tmp_path, a, b)
     assert "on validation" in output
-    assert table(output)["medium"][:2] == ["50.00 ± 0.00", "40.00 ± 0.00"]
+    assert cells["medium", "CDB-CE, tau dynamic"][1] == "50.00 ± 0.00"
+    assert cells["medium", "CE"][1] == "40.00 ± 0.00"
+
+
+def test_groups_of_a_caller(tmp_path):
+    """As ImageNet-LT's main.py has them: its own labels, and another file for the row of logit adjustment."""
+    a, b = settings(tmp_path)
+    for run in b:
+        (Path(run) / "adjusted.json").write_text(json.dumps({"classes": class_figures((9, 8, 7))}))
+    runs = [Path(run) for run in b]
+    text = compare.compare_runs(
+        [
+            compare.Group("cross-entropy", runs),
+            compare.Group("ours", [Path(run) for run in a]),
+            compare.Group("adjusted", runs, "adjusted.json"),
+        ],
+        tmp_path / "out",
+    )
+    assert table(text)["all", "adjusted"] == ["3", "80.00 ± 0.00", "+30.00", "+30.00 to +30.00"]
+    assert (tmp_path / "out/compare.md").read_text() == text and (tmp_path / "out/compare.png").exists()
+
+
+@pytest.mark.parametrize(("count", "remark"), [(2, "too few seeds for an interval"), (3, "-4.84 to +44.84 (95 %)")])
+def test_the_title_has_an_interval_from_three_seeds_on(count, remark, tmp_path):
+    a, b = settings(tmp_path)
+    both = [
+        compare.read_setting(label, [compare.read_run(Path(run)) for run in runs[:count]], "test.json")
+        for label, runs in (("CE", b), ("ours", a))
+    ]
+    assert compare.title(both).startswith("ours - CE: +") and remark in compare.title(both)
 
 
 def test_the_picture_is_named_by_loss_or_by_folder(tmp_path, capsys):
     a = [write_run(tmp_path / f"mine{seed}", seed, (0.9, 0.5, 0.1)) for seed in range(2)]
     b = [write_run(tmp_path / f"theirs{seed}", seed, (0.8, 0.4, 0.3)) for seed in range(2)]
-    main([*a, "--against", *b, "--out", str(tmp_path)])
-    assert "| CE (mine0) " in capsys.readouterr().out
+    _, cells = compared(capsys, tmp_path, a, b)
+    assert {setting for _, setting in cells} == {"CE (mine0)", "CE (theirs0)", "setting"}
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda a, b, path: (a[:1], b), "a0 is one run: a spread needs at least two seeds"),
         (lambda a, b, path: ([*a, a[0]], b), "has seed 0, as a run before it"),
-        (
-            lambda a, b, path: ([*a, write_run(path / "other", 3, (0, 0, 0), loss="FL", test=(1, 1, 1))], b),
-            "other/x.csv is of FL, the first run of CDB-CE",
-        ),
         (
             lambda a, b, path: ([*a, write_run(path / "half", 3, (0, 0, 0), done=1)], b),
             "has 1 of 2 epochs: only finished runs",
         ),
         (lambda a, b, path: ([*a, str(path / "nowhere")], b), "nowhere"),
         (
-            lambda a, b, path: ([*a, write_run(path / "odd", 3, (0, 0, 0), loss="CDB-CE", test=("x", 1, 1))], b),
+            lambda a, b, path: ([*a, write_run(path / "odd", 3, (0, 0, 0), loss_type="CDB-CE", test=("x", 1, 1))], b),
             "odd/test.json does not hold",
         ),
     ],
@@ -130,31 +255,34 @@ def test_what_cannot_be_compared_is_named(tmp_path, capsys, change, match):
 
 
 def test_on_validation_all_is_the_accuracy_of_the_images(tmp_path, capsys):
-    """The log says 0.5 of all images in the kept epoch; the mean of the classes would be 30."""
+    """The log says 0.5 of all images in the kept epoch; the mean of the classes is 30."""
     a, b = ([write_run(tmp_path / f"{side}{seed}", seed, (0.9, 0.0, 0.0)) for seed in range(2)] for side in "ab")
-    assert main([*a, "--against", *b, "--out", str(tmp_path)]) == 0
-    rows = table(capsys.readouterr().out)
-    assert rows["all"][:2] == ["50.00 ± 0.00"] * 2 and rows["many"][:2] == ["90.00 ± 0.00"] * 2
+    _, cells = compared(capsys, tmp_path, a, b)
+    accuracy = {group: row[1] for (group, setting), row in cells.items() if setting == "CE (a0)"}
+    assert (accuracy["all"], accuracy["many"], accuracy["balanced"]) == (
+        "50.00 ± 0.00",
+        "90.00 ± 0.00",
+        "30.00 ± 0.00",
+    )
 
 
-def test_settings_in_folders_of_one_name_are_two_columns(tmp_path, capsys):
+def test_settings_in_folders_of_one_name_are_told_apart(tmp_path, capsys):
     a, b = ([write_run(tmp_path / side / f"seed{seed}", seed, (0.9, 0.5, 0.1)) for seed in range(2)] for side in "ab")
-    main([*a, "--against", *b, "--out", str(tmp_path)])
-    output = capsys.readouterr().out
-    assert all(f"| CE ({side}) " in output for side in "ab")
+    _, cells = compared(capsys, tmp_path, a, b)
+    assert ("all", "CE (a)") in cells and ("all", "CE (b)") in cells
 
 
 @pytest.mark.parametrize(
-    ("run", "other", "names"),
+    ("folders", "labels"),
     [
-        ("results/CE_strong_seed0", "results/CE_fast_seed0", ("strong", "fast")),
-        ("CE_fast_seed0", "CE_fast_weighted_mean_seed5", ("", "weighted mean")),
-        ("CE_fast_seed0", "CE_fast_seed5", ("CE_fast_seed0", "CE_fast_seed5")),
-        ("strong/x.csv", "fast/x.csv", ("strong", "fast")),
+        (("results/CE_strong_seed0", "results/CE_fast_seed0"), ["CE (strong)", "CE (fast)"]),
+        (("CE_fast_seed0", "CE_fast_weighted_mean_seed5"), ["CE", "CE (weighted mean)"]),
+        (("CE_fast_seed0", "CE_fast_seed5"), ["CE (CE_fast_seed0)", "CE (CE_fast_seed5)"]),
+        (("runs/x_y", "runs/x_z", "runs/x"), ["CE (y)", "CE (z)", "CE"]),
     ],
 )
-def test_settings_of_one_loss_are_told_apart_by_the_words_that_differ(run, other, names):
-    assert compare.apart_by_name(Path(run), Path(other)) == names
+def test_equal_labels_are_told_apart_by_the_words_that_differ(folders, labels):
+    assert compare.told_apart(["CE"] * len(folders), [Path(folder) for folder in folders]) == labels
 
 
 @pytest.mark.parametrize(("checkpoint", "code"), [("best_x.pth", 0), ("best_y.pth", 2)])
@@ -168,16 +296,8 @@ def test_a_test_of_another_run_in_the_folder_is_refused(checkpoint, code, tmp_pa
 
 def test_older_tests_of_clips_are_read(tmp_path, capsys):
     """The committed stand-in lists verbs. CE: 281 of 367 clips are right, which is 76.57 %; 309 of CDB-BS, 84.20 %."""
-    runs = {}
-    for loss in ("CE", "CDB-BS"):
-        runs[loss] = [tmp_path / f"{loss}{seed}" for seed in range(2)]
-        for seed, folder in enumerate(runs[loss]):
-            shutil.copytree(ROOT / "EGTEA/results/stand-in" / loss, folder)
-            settings = json.loads((folder / "model.json").read_text())
-            settings["arguments"]["seed"] = seed
-            (folder / "model.json").write_text(json.dumps(settings))
-    argv = [*runs["CDB-BS"], "--against", *runs["CE"], "--out", tmp_path]
-    assert main([str(argument) for argument in argv]) == 0
-    output = capsys.readouterr().out
+    runs = [str(ROOT / "EGTEA/results/stand-in" / loss) for loss in ("CE", "CDB-BS")]
+    output, cells = compared(capsys, tmp_path, runs[1:], runs[:1])
     assert output.startswith("accuracy in % on test")
-    assert table(output)["all"][:3] == ["84.20 ± 0.00", "76.57 ± 0.00", "+7.63"]
+    assert cells["all", "CE"][1] == "76.57"
+    assert cells["all", "CDB-BS, tau 0.5, smoothed"][1:] == ["84.20", "+7.63", "-"]

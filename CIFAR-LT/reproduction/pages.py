@@ -130,7 +130,7 @@ def setting(entry: Entry, seeds: Collection[int] = range(100)) -> compare.Settin
     """Return an entry's finished runs, of these seeds, as compare.py takes them."""
     done = [job for job in finished(entry) if job.seed in seeds]
     return compare.Setting(
-        entry.label, tuple(job.seed for job in done), np.array([compare.by_class(job.figures) for job in done])
+        entry.label, tuple(job.seed for job in done), np.array([compare.by_group(job.figures) for job in done])
     )
 
 
@@ -157,8 +157,7 @@ def paired(a: compare.Setting, b: compare.Setting) -> dict[str, str]:
     """Return the cells for a - b, two settings with the same seeds."""
     if len(a.seeds) < 2:
         return {"difference": f"{(a.accuracy - b.accuracy)[0, 0]:+.2f}" if a.seeds else "-", "95 % interval": "-"}
-    row = compare.rows(a, b, compare.difference(a, b))[0]
-    return {key: row[key] for key in ("difference", "95 % interval")}
+    return compare.difference(a, b).cells(0)
 
 
 def accuracy_of(entry: Entry | None) -> str:
@@ -224,7 +223,7 @@ def write_adjustment_table() -> None:
         tests = {job.seed: figures for job in finished(entry) if (figures := job.adjusted_figures)}
         if tests:
             seeds, adjusted = tuple(tests), list(tests.values())
-            after = compare.Setting("adjusted", seeds, np.array([compare.by_class(figures) for figures in adjusted]))
+            after = compare.Setting("adjusted", seeds, np.array([compare.by_group(figures) for figures in adjusted]))
             before = setting(entry, seeds)
             rows.append(
                 {
