@@ -20,5 +20,5 @@ batch_losses.py  an epoch's losses, read from the device and checked
 training.py      the training loop: epochs, validation, class weights
 tables.py        Markdown and CSV tables
 plot.py          a run's log as pictures; a script
-compare.py       two settings over several seeds: difference and interval; a script
+compare.py       settings over several seeds: differences and interval; a script
 """

@@ -279,23 +279,32 @@ def spread(accuracy: np.ndarray) -> str:
     return f"{accuracy.mean():.2f}{deviation}"
 
 
+def filled_groups(settings: Sequence[Setting]) -> list[int]:
+    """Return the indices of the groups of classes that a comparison shows: those with classes.
+
+    On a balanced set the mean of the classes is the accuracy of all images, and is left out.
+    """
+    groups = [g for g in range(len(GROUPS)) if np.isfinite(settings[0].accuracy[:, g]).all()]
+    if all(np.allclose(setting.accuracy[:, 0], setting.accuracy[:, -1]) for setting in settings):
+        return groups[:-1]
+    return groups
+
+
 def rows(settings: Sequence[Setting]) -> list[dict[str, str]]:
     """Return the table's rows: for each group of classes every setting, and its difference to the first.
 
-    A group without classes has no row.
+    Which groups have rows `filled_groups` says.
     """
     baseline, *others = settings
     differences = [difference(setting, baseline) for setting in others]
     table = []
-    for g, name in enumerate(GROUPS):
-        if np.isnan(baseline.accuracy[:, g]).any():
-            continue
+    for g in filled_groups(settings):
         empty = {"difference": "", "95 % interval": ""}
         for setting, cells in zip(settings, [empty, *(apart.cells(g) for apart in differences)], strict=True):
             accuracy = spread(setting.accuracy[:, g])
             table.append(
                 {
-                    "classes": name,
+                    "classes": GROUPS[g],
                     "setting": setting.label,
                     "runs": str(len(setting.seeds)),
                     "accuracy": accuracy,
@@ -327,9 +336,7 @@ def draw(settings: Sequence[Setting], path: Path) -> None:
     Above, a bar stands at the mean and a dot at each run. Below, a line is the interval, from FEWEST runs on.
     """
     baseline = settings[0]
-    groups = [g for g in range(len(GROUPS)) if np.isfinite(baseline.accuracy[:, g]).all()]
-    if all(np.allclose(setting.accuracy[:, 0], setting.accuracy[:, -1]) for setting in settings):
-        groups = groups[:-1]  # on a balanced set the mean of the classes is the accuracy of all images
+    groups = filled_groups(settings)
     width = 0.8 / len(settings)
     figure = new_figure(max(8, 0.45 * len(groups) * len(settings)), 6.5)
     above, below = figure.subplots(2, 1, sharex=True)
