@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `longtai
 
 from longtail.cli import ArgumentParser, exit_code, file_path
 from longtail.files import write_atomically
+from longtail.losses import LOSSES, loss_settings
 from longtail.metrics import SHOTS, class_figures, shot_accuracy
 from longtail.pictures import COLORS, new_figure, save_figure
 from longtail.plot import Log, beside, find_log, load_log
@@ -42,7 +43,6 @@ GROUPS = (*SHOTS, "balanced")  # of classes; balanced: the mean of the class acc
 TITLE_WIDTH = 72  # characters that fit above the picture
 EPOCH_FLAGS = ("max_epochs", "num_epochs")  # what the experiments call the length of a run
 NO_SETTING = {"seed", "teacher_sha256", *MAY_CHANGE_ON_RESUME} - {"precision", "teacher"}
-IN_LABEL = ("loss_type", "tau", "difficulty", "reduction")  # arguments that a label of the loss says
 PATH_BEGINS = ("/", ".", "~")
 SEED = re.compile(r"_?seed_?\d+")
 
@@ -166,13 +166,18 @@ def read_run(run: Path) -> FinishedRun:
 
 
 def setting_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments that make a setting: those that a label of the loss does not hold, without seeds and paths.
+    """Return the arguments that make a setting, without seeds and paths, and without what the loss's label says.
 
     What is None, False or empty is left out: it says as little as a key that a run of an older version lacks.
     """
+    loss = arguments.get("loss_type")
+    read = {setting.name for entry in LOSSES if entry.name == loss for setting in entry.settings}
+    defaults = {setting.name: setting.default for setting in loss_settings()}
     kept = {}
     for key, value in arguments.items():
-        if key in NO_SETTING or key in IN_LABEL or value is None or value is False or value == "":
+        if key in NO_SETTING or key in read or key == "loss_type":
+            continue
+        if value is None or value is False or value in ("", defaults.get(key)):
             continue
         if isinstance(value, str):
             if value.startswith(PATH_BEGINS):
