@@ -41,7 +41,25 @@ def timm_backbone(name: str, file: Path | None = None) -> tuple[nn.Module, int]:
         network = timm.create_model(name.removeprefix(TIMM), num_classes=0, **weights)
     except RuntimeError as error:
         raise ValueError(f"backbone {name}: {error}; timm.list_models() names those of this version") from None
+    take_imagenet_normalization(network)
     return network, getattr(network, "head_hidden_size", network.num_features)
+
+
+def take_imagenet_normalization(network: nn.Module) -> None:
+    """Let a network of timm take images with ImageNet's mean and std, as all here do, if it was trained with others."""
+    config = network.pretrained_cfg
+    mean, std, own_mean, own_std = (
+        torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD, config["mean"], config["std"])
+    )
+    if torch.equal(mean, own_mean) and torch.equal(std, own_std):
+        return
+    network.register_buffer("input_scale", std / own_std, persistent=False)
+    network.register_buffer("input_shift", (mean - own_mean) / own_std, persistent=False)
+
+    def rescale(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        return inputs[0] * module.input_scale + module.input_shift
+
+    network.register_forward_pre_hook(rescale)
 
 
 def check_image_size(backbone: nn.Module, name: str, image_size: int) -> None:
@@ -59,12 +77,6 @@ def check_image_size(backbone: nn.Module, name: str, image_size: int) -> None:
 def is_transformer(backbone: nn.Module) -> bool:
     """Return whether a network has blocks of attention or is trained like one, which SGD trains badly."""
     return any(isinstance(module, nn.LayerNorm) for module in backbone.modules())
-
-
-def normalization_of(backbone: nn.Module) -> dict[str, list[float]]:
-    """Return the mean and std of the images that a network expects: what timm says of its own, else ImageNet's."""
-    config = getattr(backbone, "pretrained_cfg", None) or {"mean": MEAN, "std": STD}
-    return {"mean": list(config["mean"]), "std": list(config["std"])}
 
 
 def published_file(name: str) -> tuple[str, Path]:

@@ -5,7 +5,9 @@ import csv
 import io
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,41 +18,52 @@ from imagenet_config import Config
 from imagenet_folders import walk_images
 from imagenet_lists import LINE, ImageList, meaningful_lines
 from imagenet_loader import ImageLoader
-from imagenet_test import load_best
+from imagenet_run import image_loader, load_best
 from longtail.cli import some
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.files import check_file, check_place, write_atomically
+from longtail.files import check_place, write_atomically
 from longtail.signals import raise_if_stopped, stop_signals
 from path_table import PathTable
 from resnet10 import ImageNetModel
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")
-LARGEST_LIST = 1 << 30  # bytes
 TOP = 5  # classes of an image
 
 
-def find_inputs(place: Path, root: Path | None) -> tuple[Path, list[str]]:
-    """Return the images that `place`, an image, a folder or a list, stands for, and the folder at which their paths
-    start.
+@dataclass(frozen=True)
+class Inputs:
+    """The images that `source`, an image, a folder or a list, stands for: paths below `root`.
 
-    The paths of a list start at `root`, or at the list's own folder; a label may follow a path.
+    ignored: the endings of a folder's other files, and how many there are of each.
     """
-    if place.is_dir():
-        paths = walk_images(place)[0]
+
+    source: Path
+    root: Path
+    paths: list[str]
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def shown(self, path: str) -> str:
+        """Return a path as the table has it: that of a list as it is there."""
+        return str(self.source / path) if self.source.is_dir() else path
+
+
+def find_inputs(source: Path, root: Path | None) -> Inputs:
+    """Return what `source` stands for. The paths of a list start at `root`, or at the list's own folder."""
+    if source.is_dir():
+        paths, ignored = walk_images(source)
         if not paths:
-            raise ValueError(f"{place} holds no image, at any depth")
-        return place, paths
-    if not place.exists():
-        raise FileNotFoundError(f"{place} not found; --predict takes an image, a folder of images or a list of paths")
-    if place.suffix.lower() not in LIST_SUFFIXES:
-        return Path(), [str(place)]
-    check_file(place, LARGEST_LIST)
-    root = root or place.parent
-    paths = [path_in(line.strip(), root) for _, line in meaningful_lines(place.read_bytes(), place)]
+            raise ValueError(f"{source} holds no image, at any depth{endings_line(ignored)}")
+        return Inputs(source, source, paths, ignored)
+    if not source.exists():
+        raise FileNotFoundError(f"{source} not found; --predict takes an image, a folder of images or a list of paths")
+    if source.suffix.lower() not in LIST_SUFFIXES:
+        return Inputs(source, Path(), [str(source)])
+    root = root or source.parent
+    paths = [path_in(line.strip(), root) for _, line in meaningful_lines(source.read_bytes(), source)]
     if not paths:
-        raise ValueError(f"{place} lists no image")
-    return root, paths
+        raise ValueError(f"{source} lists no image")
+    return Inputs(source, root, paths)
 
 
 def path_in(line: str, root: Path) -> str:
@@ -59,13 +72,19 @@ def path_in(line: str, root: Path) -> str:
     return match[1] if match and not os.path.exists(root / line) else line
 
 
+def endings_line(ignored: Counter[str]) -> str:
+    """Return how many files were left out for their names, and how these end; nothing if there are none."""
+    if not ignored:
+        return ""
+    endings = some([f"{repr(ending)[1:-1]}: {count}" for ending, count in ignored.most_common()])
+    return f"; {ignored.total():,} files are left out, whose names do not end as those of images do ({endings})"
+
+
 @torch.no_grad()
 def probabilities(
     model: ImageNetModel, loader: ImageLoader, runtime: Runtime
 ) -> Iterator[tuple[Tensor, dict[int, str]]]:
-    """Yield the class probabilities (N, C) of each batch on the CPU, and by place what is wrong with images that cannot
-    be used.
-    """
+    """Yield the class probabilities (N, C) of each batch on the CPU, and by index what is wrong with bad images."""
     model.eval()
     backbone = runtime.parallelize(model.feat_model, trains=False)
     for images, errors in loader.checked_batches():
@@ -78,60 +97,75 @@ def probabilities(
 def rows_of(likely: Tensor, errors: dict[int, str], names: list[str], top: int) -> Iterator[list[object]]:
     """Yield class and probability of the `top` most probable classes of each image, and its error."""
     values, classes = likely.topk(top)
-    for place in range(len(likely)):
-        if place in errors:
-            yield [*[""] * (2 * top), errors[place]]
-        else:
-            pairs = zip(classes[place].tolist(), values[place].tolist(), strict=True)
-            yield [*[word for c, value in pairs for word in (names[c], f"{value:.6f}")], ""]
+    for index in range(len(likely)):
+        if index in errors:
+            yield [*[""] * (2 * top), errors[index]]
+            continue
+        row: list[object] = []
+        for c, value in zip(classes[index].tolist(), values[index].tolist(), strict=True):
+            row += [names[c], f"{value:.6f}"]
+        yield [*row, ""]
 
 
-def predict(config: Config, place: Path, root: Path, paths: list[str], top: int, runtime: Runtime) -> tuple[str, bool]:
-    """Return a CSV table of predictions for the images that find_inputs(place) gave, and whether every one could be
-    used.
-    """
+def predict(config: Config, inputs: Inputs, top: int, runtime: Runtime) -> tuple[str, bool]:
+    """Return a CSV table of predictions for the images, and whether every one could be used."""
     if runtime.world_size > 1:
         raise ValueError("--predict runs in one process; --n_gpus gives it several GPUs")
     checkpoint, model = load_best(config, config.path("model_dir"), runtime)
     names = checkpoint.get("class_names") or [str(c) for c in range(config.num_classes)]
     top = min(top, len(names))
-    images = ImageList(place, root, PathTable(paths), torch.zeros(len(paths), dtype=torch.long), "")
-    loader = ImageLoader(images, config.image_size, config.test_resize, config.workers, runtime, strict=False)
-    text, wrong = io.StringIO(), []
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(
-        ["path", *[f"{column}_{rank}" for rank in range(1, top + 1) for column in ("class", "probability")], "error"]
-    )
-    with tqdm(desc="predicting", total=len(paths), unit="image", disable=None) as bar:
-        rows = (
-            row
-            for likely, errors in probabilities(model, loader, runtime)
-            for row in rows_of(likely, errors, names, top)
-        )
-        for path, row in zip(paths, rows, strict=True):
-            shown = str(place / path) if place.is_dir() else path
-            table.writerow([shown, *row])
-            wrong += [shown] if row[-1] else []
-            bar.update()
+    labels = torch.zeros(len(inputs.paths), dtype=torch.long)
+    images = ImageList(inputs.source, inputs.root, PathTable(inputs.paths), labels, "")
+    loader = image_loader(config, images, runtime, strict=False)
+    rows: list[list[object]] = []
+    with tqdm(desc="predicting", total=len(inputs.paths), unit="image", disable=None) as bar:
+        for likely, errors in probabilities(model, loader, runtime):
+            rows += rows_of(likely, errors, names, top)
+            bar.update(len(likely))
+    shown = [inputs.shown(path) for path in inputs.paths]
+    wrong = [path for path, row in zip(shown, rows, strict=True) if row[-1]]
     if wrong:
         print(
-            f"{len(wrong)} of {len(paths)} images cannot be used, see the column error: {some(wrong)}", file=sys.stderr
+            f"{len(wrong)} of {len(shown)} images cannot be used, see the column error: {some(wrong)}", file=sys.stderr
         )
-    return text.getvalue(), not wrong
+    return prediction_table(shown, rows, top), not wrong
 
 
-def write_predictions(config: Config, place: Path, root: Path | None, out: Path | None, top: int) -> int:
+def prediction_table(paths: list[str], rows: list[list[object]], top: int) -> str:
+    """Return the CSV table, with a heading."""
+    heading = ["path"]
+    for rank in range(1, top + 1):
+        heading += [f"class_{rank}", f"probability_{rank}"]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*heading, "error"])
+    for path, row in zip(paths, rows, strict=True):
+        table.writerow([path, *row])
+    return text.getvalue()
+
+
+def write_predictions(config: Config, source: Path, root: Path | None, out: Path | None, top: int) -> int:
     """Write the table of predictions to `out`, or print it. Return an exit code: 1 if some images cannot be used."""
     check_place("--out", out)
     with stop_signals():
-        root, paths = find_inputs(place, root)
+        inputs = find_inputs(source, root)
     messages = sys.stdout if out else sys.stderr  # a printed table stands alone
     with contextlib.redirect_stdout(messages), start_runtime(config.n_gpus, config.precision, config.device) as runtime:
-        table, complete = predict(config, place, root, paths, top, runtime)
+        if inputs.ignored:
+            print(f"{source}: {len(inputs.paths):,} images{endings_line(inputs.ignored)}")
+        table, complete = predict(config, inputs, top, runtime)
     if out:
         write_atomically(out, table.encode("utf-8", "surrogateescape"))
-        print(f"{out}: predictions for {place}", flush=True)
+        print(f"{out}: predictions for {source}", flush=True)
     else:
-        sys.stdout.buffer.write(table.encode("utf-8", "surrogateescape"))
-        sys.stdout.flush()
+        print_bytes(table.encode("utf-8", "surrogateescape"))
     return 0 if complete else 1
+
+
+def print_bytes(content: bytes) -> None:
+    """Print text as it is in files; a notebook's stdout takes text alone."""
+    if hasattr(sys.stdout, "buffer"):
+        sys.stdout.buffer.write(content)
+    else:
+        sys.stdout.write(content.decode("utf-8", "replace"))
+    sys.stdout.flush()

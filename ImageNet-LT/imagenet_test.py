@@ -5,6 +5,8 @@ Long-Tailed Recognition", ICLR 2020: both are a new weight matrix on the feature
 adjustment is that of Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, after training.
 """
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,27 +16,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imagenet_config import Config
-from imagenet_lists import ImageList, check_classes, locate, read_list
-from imagenet_loader import ImageLoader
-from longtail.checkpoints import load_checkpoint
+from imagenet_lists import ImageList, check_classes, locate
+from imagenet_run import (
+    BEST,
+    CLASS_TABLES,
+    PICTURES,
+    RESULTS,
+    image_loader,
+    load_best,
+    read_configured_list,
+)
+from longtail.calibration import bin_sums, calibration_error
 from longtail.confusion_picture import draw_confusion, hardest
 from longtail.devices import Runtime
 from longtail.files import write_atomically
 from longtail.metrics import SHOT_SIZES, SHOTS, count_confusion, report
 from longtail.posthoc import STRENGTHS, LogitShift, Outputs, best_of, exact, extract
-from resnet10 import ImageNetModel, ScaledClassifier, load_model, tau_normalized
+from resnet10 import ImageNetModel, ScaledClassifier, tau_normalized
 
-BEST = "final_model_checkpoint.pth"
 EXPONENTS = [step / 10 for step in range(11)]  # of tau-normalisation, tried on the validation list
-RESULTS = {
-    "classifier": "test.json",
-    "tau_norm": "test_tau_norm.json",
-    "ncm": "test_ncm.json",  # by method, in a run's folder
-    "logit_adjustment": "test_logit_adjustment.json",
-}
 CHOSEN_ON_VALIDATION = ("tau_norm", "logit_adjustment")
-PICTURES = {method: name.replace("test", "confusion").replace("json", "png") for method, name in RESULTS.items()}
 HARDEST = 10  # classes that a test names
+CLASS_COLUMNS = ("name", "training_images", "images", "correct", "accuracy", "precision", "taken_for")
 
 
 class Weights(nn.Module):
@@ -49,8 +52,9 @@ class Weights(nn.Module):
 
 
 def class_means(parts: Outputs, num_classes: int, size: int, runtime: Runtime) -> Tensor:
-    """Return unit vectors along each class's mean feature, (C, size): the largest product is the nearest mean by
-    cosine.
+    """Return unit vectors along each class's mean feature, (C, size).
+
+    The largest product with one of them is the nearest mean by cosine.
     """
     sums = torch.zeros(num_classes, size, device=runtime.device)
     for features, labels in parts:
@@ -59,50 +63,29 @@ def class_means(parts: Outputs, num_classes: int, size: int, runtime: Runtime) -
 
 
 def choose_exponent(weight: Tensor, features: Outputs, runtime: Runtime) -> float:
-    """Return the exponent of EXPONENTS with the best mean class accuracy on validation features, the smallest of equal
-    ones.
-    """
+    """Return the exponent with the best mean class accuracy on validation features, the smallest of equal ones."""
     return best_of(
         EXPONENTS, lambda exponent: Weights(tau_normalized(weight, exponent)), features, len(weight), runtime
     )
 
 
-def read_configured_list(config: Config, split: str) -> ImageList:
-    """Return the configuration's train, val or test list."""
-    return read_list(
-        config.path(f"{split}_list"), config.path("data_root"), config.num_classes, repeats=split == "train"
-    )
-
-
 def read_for_test(config: Config, method: str, with_train: bool) -> dict[str, ImageList]:
-    """Return the lists that a method needs, checked: val where it chooses, train for ncm or if the class counts are
-    unknown.
+    """Return the lists that a method needs, checked.
+
+    They are test, val where the method chooses, and train for ncm, or `with_train`, if the class counts are unknown.
     """
-    splits = [
-        "test",
-        *(["val"] if method in CHOSEN_ON_VALIDATION else []),
-        *(["train"] if method == "ncm" or with_train else []),
-    ]
-    lists = {split: read_configured_list(config, split) for split in splits}
+    splits = ["test"]
+    if method in CHOSEN_ON_VALIDATION:
+        splits.append("val")
+    if method == "ncm":
+        splits.append("train")
+    located = locate(*(read_configured_list(config, split) for split in splits))
+    lists = dict(zip(splits, located, strict=True))
+    if with_train and "train" not in lists:
+        lists["train"] = read_configured_list(config, "train")
     if "train" in lists:
         check_classes(lists["train"], config.num_classes)
-    needed = [split for split in splits if split != "train" or method == "ncm"]
-    return lists | dict(zip(needed, locate(*(lists[split] for split in needed)), strict=True))
-
-
-def check_use(checkpoint: dict[str, Any], path: Path, config: Config) -> None:
-    """Raise ValueError if a checkpoint was trained with other classes or views than `config` tests it with."""
-    num_classes, counts = config.num_classes, checkpoint.get("class_counts")
-    if type(checkpoint.get("first_stage")) not in (str, type(None)):
-        raise ValueError(f"{path} does not describe a model: its first_stage cannot be right")
-    if counts and len(counts) != num_classes:
-        raise ValueError(f"{path} does not describe a model of {num_classes} classes: its class_counts cannot be right")
-    for key in ("image_size", "test_resize"):
-        used = checkpoint.get("arguments", {}).get(key, getattr(config, key))
-        if used != getattr(config, key):
-            raise ValueError(
-                f"{path} was trained with {key} {used}, not {getattr(config, key)}: test it with the {key} of its run"
-            )
+    return lists
 
 
 def build_classifier(
@@ -126,48 +109,37 @@ def build_classifier(
     return classifier, {}
 
 
-def load_best(config: Config, model_dir: Path, runtime: Runtime) -> tuple[dict[str, Any], ImageNetModel]:
-    """Return the best checkpoint in `model_dir` and its model on the device.
-
-    Raise ValueError if it does not fit the configuration.
-    """
-    path = model_dir / BEST
-    checkpoint = runtime.broadcast(load_checkpoint(path) if runtime.is_main else None)
-    model = load_model(checkpoint, path, config.num_classes, config.backbone).to(
-        runtime.device, memory_format=torch.channels_last
-    )
-    check_use(checkpoint, path, config)
-    return checkpoint, model
+def extract_features(
+    config: Config, model: ImageNetModel, lists: dict[str, ImageList], runtime: Runtime
+) -> dict[str, Outputs]:
+    """Return the features of each list's images."""
+    backbone = runtime.parallelize(model.feat_model, trains=False)
+    features = {}
+    for split, images in lists.items():
+        batches = image_loader(config, images, runtime).evaluation_batches()
+        features[split] = extract(backbone, batches, runtime)
+    return features
 
 
 def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime, draw: bool = False) -> None:
-    """Test the best checkpoint in `model_dir` by a method of RESULTS, print a table, and write its figures beside the
-    checkpoint.
+    """Test the best checkpoint in `model_dir` by a method of RESULTS: print a table, then write its figures there.
 
-    With `draw`, draw the confusion of the hardest classes beside them.
+    With `draw`, draw the confusion of the hardest classes, and write a table of all classes.
     """
     checkpoint, model = load_best(config, model_dir, runtime)
-    counts = checkpoint.get("class_counts")
-    lists = runtime.broadcast(read_for_test(config, method, with_train=not counts) if runtime.is_main else None)
-    counts = counts or lists["train"].class_counts(config.num_classes)
     if method == "tau_norm" and isinstance(model.classifier, ScaledClassifier):
         raise ValueError(
             f"--tau_norm: {model_dir / BEST} is of stage lws, whose classifier is rescaled already; name a first stage"
         )
-    backbone = runtime.parallelize(model.feat_model, trains=False)
-    features = {
-        split: extract(
-            backbone,
-            ImageLoader(
-                lists[split], config.image_size, config.test_resize, config.workers, runtime
-            ).evaluation_batches(),
-            runtime,
-        )
-        for split in lists
-        if split != "train" or method == "ncm"
-    }
+    counts = checkpoint.get("class_counts")
+    lists = runtime.broadcast(read_for_test(config, method, with_train=not counts) if runtime.is_main else None)
+    if not counts:
+        counts = lists["train"].class_counts(config.num_classes)
+        lists = {split: images for split, images in lists.items() if split != "train" or method == "ncm"}
+    features = extract_features(config, model, lists, runtime)
     classifier, chosen = build_classifier(method, model.classifier, features, counts, runtime)
     confusion = count_confusion(classifier, features["test"], config.num_classes, exact(runtime)).cpu()
+    sums = runtime.sum(bin_sums(classifier, features["test"], runtime.device))
     if runtime.is_main:
         figures = {
             "run": model_dir.name,
@@ -181,29 +153,50 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime, dra
             "test_list": f"{lists['test'].file.name} {lists['test'].blob}",
             **report(confusion, counts, checkpoint.get("class_names")),
         }
-        write_atomically(model_dir / RESULTS[method], (json.dumps(figures, indent=1) + "\n").encode())
-        if draw:
-            draw_confusion(confusion, [entry["name"] for entry in figures["classes"]], model_dir / PICTURES[method])
-            print(f"{model_dir / PICTURES[method]} shows which classes the hardest ones are mistaken for")
-        show(figures, [figures["classes"][c] for c in hardest(confusion, HARDEST)])
+        if method != "ncm":  # its scores are cosines
+            figures["calibration_error"] = calibration_error(sums)
+        try:
+            write_results(figures, confusion, model_dir, draw)
+        finally:  # the table stands on the screen even if the folder cannot be written
+            print_report(figures, [figures["classes"][c] for c in hardest(confusion, HARDEST)])
 
 
-def show(figures: dict[str, Any], hard: list[dict[str, Any]]) -> None:
+def print_report(figures: dict[str, Any], hard: list[dict[str, Any]]) -> None:
     """Print the hardest classes, and the report as a table."""
     width = max(len(entry["name"]) for entry in hard)
     print("hardest classes, with their training images and the class that they are most often mistaken for:")
     for entry in hard:
         print(
             f"  {entry['name']:<{width}}  {entry['correct']:4d} of {entry['images']} right "
-            f"{entry['training_images']:7,d}  "
-            f"{entry['taken_for'] or '-'}"
+            f"{entry['training_images']:7,d}  {entry['taken_for'] or '-'}"
         )
-    values = [*(figures["shots"][name] for name in SHOTS), figures["balanced_accuracy"], figures["f1"]]
-    chosen = "".join(
-        f", {name} {figures[name]:g} (chosen on validation)"
-        for name in ("exponent", "strength")
-        if figures.get(name) is not None
-    )
+    if "calibration_error" in figures:
+        print(f"calibration error {figures['calibration_error']:.4f}: confidence against accuracy, in bins")
+    chosen = ""
+    for name in ("exponent", "strength"):
+        if figures.get(name) is not None:
+            chosen += f", {name} {figures[name]:g} (chosen on validation)"
     print(f"test of {figures['run']}, {figures['method']}{chosen}: {figures['images']} images; {SHOT_SIZES}")
+    values = [*(figures["shots"][name] for name in SHOTS), figures["balanced_accuracy"], figures["f1"]]
     print("".join(f"{name:>9}" for name in (*SHOTS, "balanced", "F1")))
     print("".join(f"{'-':>9}" if value is None else f"{value:9.4f}" for value in values), flush=True)
+
+
+def write_results(figures: dict[str, Any], confusion: Tensor, folder: Path, draw: bool) -> None:
+    """Write the figures, and with `draw` the table of classes and the picture, into the run's folder."""
+    method = figures["method"]
+    write_atomically(folder / RESULTS[method], (json.dumps(figures, indent=1) + "\n").encode())
+    if draw:
+        table, picture = folder / CLASS_TABLES[method], folder / PICTURES[method]
+        write_atomically(table, class_table(figures["classes"]).encode())
+        draw_confusion(confusion, [entry["name"] for entry in figures["classes"]], picture)
+        print(f"{table} has each class, {picture} what the hardest ones are mistaken for")
+
+
+def class_table(classes: list[dict[str, Any]]) -> str:
+    """Return a CSV table with a row for each class, the largest training set first."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, CLASS_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(sorted(classes, key=lambda entry: -entry["training_images"]))
+    return text.getvalue()
