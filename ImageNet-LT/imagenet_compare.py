@@ -4,10 +4,11 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from imagenet_config import READ_BY, Config
+from imagenet_config import LOSS_KEYS, Config
 from imagenet_run import RESULTS
 from longtail.cli import several_processes
 from longtail.compare import Group, compare_runs
+from longtail.losses import find_loss
 
 ADJUSTABLE = "CE"  # logit adjustment after training is for a network that knows nothing of the class sizes
 
@@ -39,7 +40,7 @@ def compare_losses(
 
 def comparison_folder(args: Namespace, resolve: Callable[..., Config]) -> Path:
     """Return the folder of the runs' folders: --model_dir, or the YAML's."""
-    unread = dict.fromkeys(READ_BY)
+    unread = dict.fromkeys(LOSS_KEYS)
     return resolve(args, loss_type=args.compare[0], say=lambda line: None, **unread).path("model_dir")
 
 
@@ -60,11 +61,16 @@ def configurations(
 
     configs = {}
     for loss in losses:
-        others = {key: None for key in READ_BY if loss not in READ_BY[key] and set(losses) & set(READ_BY[key])}
+        others = dict.fromkeys(keys_of(losses) - keys_of([loss]))
         for seed in range(args.seeds or 1):
             run = str(folder / f"{loss}_seed{seed}")
             configs[loss, seed] = resolve(args, loss_type=loss, seed=seed, model_dir=run, say=say, **others)
     return configs
+
+
+def keys_of(losses: list[str]) -> set[str]:
+    """Return the settings that one of the losses reads."""
+    return {setting.name for loss in losses for setting in find_loss(loss).settings}
 
 
 def groups(losses: list[str], configs: dict[tuple[str, int], Config]) -> list[Group]:

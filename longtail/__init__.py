@@ -16,6 +16,7 @@ metrics.py       confusion counts, many / medium / few shot, macro F1
 distillation.py  learning from the probabilities of trained networks
 confusion_picture.py  the hardest classes, and what they are mistaken for
 posthoc.py       classifiers on a trained network's outputs: logit adjustment
+calibration.py   how far a classifier's confidence is from its accuracy
 batch_losses.py  an epoch's losses, read from the device and checked
 training.py      the training loop: epochs, validation, class weights
 tables.py        Markdown and CSV tables

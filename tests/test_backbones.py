@@ -12,8 +12,8 @@ from torchvision import models
 
 from backbones import BACKBONES, check_batches, load_pretrained, torchvision_backbone, training_precision
 from image_builders import make_folder
+from imagenet_run import BEST
 from imagenet_table import name_of
-from imagenet_test import BEST
 from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
 from longtail.training import train_epoch

@@ -7,7 +7,8 @@ import yaml
 
 from conftest import ROOT
 from imagenet_config import HERE, read_config
-from main import build_criterion, cosine_schedule, main
+from imagenet_training import build_criterion, cosine_schedule
+from main import main
 
 MAIN = HERE / "config/ImageNet_LT/feat_uniform_with_CDBloss.yaml"
 SHIPPED = sorted((HERE / "config").rglob("*.yaml"))

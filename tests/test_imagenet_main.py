@@ -1,5 +1,6 @@
 """Runs from their YAML files: the two commands to the letter, second stages, resume, processes, errors."""
 
+import csv
 import json
 import os
 import shutil
@@ -14,14 +15,18 @@ import pytest
 import torch
 
 import imagenet_test
+import imagenet_training
 from cdb_loss import CDBLoss
 from conftest import ROOT
 from image_builders import make_folder
 from imagenet_config import read_config
 from imagenet_loader import ImageLoader
+from imagenet_run import BEST, CLASS_TABLES, RESULTS
 from imagenet_table import main as table
 from imagenet_table import name_of
-from imagenet_test import BEST, RESULTS, Weights, choose_exponent, class_means, evaluate
+from imagenet_test import Weights, choose_exponent, class_means, evaluate
+from imagenet_training import prepare, sampling_of_epochs
+from longtail.calibration import bin_sums, calibration_error
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
 from longtail.metrics import count_confusion, macro_f1, report
@@ -29,7 +34,7 @@ from longtail.posthoc import extract
 from longtail.run import read_log
 from longtail.signals import Stopped, raise_if_stopped
 from longtail.training import backward
-from main import main, prepare, sampling_of_epochs
+from main import main
 from resnet10 import PARTS, ImageNetModel, split_state
 
 CPU = Runtime(torch.device("cpu"))
@@ -365,16 +370,18 @@ def test_the_exponent_is_chosen_on_validation_and_means_are_of_training(
 
 def test_the_views_of_training_are_of_the_configured_size(data, tmp_path, monkeypatch):
     sizes = []
-    monkeypatch.setattr("main.ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or ImageLoader(images, *rest))
+    monkeypatch.setattr(
+        "imagenet_run.ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or ImageLoader(images, *rest)
+    )
     training = prepared(tmp_path, data, image_size=20)
     assert sizes == [(20, 36), (20, 36)]  # of the training and of the validation images
     assert next(iter(training.train_batches(1)))[0].shape == (8, 3, 20, 20)
 
 
 def test_the_views_of_a_test_are_of_the_configured_size(first_stage, monkeypatch, capsys):
-    sizes, real = [], imagenet_test.ImageLoader
+    sizes = []
     monkeypatch.setattr(
-        imagenet_test, "ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or real(images, *rest)
+        "imagenet_run.ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or ImageLoader(images, *rest)
     )
     assert main(["--test", "--model_dir", str(first_stage)]) == 0
     assert sizes == [(32, 36)]
@@ -534,7 +541,8 @@ def test_two_processes_count_what_one_counts(first_stage, processes, capsys):
     script.write_text(
         "import sys; from pathlib import Path\n"
         "from longtail.cli import exit_code; from longtail.distributed import start_runtime\n"
-        "from imagenet_config import read_config; from imagenet_test import RESULTS, evaluate\n"
+        "from imagenet_config import read_config; from imagenet_run import RESULTS\n"
+        "from imagenet_test import evaluate\n"
         "def test_all(folder):\n"
         "    with start_runtime(precision='fp32') as runtime:\n"
         "        for method in RESULTS:\n"
@@ -779,3 +787,109 @@ def test_a_checkpoint_that_describes_itself_wrongly(entries, wrong, first_stage,
     torch.save({**load_checkpoint(first_stage / BEST), **entries}, tmp_path / "x" / BEST)
     error = failing(main, "--cfg", write_config(tmp_path, data, "x"), "--test")
     assert BEST in error and (f"its {wrong} cannot be right" if wrong else "no weights by name") in error
+
+
+def test_a_test_writes_a_table_of_the_classes_and_the_calibration_error(first_stage, capsys):
+    """From the probabilities of `--predict`'s own path: bins of a fifteenth, worked out here."""
+    assert main(["--test", "--model_dir", str(first_stage)]) == 0
+    figures = json.loads((first_stage / "test.json").read_text())
+    assert f"calibration error {figures['calibration_error']:.4f}" in capsys.readouterr().out
+    table = list(csv.DictReader((first_stage / CLASS_TABLES["classifier"]).open()))
+    assert [int(row["training_images"]) for row in table] == [12, 6, 3]
+    for row, entry in zip(table, figures["classes"], strict=True):
+        assert row["name"] == entry["name"] and row["taken_for"] == (entry["taken_for"] or "")
+        assert (int(row["correct"]), int(row["images"])) == (entry["correct"], 5)
+        assert float(row["accuracy"]) == pytest.approx(entry["correct"] / 5)
+
+
+def test_the_calibration_error_by_hand():
+    """Confidences 0.9 and 0.9, of which one is right, and 0.6, right: (|1 - 1.8| + |1 - 0.6|) / 3."""
+    logits = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4]]).log()
+    sums = bin_sums(torch.nn.Identity(), [(logits, torch.tensor([0, 0, 0]))], CPU.device)
+    assert calibration_error(sums) == pytest.approx(1.2 / 3)
+    sure = torch.tensor([[100.0, 0.0], [100.0, 0.0]])
+    assert calibration_error(bin_sums(torch.nn.Identity(), [(sure, torch.tensor([0, 1]))], CPU.device)) == 0.5
+
+
+def test_in_a_folder_that_cannot_be_written_the_table_is_shown_all_the_same(first_stage, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(f"{path} could not be written: Read-only file system")
+
+    monkeypatch.setattr(imagenet_test, "write_atomically", full)
+    figures = json.loads((first_stage / "test.json").read_text())
+    assert main(["--test", "--model_dir", str(first_stage)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].split()[0] == f"{figures['accuracy']:.4f}"
+    assert captured.err.count("\n") == 1 and "test.json could not be written" in captured.err
+
+
+def test_flags_override_the_file_in_a_folder_of_their_own(data, tmp_path, failing, capsys):
+    file = write_config(tmp_path, data, "x", loss_type="CDB-CE", tau=1.5)
+    assert "--lr makes another run: name its folder with --model_dir" in failing(main, "--cfg", file, "--lr", "0.1")
+    other = ["--cfg", file, "--model_dir", tmp_path / "y", "--num_epochs", 1, "--lr", "1e-2"]
+    assert main([*map(str, other), "--loss_type", "Balanced_Softmax"]) == 0
+    assert "tau 1.5 does nothing with loss_type Balanced_Softmax, and is left out" in capsys.readouterr().out
+    arguments = last(tmp_path / "y")["arguments"]
+    assert (arguments["loss_type"], arguments["lr"], arguments["num_epochs"]) == ("Balanced_Softmax", 0.01, 1)
+    assert "--tau: tau 2.0 does nothing with loss_type CE" in failing(main, *other, "--loss_type", "CE", "--tau", 2)
+    assert "--num_epochs should be" in failing(main, "--cfg", file, "--model_dir", tmp_path / "z", "--num_epochs", 0)
+
+
+@pytest.fixture(scope="module")
+def compared(data, tmp_path_factory) -> Path:
+    """Two losses with two seeds each; the first call is broken off in its third run."""
+    folder = tmp_path_factory.mktemp("compared")
+    file = write_config(folder, data, "runs", loss_type="CDB-CE", difficulty="smoothed", num_epochs=1)
+    command = ["--cfg", str(file), "--compare", "CE", "CDB-CE", "--seeds", "2"]
+    with pytest.MonkeyPatch.context() as patched:
+        real, calls = imagenet_training.build_training, []
+
+        def broken(*arguments):
+            calls.append(arguments)
+            if len(calls) == 3:
+                raise OSError("the power is gone")
+            return real(*arguments)
+
+        patched.setattr(imagenet_training, "build_training", broken)
+        assert main(command) == 2
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.pth")}
+    assert {path.parent.name for path in before} == {"CE_seed0", "CDB-CE_seed0"}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    return folder / "runs"
+
+
+def test_losses_are_compared(compared, capsys):
+    """Mean and difference against sums over the four test.json."""
+    assert {path.name for path in compared.iterdir() if path.is_dir()} == {
+        f"{loss}_seed{seed}" for loss in ("CE", "CDB-CE") for seed in (0, 1)
+    }
+    settings = {path.name: last(path)["arguments"] for path in compared.iterdir() if path.is_dir()}
+    assert settings["CE_seed1"]["difficulty"] == "paper" and settings["CDB-CE_seed1"]["difficulty"] == "smoothed"
+    assert [settings[f"CE_seed{seed}"]["seed"] for seed in (0, 1)] == [0, 1]
+    means = []
+    for loss, result in (("CE", "test.json"), ("CE", "test_logit_adjustment.json"), ("CDB-CE", "test.json")):
+        figures = [json.loads((compared / f"{loss}_seed{seed}" / result).read_text()) for seed in (0, 1)]
+        means.append(100 * np.mean([one["accuracy"] for one in figures]))
+    table = (compared / "compare.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("| all")]
+    assert [f"{mean:.2f} ±" in line for mean, line in zip(means, rows, strict=True)] == [True] * 3
+    assert "logit adjustment" in rows[1] and f"{means[2] - means[0]:+.2f}" in rows[2]
+    assert (compared / "compare.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--compare", "CE"], "name two losses or more"),
+        (["--compare", "CE", "CE"], "name two losses or more"),
+        (["--compare", "CE", "CDBCE"], "loss_type must be one of"),
+        (["--compare", "CE", "CDB-CE", "--resume"], "belong to the training of one run"),
+        (["--compare", "CE", "CDB-CE", "--seed", "1"], "leave out --loss_type and --seed"),
+        (["--compare", "CE", "Balanced_Softmax", "--tau", "1"], "--tau: tau 1.0 does nothing with loss_type CE"),
+        (["--seeds", "2"], "--seeds belongs to --compare"),
+    ],
+)
+def test_comparisons_that_cannot_be(flags, message, data, tmp_path, failing):
+    assert message in failing(main, "--cfg", write_config(tmp_path, data, "x"), *flags)
+    assert not (tmp_path / "x").exists()

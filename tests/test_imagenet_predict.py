@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from image_builders import jpeg, make_folder
-from imagenet_test import BEST
+from imagenet_run import BEST
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
 from main import main

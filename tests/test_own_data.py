@@ -10,7 +10,7 @@ from PIL import Image
 import EGTEA_train
 import imagenet_loader
 from image_builders import jpeg, make_folder
-from imagenet_test import BEST
+from imagenet_run import BEST
 from imagenet_transforms import evaluation_view
 from longtail.run import read_log
 from main import main

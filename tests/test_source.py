@@ -27,6 +27,7 @@ SHARED = (
     "distillation",
     "confusion_picture",
     "posthoc",
+    "calibration",
     "batch_losses",
     "training",
     "tables",
