@@ -1,4 +1,4 @@
-"""Train a 3D-ResNeXt-101 on the verbs of EGTEA Gaze+ with the CDB-CE loss or one of its rivals.
+"""Train a 3D-ResNeXt-101 on the verbs of EGTEA Gaze+, or on clips of your own, with CDB-CE or one of its rivals.
 
 two GPUs of one machine; a machine without a GPU uses its CPU:
     python EGTEA_train.py --data_root ~/datasets/EGTEA/extracted_frames --loss_type CDB-CE --tau 1.5 --n_gpus 2
@@ -15,6 +15,7 @@ model.csv (`../longtail/plot.py` draws it), and model.json with the arguments.
 import math
 import sys
 from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
 from cdb_loss import CDBLoss
-from egtea_clips import check_labels, count_labels, read_class_names, read_clips, split_identity
+from egtea_clips import check_labels, count_labels, names_file, read_class_names, read_clips, split_identity
 from egtea_dataset import ClipSet, evaluation_batches, memory_format, training_batches
 from longtail.cli import (
     RESUME_HINT,
@@ -64,66 +65,88 @@ def default_pretrained() -> Path:
 def parse_arguments(argv: list[str] | None) -> Namespace:
     """Return the flags: those of the released script, and more. The defaults are the paper's recipe."""
     parser = ArgumentParser(__doc__)
-    data = parser.add_argument_group("data")
-    data.add_argument(
+    add_data_arguments(parser)
+    add_loss_arguments(parser)
+    add_training_arguments(parser)
+    add_execution_arguments(parser)
+    args = parser.parse_args(argv)
+    complete_loss_arguments(args)
+    check_accumulate(args)
+    if args.class_names and not args.class_names.is_file():
+        raise FileNotFoundError(f"--class_names {args.class_names}: there is no such file")
+    return args
+
+
+def add_data_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument(
         "--data_root", type=file_path, default=HERE / "extracted_frames", help="default: ./extracted_frames"
     )
-    data.add_argument(
+    group.add_argument(
         "--train_file", type=file_path, default=HERE / "data/train_split.txt", help="default: ./data/train_split.txt"
     )
-    data.add_argument(
+    group.add_argument(
         "--val_file", type=file_path, default=HERE / "data/val_split.txt", help="default: ./data/val_split.txt"
     )
-    data.add_argument(
-        "--class_names", type=file_path, metavar="FILE", help="lines `1 take`; default: verbs.txt beside --train_file"
+    group.add_argument(
+        "--class_names",
+        type=file_path,
+        metavar="FILE",
+        help="lines `1 take`; default: verbs.txt beside --train_file, or classes.txt for clips of your own",
     )
-    data.add_argument("--frames_per_clip", type=positive_int, default=10, help="default: 10")
-    data.add_argument(
+    group.add_argument("--frames_per_clip", type=positive_int, default=10, help="default: 10")
+    group.add_argument(
         "--sample_size", type=positive_int, default=224, help="side of the network's input, in pixels; default: 224"
     )
-    add_loss_arguments(parser)
-    training = parser.add_argument_group("training")
-    training.add_argument(
+
+
+def add_training_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    rate = number_in(0, math.inf, include_low=False)
+    group.add_argument(
         "--pretrained_model",
         type=file_path,
         default=default_pretrained(),
         help=f"checkpoint whose weights, all but the head, training starts from, or 'none'; default: {KINETICS} in "
         "./pretrained_weights if there is such a folder, else in ../pretrained_weights",
     )
-    training.add_argument("--max_epochs", type=positive_int, default=100, help="default: 100")
-    training.add_argument(
+    group.add_argument("--max_epochs", type=positive_int, default=100, help="default: 100")
+    group.add_argument(
         "--batch_size", type=positive_int, default=8, help="the whole batch, however many GPUs share it; default: 8"
     )
-    training.add_argument(
+    group.add_argument(
         "--accumulate", type=positive_int, default=1, help="parts of a batch, one after the other; default: 1"
     )
-    training.add_argument("--lr", type=number_in(0, math.inf, include_low=False), default=0.001, help="default: 0.001")
-    training.add_argument(
+    group.add_argument("--lr", type=rate, default=0.001, help="default: 0.001")
+    group.add_argument(
         "--head_lr",
-        type=number_in(0, math.inf, include_low=False),
+        type=rate,
         metavar="LR",
         help="learning rate of the classifier (fc); default: --lr. From random weights, a small one keeps it steady",
     )
-    training.add_argument("--momentum", type=number_in(0, 1), default=0.0, help="default: 0")
-    training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
-    training.add_argument(
+    group.add_argument("--momentum", type=number_in(0, 1), default=0.0, help="default: 0")
+    group.add_argument("--seed", type=seed_number, default=0, help="default: 0")
+    group.add_argument(
         "--validate_after_every",
         type=positive_int,
         default=1,
         metavar="EPOCHS",
         help="validate, and renew CDB's weights, after every so many epochs and after the last; default: 1",
     )
-    execution = parser.add_argument_group("execution")
-    add_device_arguments(execution, AUTO_PRECISION)
-    execution.add_argument(
-        "--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4"
-    )
-    execution.add_argument(
+
+
+def add_execution_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("execution")
+    add_device_arguments(group, AUTO_PRECISION)
+    group.add_argument("--workers", type=seed_number, default=4, help="threads that load clips, 0 or more; default: 4")
+    group.add_argument(
         "--save_model", type=file_path, default=HERE / "models", help="the run's folder; default: ./models"
     )
-    add_run_arguments(execution, "--save_model")
-    args = parser.parse_args(argv)
-    complete_loss_arguments(args)
+    add_run_arguments(group, "--save_model")
+
+
+def check_accumulate(args: Namespace) -> None:
+    """Raise ValueError if a batch cannot be taken in --accumulate parts."""
     if args.accumulate > args.batch_size:
         raise ValueError(
             f"--accumulate {args.accumulate}: a batch of {args.batch_size} clips cannot be split into so many parts"
@@ -133,41 +156,54 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
             f"--accumulate {args.accumulate} does not go with --loss_type {args.loss_type}, or not with --reduction "
             "weighted_mean: the loss divides by the summed weights of the whole batch, which its parts do not know"
         )
-    if args.class_names and not args.class_names.is_file():
-        raise FileNotFoundError(f"--class_names {args.class_names}: there is no such file")
-    args.class_names = args.class_names or args.train_file.with_name("verbs.txt")
-    return args
 
 
-def read_data(args: Namespace, runtime: Runtime) -> tuple[ClipSet, ClipSet, list[int]]:
-    """Return training and validation clips, and the training clips of each class.
+@dataclass(frozen=True)
+class Data:
+    """Training and validation clips, and name and training clips of each class."""
 
-    Raise ValueError for a class without clips.
-    """
+    train: ClipSet
+    val: ClipSet
+    class_names: list[str]
+    class_counts: list[int]
+
+
+def read_data(args: Namespace, runtime: Runtime) -> Data:
+    """Return the data that the flags name. Raise ValueError for a class without clips."""
     train, val = read_clips(args.train_file), read_clips(args.val_file)
-    num_classes = 1 + max(label for _, label in train)
+    num_classes = 1 + max(clip.label for clip in train)
+    if num_classes < 2:
+        raise ValueError(f"{args.train_file} holds clips of one class; at least 2 classes can be trained")
     counts = count_labels(train, num_classes)
-    absent = [str(c + 1) for c, count in enumerate(counts) if not count]
+    absent = absent_classes(counts)
     if absent:
         raise ValueError(
-            f"{args.train_file} has no clip of verb {', '.join(absent)}; verbs are numbered from 1 without gaps"
+            f"{args.train_file} has no clip of class {', '.join(absent)}; classes are numbered from 1 without gaps"
         )
     check_labels(args.val_file, val, num_classes)
-    absent = [str(c + 1) for c, count in enumerate(count_labels(val, num_classes)) if not count]
     if find_loss(args.loss_type).measures_difficulty:
+        absent = absent_classes(count_labels(val, num_classes))
         line = absent_classes_line(args, absent, args.val_file, "--difficulty smoothed")
         if line:
             runtime.say(line)
-    train_set, val_set = (
-        ClipSet(args.data_root, clips, args.frames_per_clip, args.sample_size) for clips in (train, val)
+    return Data(
+        train=ClipSet(args.data_root, train, args.frames_per_clip, args.sample_size),
+        val=ClipSet(args.data_root, val, args.frames_per_clip, args.sample_size),
+        class_names=read_class_names(args.class_names or names_file(args.train_file, train), num_classes),
+        class_counts=counts,
     )
-    return train_set, val_set, counts
+
+
+def absent_classes(counts: list[int]) -> list[str]:
+    """Return the numbers of the classes that have no clip, as a split file writes them: from 1 on."""
+    return [str(number) for number, count in enumerate(counts, start=1) if not count]
 
 
 def build_model(args: Namespace, num_classes: int, head: str, resuming: bool, runtime: Runtime) -> ResNeXt3D:
     """Return the model on its device, with pretrained weights unless they are 'none' or the run is resumed."""
     torch.manual_seed(args.seed)
-    model, path = ResNeXt3D(num_classes, head), args.pretrained_model
+    model = ResNeXt3D(num_classes, head)
+    path = args.pretrained_model
     if not resuming and str(path) == "none":
         runtime.say("training from random weights")
     elif not resuming:
@@ -195,8 +231,8 @@ def parameter_groups(model: ResNeXt3D, lr: float, head_lr: float | None) -> list
 def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
     """Return data, model, loss and optimizer at epoch 1, and what a checkpoint says of them."""
     runtime.check_batch_size(args.batch_size)
-    train_set, val_set, counts = read_data(args, runtime)
-    names = read_class_names(args.class_names, len(counts))
+    data = read_data(args, runtime)
+    counts = data.class_counts
     head = find_loss(args.loss_type).head
     model = build_model(args, len(counts), head, resuming, runtime)
     criterion = build_loss(args, counts, CDBLoss).to(runtime.device)
@@ -209,11 +245,11 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
         optimizer=optimizer,
         schedule=step_schedule,
         train_batches=lambda epoch: training_batches(
-            train_set, args.batch_size, args.seed, epoch, args.workers, runtime
+            data.train, args.batch_size, args.seed, epoch, args.workers, runtime
         ),
-        val_batches=lambda: evaluation_batches(val_set, args.batch_size, args.workers, runtime),
-        batches_per_epoch=math.ceil(len(train_set) / args.batch_size),
-        images_per_epoch=len(train_set),
+        val_batches=lambda: evaluation_batches(data.val, args.batch_size, args.workers, runtime),
+        batches_per_epoch=math.ceil(len(data.train) / args.batch_size),
+        images_per_epoch=len(data.train),
         num_classes=len(counts),
         epochs=args.max_epochs,
         seed=args.seed,
@@ -221,12 +257,12 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
         accumulate=args.accumulate,
     )
     runtime.say(
-        f"{len(train_set)} training clips of {len(counts)} classes ({max(counts)} to {min(counts)} a class), "
-        f"{len(val_set)} for validation; {args.frames_per_clip} frames of {args.sample_size} pixels; "
+        f"{len(data.train)} training clips of {len(counts)} classes ({max(counts)} to {min(counts)} a class), "
+        f"{len(data.val)} for validation; {args.frames_per_clip} frames of {args.sample_size} pixels; "
         f"{args.loss_type}; {runtime}"
     )
     return training, {
-        "class_names": names,
+        "class_names": data.class_names,
         "class_counts": counts,
         "frames_per_clip": args.frames_per_clip,
         "sample_size": args.sample_size,
@@ -237,9 +273,9 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
 
 def train(args: Namespace) -> None:
     """Train, or continue, the whole run."""
-    arguments = {
-        key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))
-    }  # no places
+    # without paths, of which a run is independent
+    plain = (str, int, float, type(None))
+    arguments = {key: value for key, value in vars(args).items() if isinstance(value, plain) and key != "class_names"}
     arguments["pretrained_model"] = args.pretrained_model.name
     with start_runtime(args.n_gpus, clip_precision(args.precision, args.device), args.device) as runtime:
         warn_of_bf16(runtime)

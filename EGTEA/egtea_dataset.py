@@ -1,7 +1,7 @@
 """Frames of EGTEA Gaze+ clips to batches: which frames of a clip, one view of them all, decoding, normalisation.
 
-The frames of a clip stand in ROOT/VIDEO/CLIP/*.jpg, in the order of their names (egtea_clips.py reads the lists of
-clips).
+The frames of a clip are the images in its folder, in the order of the numbers in their names (egtea_clips.py reads the
+lists of clips and knows their folders).
 """
 
 import io
@@ -10,7 +10,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,22 +19,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egtea_clips import video_of
+from egtea_clips import Clip, clip_folder, natural_order
 from longtail.devices import Runtime, send
 from longtail.files import check_file
 from longtail.metrics import Batches
 from longtail.training import epoch_seed
+from video_files import is_hidden
 
 MEAN = (114.7748, 107.7354, 99.4750)  # RGB 0..255, no std: what the Kinetics network was trained with
 MAX_ANGLE = 10.0  # degrees
 REDUCTIONS = (8, 4, 2)  # of JPEG's reduced-size decoding
-END_OF_JPEG, TAIL = b"\xff\xd9", 4096  # the marker that a whole file ends with, and the bytes where it is looked for
-PIXELS_PER_BYTE = 512  # at most: of each block of 8 x 8, Huffman coding needs a bit or more
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # what a whole file ends with
+TAIL = 4096  # bytes at the end of a file in which its end is searched
+PIXELS_PER_BYTE = 512  # of a JPEG at most: of each block of 8 x 8, Huffman coding needs a bit or more
 LARGEST_SIDE = 8192  # of a frame, in pixels
 LARGEST_FRAME = 1 << 26  # bytes
 LARGEST_CLIP = 1 << 24  # pixels; the paper's have 500,000
-AGAIN = "delete its folder and extract the clip again"
-FRAMES_COMMAND = "python data/extract_frames.py --videos cropped_clips --out extracted_frames"
+AGAIN = "move its folder away, and data/extract_frames.py extracts the clip again"
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -64,24 +66,27 @@ class View:
 
     @classmethod
     def random(cls, generator: np.random.Generator) -> "View":
-        return cls(generator.random(), generator.uniform(-MAX_ANGLE, MAX_ANGLE), bool(generator.random() < 0.5))
+        position = generator.random()
+        angle = generator.uniform(-MAX_ANGLE, MAX_ANGLE)
+        return cls(position, angle, flip=bool(generator.random() < 0.5))
 
     def matrix(self, height: int, width: int, size: int) -> np.ndarray:
-        """Return the matrix (2, 3) from a pixel of the size x size output to its place in the frame.
+        """Return the matrix (2, 3) from a pixel of the size x size output to its coordinates in the frame.
 
         A frame that is higher than wide is cropped too.
         """
         side = min(height, width)
         step, turn = side / size, math.radians(self.angle)
         cos, sin = step * math.cos(turn), step * math.sin(turn)
-        linear = np.array([[-cos if self.flip else cos, -sin], [-sin if self.flip else sin, cos]])
+        direction = -1 if self.flip else 1
+        linear = np.array([[direction * cos, -sin], [direction * sin, cos]])
         centre = np.array([side / 2 + self.position * (width - side), side / 2 + self.position * (height - side)])
-        offset = centre - 0.5 - linear @ np.full(2, (size - 1) / 2)  # pixel centres lie at half places
+        offset = centre - 0.5 - linear @ np.full(2, (size - 1) / 2)  # a pixel's centre is half a pixel from its edge
         return np.column_stack([linear, offset])
 
 
-def frame_size(path: Path, content: bytes) -> tuple[int, int]:
-    """Return height and width from the JPEG's header.
+def read_header(path: Path, content: bytes) -> tuple[int, int, str]:
+    """Return height, width and format from the header of a JPEG or PNG.
 
     Raise ValueError for impossible ones, before a decoder reserves memory.
     """
@@ -89,26 +94,25 @@ def frame_size(path: Path, content: bytes) -> tuple[int, int]:
 
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns in several lines; below is ours
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-            height, width = image.height, image.width
+        with Image.open(io.BytesIO(content), formats=tuple(ENDS)) as image:
+            height, width, form = image.height, image.width, image.format
     except Exception as error:  # a damaged header makes Pillow raise anything
-        raise ValueError(f"{path} is a truncated or damaged JPEG; {AGAIN}") from error
-    if max(height, width) > LARGEST_SIDE or height * width > PIXELS_PER_BYTE * len(content):
+        raise ValueError(f"{path} is a truncated or damaged JPEG or PNG; {AGAIN}") from error
+    too_dense = form == "JPEG" and height * width > PIXELS_PER_BYTE * len(content)
+    if max(height, width) > LARGEST_SIDE or too_dense:
         raise ValueError(f"{path} claims {width} x {height} pixels in {len(content)} bytes; {AGAIN}")
-    return height, width
+    return height, width, form
 
 
 def decoding_flag(side: int, size: int) -> int:
     """Return OpenCV's flag for the smallest decoding in which a square of `side` pixels keeps `size` or more."""
     import cv2
 
-    factor = next((factor for factor in REDUCTIONS if side // factor >= size), 1)
-    return {
-        8: cv2.IMREAD_REDUCED_COLOR_8,
-        4: cv2.IMREAD_REDUCED_COLOR_4,
-        2: cv2.IMREAD_REDUCED_COLOR_2,
-        1: cv2.IMREAD_COLOR,
-    }[factor]
+    flags = (cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_COLOR_2)
+    for factor, flag in zip(REDUCTIONS, flags, strict=True):
+        if side // factor >= size:
+            return flag
+    return cv2.IMREAD_COLOR
 
 
 def read_frame(path: Path, size: int) -> np.ndarray:
@@ -123,11 +127,12 @@ def read_frame(path: Path, size: int) -> np.ndarray:
         content = path.read_bytes()
     except OSError as error:
         raise OSError(f"{path} cannot be read: {error.strerror or error}") from error
-    flag = decoding_flag(min(frame_size(path, content)), size)
-    whole = END_OF_JPEG in content[-TAIL:]  # OpenCV would fill up a truncated one with grey
-    frame = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if whole else None
+    height, width, form = read_header(path, content)
+    frame = None
+    if ENDS[form] in content[-TAIL:]:  # OpenCV would fill up a truncated one with grey
+        frame = cv2.imdecode(np.frombuffer(content, np.uint8), decoding_flag(min(height, width), size))
     if frame is None:
-        raise ValueError(f"{path} is a truncated or damaged JPEG; {AGAIN}")
+        raise ValueError(f"{path} is a truncated or damaged {form}; {AGAIN}")
     return frame
 
 
@@ -138,7 +143,7 @@ def read_clip(paths: list[Path], view: View, size: int) -> np.ndarray:
     cv2.setNumThreads(0)
     clip = np.empty((len(paths), size, size, 3), np.uint8)
     border = tuple(round(value) for value in reversed(MEAN))
-    for place, path in enumerate(paths):
+    for index, path in enumerate(paths):
         frame = read_frame(path, size)
         seen = cv2.warpAffine(
             frame,
@@ -148,7 +153,7 @@ def read_clip(paths: list[Path], view: View, size: int) -> np.ndarray:
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=border,
         )
-        cv2.cvtColor(seen, cv2.COLOR_BGR2RGB, dst=clip[place])
+        cv2.cvtColor(seen, cv2.COLOR_BGR2RGB, dst=clip[index])
     return clip
 
 
@@ -169,20 +174,22 @@ def normalize(clips: Tensor) -> Tensor:
 
 
 class ClipSet:
-    """The clips of a split, whose frames stand below `root`. Every folder is listed once, here.
+    """The clips of a split, whose frames are below `root`. Every folder is listed once, here.
 
     Raises FileNotFoundError that names the first clip without a folder or without frames.
     """
 
-    def __init__(self, root: Path, clips: list[tuple[str, int]], frames: int, size: int):
+    def __init__(self, root: Path, clips: list[Clip], frames: int, size: int):
         if frames * size * size > LARGEST_CLIP:
             raise ValueError(
                 f"a clip of {frames} frames of {size} x {size} pixels is too large: "
                 "choose a smaller --frames_per_clip or --sample_size"
             )
         if not root.is_dir():
-            raise FileNotFoundError(f"{root} not found; pass --data_root, or extract the frames: {FRAMES_COMMAND}")
-        self.folders = [root / video_of(clip) / clip for clip, _ in clips]
+            raise FileNotFoundError(
+                f"{root} not found; pass --data_root, or extract the frames with data/extract_frames.py"
+            )
+        self.folders = [root / clip_folder(clip) for clip, _ in clips]
         self.labels = torch.tensor([label for _, label in clips])
         self.names = [frame_names(folder) for folder in self.folders]
         self.frames, self.size = frames, size
@@ -195,10 +202,18 @@ class ClipSet:
 
         With a seed: random frames and a random view.
         """
-        generator = None if seed is None else np.random.default_rng(seed)
-        names = self.names[index]
-        paths = [self.folders[index] / names[i] for i in frame_indices(len(names), self.frames, generator)]
-        return read_clip(paths, View() if generator is None else View.random(generator), self.size)
+        folder, names = self.folders[index], self.names[index]
+        if seed is None:
+            return read_centre(folder, names, self.frames, self.size)
+        generator = np.random.default_rng(seed)
+        paths = [folder / names[i] for i in frame_indices(len(names), self.frames, generator)]
+        return read_clip(paths, View.random(generator), self.size)
+
+
+def read_centre(folder: Path, names: list[str], frames: int, size: int) -> np.ndarray:
+    """Return a clip as evaluation sees it, (T, H, W, 3) bytes: the segment centres, the centre square."""
+    paths = [folder / names[i] for i in frame_indices(len(names), frames)]
+    return read_clip(paths, View(), size)
 
 
 def frame_names(folder: Path) -> list[str]:
@@ -210,22 +225,21 @@ def frame_names(folder: Path) -> list[str]:
     try:
         present = os.listdir(folder)
     except OSError as error:
-        raise FileNotFoundError(f"no frames at {folder} ({error.strerror}); extract them: {FRAMES_COMMAND}") from error
-    names = sorted(sys.intern(name) for name in present if name.endswith(".jpg"))
-    written = next(
-        (
-            int(stem)
-            for stem, _, end in (name.partition(".") for name in present)
-            if end == "frames" and stem.isdecimal()
-        ),
-        0,
-    )
-    if len(names) < written:
         raise FileNotFoundError(
-            f"{folder} holds {len(names)} of the {written} frames that were extracted; {AGAIN}: {FRAMES_COMMAND}"
-        )
+            f"no frames at {folder} ({error.strerror}); data/extract_frames.py extracts them"
+        ) from error
+    present = [name for name in present if not is_hidden(name)]
+    names = [sys.intern(name) for name in present if name.lower().endswith(FRAME_SUFFIXES)]
+    names.sort(key=natural_order)
+    written = 0
+    for name in present:
+        stem, _, end = name.partition(".")
+        if end == "frames" and stem.isdecimal():
+            written = int(stem)
+    if len(names) < written:
+        raise FileNotFoundError(f"{folder} holds {len(names)} of the {written} frames that were extracted; {AGAIN}")
     if not names:
-        raise FileNotFoundError(f"{folder} holds no .jpg; delete it and extract the clip again: {FRAMES_COMMAND}")
+        raise FileNotFoundError(f"{folder} holds no frame ({', '.join(FRAME_SUFFIXES)}); {AGAIN}")
     return names
 
 
@@ -240,7 +254,8 @@ def map_ahead(action: Callable[[Item], Result], items: Iterable[Item], workers: 
     if not workers:
         yield from map(action, items)
         return
-    pool, pending = ThreadPoolExecutor(workers), deque()
+    pool = ThreadPoolExecutor(workers)
+    pending: deque[Future[Result]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(action, item))
@@ -264,17 +279,19 @@ def batches_of(
     loaded = map_ahead(load, indices, workers, ahead=workers + 2 * max(map(len, groups), default=0))
     for group in groups:
         batch = torch.from_numpy(np.stack([next(loaded) for _ in group]))
-        batch = batch.pin_memory() if runtime.pins_memory else batch
+        if runtime.pins_memory:
+            batch = batch.pin_memory()
         yield normalize(runtime.move(batch)), runtime.move(clips.labels[group])
 
 
 def training_batches(clips: ClipSet, batch_size: int, seed: int, epoch: int, workers: int, runtime: Runtime) -> Batches:
     """Yield this process's part of each batch.
 
-    Order and views depend on (seed, epoch) and a clip's place in the split alone.
+    Order and views depend on (seed, epoch) and a clip's index in the split alone.
     """
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
-    groups = [part for batch in order.split(batch_size) if len(part := runtime.share(batch))]
+    shares = [runtime.share(batch) for batch in order.split(batch_size)]
+    groups = [share for share in shares if len(share)]
     return batches_of(clips, groups, lambda index: epoch_seed(seed, epoch, 1 + index), workers, runtime)
 
 
@@ -284,4 +301,5 @@ def evaluation_batches(clips: ClipSet, batch_size: int, workers: int, runtime: R
     Each clip belongs to one process.
     """
     mine = torch.arange(len(clips))[runtime.rank :: runtime.world_size]
-    return batches_of(clips, list(mine.split(batch_size)) if len(mine) else [], lambda index: None, workers, runtime)
+    groups = list(mine.split(batch_size)) if len(mine) else []
+    return batches_of(clips, groups, lambda index: None, workers, runtime)

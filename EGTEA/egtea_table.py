@@ -38,10 +38,11 @@ def note(figures: dict[str, Any]) -> str:
     """Return what a result was measured on."""
     clips = [entry["images"] for entry in class_figures(figures)]
     majority = figures.get("majority", {}).get("classes", 0)
-    return (
-        f"{sum(clips)} test clips, {max(clips)} of them of the largest class; "
-        f"majority: more than {figures['majority_above']} training clips ({majority} of {len(clips)} classes)."
-    )
+    text = f"{sum(clips)} test clips, {max(clips)} of them of the largest class"
+    if figures["majority_above"]:
+        above = f"more than {figures['majority_above']} training clips"
+        text += f"; majority: {above} ({majority} of {len(clips)} classes)"
+    return text + "."
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cifar_dataset import read_images
 from conftest import ROOT
-from egtea_clips import read_class_names, read_clip_lines, read_clips
+from egtea_clips import read_class_names, read_clips, read_lines
 from imagenet_config import read_config
 from imagenet_lists import read_list
 from longtail.checkpoints import load_checkpoint, save_checkpoint
@@ -116,7 +116,7 @@ def readable(read, path: Path, content: bytes) -> None:
         lambda path: read_list(path, path.parent, 3),
         read_clips,
         lambda path: read_class_names(path, 3),
-        lambda path: read_clip_lines(path, 4),
+        read_lines,
         read_config,
         read_log,
         lambda path: read_images(path, "cifar10"),

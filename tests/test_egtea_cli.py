@@ -1,5 +1,6 @@
 """The EGTEA command lines: videos to report, kill and resume, determinism, and every mistake."""
 
+import csv
 import json
 import re
 import shutil
@@ -19,6 +20,8 @@ import EGTEA_train
 import extract_frames
 import make_splits
 from conftest import ROOT
+from egtea_clips import Clip
+from egtea_dataset import ClipSet, evaluation_batches
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
 from longtail.metrics import report
@@ -262,13 +265,14 @@ def test_a_released_checkpoint_follows_the_paper(tmp_path):
     args = EGTEA_test.parse_arguments(["--train_file", str(tmp_path / "train_split.txt")])
     description = EGTEA_test.describe(args, {"state_dict": {"module.fc.bias": torch.zeros(2)}})
     assert (description.frames_per_clip, description.sample_size, description.head) == (10, 224, "linear")
-    assert (description.class_counts, description.class_names) == ([1, 2], ["verb 1", "verb 2"])
+    assert (description.class_counts, description.class_names) == ([1, 2], ["class 1", "class 2"])
 
 
 def test_defaults_of_the_test():
     """Majority classes have more than 600 training clips, as in the paper."""
     args = EGTEA_test.parse_arguments([])
-    assert (args.majority_above, args.batch_size, args.n_gpus, args.precision, args.workers) == (600, 8, 1, "auto", 4)
+    assert (args.majority_above, EGTEA_test.MAJORITY_ABOVE) == (None, 600)
+    assert (args.batch_size, args.n_gpus, args.precision, args.workers) == (8, 1, "auto", 4)
     assert (args.frames_per_clip, args.sample_size, args.json) == (None, None, None)
     assert (args.trained_model, args.figure) == (
         ROOT / "EGTEA/models/best_model.pth",
@@ -411,7 +415,7 @@ def rewritten(path: Path, folder: Path, change) -> Path:
         (
             "train_split.txt",
             lambda lines: [line for line in lines if line.split()[2] != "2"],
-            "no clip of verb 2; verbs are numbered",
+            "no clip of class 2; classes are numbered",
         ),
         (
             "val_split.txt",
@@ -421,10 +425,12 @@ def rewritten(path: Path, folder: Path, change) -> Path:
         (
             "val_split.txt",
             lambda lines: [*lines, "P20-R01-Tea-9 1 4 1\n"],
-            "verb 4 of P20-R01-Tea-9 is not among the 3",
+            "class 4 of P20-R01-Tea-9 is not among the 3",
         ),
         ("train_split.txt", lambda lines: [*lines, "P01-R01-Tea-77 1 1 1\n"], "no frames at .*P01-R01-Tea-77"),
         ("train_split.txt", lambda lines: ["\x00PNG"], "line 1"),
+        ("train_split.txt", lambda lines: [line for line in lines if line.split()[2] == "1"], "clips of one class"),
+        ("train_split.txt", lambda lines: [line.rsplit(" ", 1)[0] + "\n" for line in lines], "line 1: .* is neither"),
     ],
 )
 def test_wrong_splits(failing, data, tmp_path, name, change, match):
@@ -441,8 +447,8 @@ def test_only_cdb_needs_every_verb_in_validation(data, tmp_path):
     """Trained on clips of verbs 1 1 1 2 2 3 3 1; validated on 1 2, without the 3."""
     split = rewritten(data / "splits/val_split.txt", tmp_path, lambda lines: lines[:2])
     args = EGTEA_train.parse_arguments(training(data, tmp_path / "run", "--val_file", split, "--loss_type", "CE"))
-    _, val_set, counts = EGTEA_train.read_data(args, Runtime(torch.device("cpu")))
-    assert (val_set.labels.tolist(), counts) == ([0, 1], [4, 2, 2])
+    read = EGTEA_train.read_data(args, Runtime(torch.device("cpu")))
+    assert (read.val.labels.tolist(), read.class_counts) == ([0, 1], [4, 2, 2])
 
 
 def test_smoothed_difficulty_needs_no_clip_of_a_verb(data, tmp_path, capsys):
@@ -570,7 +576,7 @@ def test_wrong_test_data(failing, data, finished, tmp_path):
         EGTEA_test.main, *flags_for_test(data, best, "--test_file", tmp_path / "none.txt")
     )
     split = rewritten(data / "splits/test_split.txt", tmp_path, lambda lines: [*lines, "OP01-R01-Tea-9 1 19 1\n"])
-    assert "verb 19 of OP01-R01-Tea-9 is not among the 3" in failing(
+    assert "class 19 of OP01-R01-Tea-9 is not among the 3" in failing(
         EGTEA_test.main, *flags_for_test(data, best, "--test_file", split)
     )
     assert "there is no folder" in failing(
@@ -611,3 +617,87 @@ def test_the_report_is_printed_before_files_that_may_fail(data, finished, tmp_pa
     output, error = capsys.readouterr()
     assert re.match(r"Test Accuracy is \d\.\d{4}$", output.splitlines()[-1])
     assert error.endswith("error: no space left\n")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    """Class folders of videos, dark and bright ones, brought to frames and splits, and a run of one epoch."""
+    root = tmp_path_factory.mktemp("own")
+    for name, level in (("jump", 60), ("long run", 180)):
+        for number in range(5):
+            write_video(root / f"clips/{name}/clip {number}.mp4", [level + number] * 6)
+    folders = ["--folders", str(root / "clips"), "--out"]
+    assert extract_frames.main([*folders, str(root / "frames"), "--workers", "1"]) == 0
+    assert make_splits.main([*folders, str(root / "splits")]) == 0
+    flags = ("--max_epochs", 1, "--loss_type", "CE", "--workers", 0)
+    assert EGTEA_train.main(training(root, root / "run", *flags)) == 0
+    return root
+
+
+def test_own_clips_are_tested_by_their_classes(own, tmp_path, capsys):
+    """No verb, and no majority of 600 clips, unless a number is given."""
+    best = load_checkpoint(own / "run/best_model.pth")
+    assert (best["class_names"], best["class_counts"]) == (["jump", "long run"], [3, 3])
+    flags = ("--figure", tmp_path / "x.png", "--json", tmp_path / "x.json", "--workers", 0)
+    assert EGTEA_test.main(flags_for_test(own, own / "run/best_model.pth", *flags)) == 0
+    output = capsys.readouterr().out
+    assert "long run" in output and re.search(r"few \d\.\d{4}", output)
+    assert "verb" not in output and "majority" not in output
+    figures = json.loads((tmp_path / "x.json").read_text())
+    assert (figures["majority_above"], figures["images"]) == (None, 2)
+    assert EGTEA_test.main(flags_for_test(own, own / "run/best_model.pth", *flags, "--majority_above", 2)) == 0
+    assert "majority: more than 2 training clips" in capsys.readouterr().out
+
+
+def test_predictions_are_those_of_the_test(own, tmp_path, capsys):
+    """A video is seen as its extracted frames are. One that cannot be opened has its error; the exit code is 1."""
+    folder = tmp_path / "videos"
+    shutil.copytree(own / "clips", folder)
+    (folder / "broken.mp4").write_bytes(b"this is no video")
+    (folder / "jump/._clip 0.mp4").write_bytes(b"")
+    model = ("--trained_model", own / "run/best_model.pth", "--workers", 1)
+    arguments = [*model, "--predict", folder, "--out", tmp_path / "x.csv"]
+    assert EGTEA_test.main([str(argument) for argument in arguments]) == 1
+    assert "1 of 11 videos cannot be used" in capsys.readouterr().err
+    with open(tmp_path / "x.csv", newline="", encoding="utf-8") as file:
+        rows = {row.pop("path"): row for row in csv.DictReader(file)}
+    assert len(rows) == 11
+    broken = rows.pop(str(folder / "broken.mp4"))
+    assert broken["error"] == "cannot be opened as a video" and broken["class_1"] == ""
+    trained = EGTEA_test.describe(EGTEA_test.parse_arguments([]), load_checkpoint(own / "run/best_model.pth"))
+    network = EGTEA_test.load_model(trained, Path("best_model.pth"), Runtime(torch.device("cpu"))).eval()
+    clips = [Clip(Path(path).relative_to(folder).with_suffix("").as_posix(), 0) for path in rows]
+    batches = evaluation_batches(ClipSet(own / "frames", clips, 3, 40), 10, 0, Runtime(torch.device("cpu")))
+    with torch.no_grad():
+        expected = network(next(iter(batches))[0]).softmax(1)
+    for row, probabilities in zip(rows.values(), expected, strict=True):
+        assert row["class_1"] == trained.class_names[probabilities.argmax()]
+        assert float(row["probability_1"]) == pytest.approx(probabilities.max().item(), abs=1e-5)
+        assert float(row["probability_1"]) + float(row["probability_2"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_single_prediction_is_printed_alone(own, capsysbinary):
+    video = own / "clips/jump/clip 0.mp4"
+    arguments = ["--trained_model", own / "run/best_model.pth", "--predict", video, "--top", 1, "--workers", 0]
+    assert EGTEA_test.main([str(argument) for argument in arguments]) == 0
+    header, row = capsysbinary.readouterr().out.decode().splitlines()
+    assert header == "path,class_1,probability_1,error"
+    assert row.startswith(f"{video},")
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (("--out", "x.csv"), "--out and --top belong to --predict"),
+        (("--predict", "/none.mp4"), "--predict /none.mp4 not found"),
+        (("--predict", "/none.mp4", "--json", "x.json"), "--json and --figure belong to a test"),
+    ],
+)
+def test_wrong_flags_of_predictions(failing, own, flags, match):
+    assert match in failing(EGTEA_test.main, "--trained_model", own / "run/best_model.pth", *flags)
+
+
+def test_a_folder_without_videos_has_no_predictions(failing, own, tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    error = failing(EGTEA_test.main, "--trained_model", own / "run/best_model.pth", "--predict", tmp_path)
+    assert "holds no video" in error and ".mp4" in error

@@ -19,11 +19,11 @@ from egtea_dataset import (
     decoding_flag,
     evaluation_batches,
     frame_indices,
-    frame_size,
     map_ahead,
     normalize,
     read_clip,
     read_frame,
+    read_header,
     training_batches,
 )
 from longtail.devices import Runtime
@@ -42,8 +42,8 @@ def write_clip(root: Path, clip: str, frames: list[np.ndarray]) -> Path:
 
 def claiming(jpeg: bytes, height: int, width: int) -> bytes:
     """The same JPEG with another size in its header."""
-    place = jpeg.index(b"\xff\xc0") + 5
-    return jpeg[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[place + 4 :]
+    offset = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:offset] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[offset + 4 :]
 
 
 def grey(level: int, height: int = 24, width: int = 32) -> np.ndarray:
@@ -203,7 +203,7 @@ def test_one_view_for_a_whole_clip(tmp_path):
 )
 def test_reduced_decoding_never_falls_below_the_output(tmp_path, height, size, flag):
     path = write_clip(tmp_path, "P01-R01-Tea-1", [grey(9, height, height + 50)]) / "000000.jpg"
-    assert frame_size(path, path.read_bytes()) == (height, height + 50)
+    assert read_header(path, path.read_bytes()) == (height, height + 50, "JPEG")
     assert decoding_flag(height, size) == flag
     assert min(read_frame(path, size).shape[:2]) >= min(size, height)
 
@@ -233,7 +233,7 @@ def test_truncated_and_damaged_frames_are_named(tmp_path):
 def test_missing_folders_are_named_at_once(tmp_path):
     write_clip(tmp_path, "P01-R01-Tea-1", [grey(1)])
     (tmp_path / "P01-R01-Tea/P01-R01-Tea-2").mkdir()
-    with pytest.raises(FileNotFoundError, match="P01-R01-Tea-2 holds no .jpg; .*extract_frames.py"):
+    with pytest.raises(FileNotFoundError, match="P01-R01-Tea-2 holds no frame .*png.*extract_frames.py"):
         ClipSet(tmp_path, [("P01-R01-Tea-1", 0), ("P01-R01-Tea-2", 0)], 4, 16)
     with pytest.raises(FileNotFoundError, match="no frames at .*P01-R01-Tea-3"):
         ClipSet(tmp_path, [("P01-R01-Tea-3", 0)], 4, 16)
@@ -250,7 +250,7 @@ def test_deleted_frames_are_named(tmp_path):
     (folder / "000002.jpg").unlink()
     with pytest.raises(
         FileNotFoundError,
-        match="P01-R01-Tea-1 holds 2 of the 3 frames that were extracted; delete its folder and extract",
+        match="P01-R01-Tea-1 holds 2 of the 3 frames that were extracted; move its folder",
     ):
         ClipSet(tmp_path, [("P01-R01-Tea-1", 0)], 2, 16)
     (folder / "3.frames").unlink()
@@ -285,6 +285,24 @@ def test_every_training_clip_once_an_epoch(clips, monkeypatch):
     assert sizes == [3, 3, 1]
     assert sorted(index for index, _ in seen) == list(range(7))
     assert len({seed for _, seed in seen}) == 7
+
+
+def test_views_of_a_clip_differ_between_epochs(clips, monkeypatch):
+    """Frames, angle and flip follow from the seed. Workers and another run of the same epoch change nothing."""
+    seen = {}
+    monkeypatch.setattr(
+        ClipSet, "load", lambda self, index, seed: seen.update({index: seed}) or np.zeros((4, 16, 16, 3), np.uint8)
+    )
+
+    def seeds_of(epoch: int) -> dict[int, int]:
+        seen.clear()
+        list(training_batches(clips, 3, 0, epoch, 0, CPU))
+        return dict(seen)
+
+    first, second = seeds_of(1), seeds_of(2)
+    assert len({*first.values(), *second.values()}) == 14
+    assert first[0] != second[0]
+    assert seeds_of(1) == first
 
 
 def test_training_order_is_shuffled_anew_every_epoch(clips, monkeypatch):
@@ -346,3 +364,26 @@ def test_map_ahead_keeps_order_and_bounds(monkeypatch):
 def test_opencv_and_pillow_wait_until_a_frame_is_read():
     source = Path(egtea_dataset.__file__).read_text()
     assert "\nimport cv2" not in source and "\nfrom PIL" not in source
+
+
+@pytest.mark.parametrize(("suffix", "form"), [(".jpg", ".jpg"), (".JPG", ".jpg"), (".jpeg", ".jpg"), (".png", ".png")])
+def test_frames_are_read_in_the_order_of_their_numbers(tmp_path, suffix, form):
+    """Frames img_1 to img_12 of grey levels 10 to 120, and what macOS leaves beside them."""
+    folder = tmp_path / "jump" / "garden"
+    folder.mkdir(parents=True)
+    for number in range(1, 13):
+        content = cv2.imencode(form, grey(10 * number))[1].tobytes()
+        (folder / f"img_{number}{suffix}").write_bytes(content)
+        (folder / f"._img_{number}{suffix}").write_bytes(b"\0\5\x16\7")
+    clip = ClipSet(tmp_path, [("jump/garden", 0)], frames=6, size=8).load(0)
+    assert np.round(clip.mean((1, 2, 3)) / 10).tolist() == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_png_that_breaks_off_is_named(tmp_path):
+    content = cv2.imencode(".png", picture(48, 64))[1].tobytes()
+    path = tmp_path / "1.png"
+    path.write_bytes(content)
+    assert read_frame(path, 48).shape == (48, 64, 3)
+    path.write_bytes(content[:-20])
+    with pytest.raises(ValueError, match="1.png is a truncated or damaged PNG"):
+        read_frame(path, 48)

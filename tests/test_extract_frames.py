@@ -226,10 +226,13 @@ def test_nothing_to_extract(failing, tmp_path):
     assert "none is not a folder" in failing(extract_frames.main, "--videos", tmp_path / "none", "--out", out)
     (tmp_path / "empty").mkdir()
     assert "holds no video" in failing(extract_frames.main, "--videos", tmp_path / "empty", "--out", out)
+    (tmp_path / "empty/@eaDir").mkdir()
+    for hidden in ("._P01-R01-Tea-1.mp4", "@eaDir/P01-R01-Tea-1.mp4"):
+        (tmp_path / "empty" / hidden).write_bytes(b"")
+    assert "holds no video" in failing(extract_frames.main, "--videos", tmp_path / "empty", "--out", out)
     (tmp_path / "empty/movie.mp4").write_bytes(b"")
-    assert "movie.mp4 is not named as a clip" in failing(
-        extract_frames.main, "--videos", tmp_path / "empty", "--out", out
-    )
+    error = failing(extract_frames.main, "--videos", tmp_path / "empty", "--out", out)
+    assert "movie.mp4 is not named as a clip" in error and "--folders" in error
     (tmp_path / "empty/movie.mp4").unlink()
     for folder in ("a", "b"):
         write_video(tmp_path / "empty" / folder / "P01-R01-Tea-1.mp4", [1])
@@ -244,6 +247,29 @@ def test_wrong_flags_and_places(failing, videos, tmp_path):
     assert "--out" in failing(extract_frames.main, "--videos", videos, "--out", tmp_path / "file/out")
     (tmp_path / "extraction.json").write_text(json.dumps([1]))
     assert "extraction.json is damaged" in failing(extract_frames.main, "--videos", videos, "--out", tmp_path)
+
+
+def test_class_folders_of_ones_own(tmp_path, failing):
+    """Any names, CLASS/VIDEO; what macOS leaves beside them is no clip."""
+    root, out = tmp_path / "clips", tmp_path / "out"
+    write_video(root / "long jump/garden_1.mp4", [10, 20])
+    write_video(root / "7/2024-05-01-x.MP4", [10, 20, 30])
+    (root / "7/._2024-05-01-x.MP4").write_bytes(b"\0\5\x16\7")
+    arguments = ["--folders", root, "--out", out, "--workers", 1]
+    assert extract_frames.main([str(argument) for argument in arguments]) == 0
+    assert sorted(path.relative_to(out).as_posix() for path in out.glob("*/*")) == [
+        "7/2024-05-01-x",
+        "long jump/garden_1",
+    ]
+    assert (out / "7/2024-05-01-x/3.frames").exists()
+    write_video(root / "7/2024-05-01-x.avi", [10])
+    assert "which one is the clip?" in failing(extract_frames.main, *arguments)
+    (root / "7/2024-05-01-x.avi").unlink()
+    for wrong in ("loose.mp4", "train/jump/deep.mp4"):
+        write_video(root / wrong, [10])
+        error = failing(extract_frames.main, *arguments)
+        assert wrong in error and "CLASS/VIDEO" in error
+        (root / wrong).unlink()
 
 
 def test_an_unwritable_folder_ends_in_one_line(failing, videos, tmp_path):

@@ -26,6 +26,7 @@ SHARED = (
     "metrics",
     "distillation",
     "confusion_picture",
+    "predictions",
     "posthoc",
     "calibration",
     "batch_losses",

@@ -1,4 +1,4 @@
-"""Videos as phones record them: turned, and of variable rate. Places and levels are worked out by hand."""
+"""Videos as phones record them: turned, and of variable rate. Steps and levels are worked out by hand."""
 
 import struct
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from test_extract_frames import write_video
-from video_frames import places_in_time, sources, write_frames
+from video_frames import jpegs_of_frames, steps_of_frames, write_frames
 
 
 def rotated(video: Path) -> None:
@@ -82,16 +82,16 @@ def test_a_variable_rate_that_breaks_off_is_named(tmp_path):
 )
 def test_a_constant_rate_or_no_times(times):
     """A jitter of up to half a step is no variable rate."""
-    assert places_in_time(np.array(times, dtype=float)) is None
+    assert steps_of_frames(np.array(times, dtype=float)) is None
 
 
-def test_places_by_hand():
+def test_steps_by_hand():
     """Steps of 40 ms: one frame missing, two too early, an hour's jump of the clock."""
-    assert places_in_time(np.array([0, 40, 120, 160.0])).tolist() == [0, 1, 3, 4]
-    assert places_in_time(np.array([0, 40, 80, 90, 120, 160.0])).tolist() == [0, 1, 2, 2, 3, 4]
-    assert places_in_time(np.array([0, 40, 80, 3_600_080, 3_600_120])).tolist() == [0, 1, 2, 3, 4]
-    assert sources(np.array([0, 1, 3, 4]), 1) == {0: [0], 1: [1, 2], 2: [3], 3: [4]}
-    assert sources(np.array([0, 1, 2, 2, 3, 4]), 2) == {0: [0], 3: [1], 5: [2]}  # of two frames at one place, the later
+    assert steps_of_frames(np.array([0, 40, 120, 160.0])).tolist() == [0, 1, 3, 4]
+    assert steps_of_frames(np.array([0, 40, 80, 90, 120, 160.0])).tolist() == [0, 1, 2, 2, 3, 4]
+    assert steps_of_frames(np.array([0, 40, 80, 3_600_080, 3_600_120])).tolist() == [0, 1, 2, 3, 4]
+    assert jpegs_of_frames(np.array([0, 1, 3, 4]), 1) == {0: [0], 1: [1, 2], 2: [3], 3: [4]}
+    assert jpegs_of_frames(np.array([0, 1, 2, 2, 3, 4]), 2) == {0: [0], 3: [1], 5: [2]}  # of two in one step, the later
 
 
 def test_a_constant_rate_gives_the_same_frames_as_before(tmp_path):

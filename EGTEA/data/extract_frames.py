@@ -1,11 +1,13 @@
-"""Extract the frames of EGTEA's action clips as numbered JPEGs: OUT/VIDEO/CLIP/000000.jpg, 000001.jpg, ...
+"""Extract the frames of clips as numbered JPEGs: 000000.jpg, 000001.jpg, ...
 
+EGTEA's clips, to OUT/VIDEO/CLIP/, where VIDEO is the clip's name up to its third dash:
     python data/extract_frames.py --videos cropped_clips --out extracted_frames
+clips of your own, one folder for each class, from CLIPS/CLASS/CLIP.mp4 to FRAMES/CLASS/CLIP/:
+    python data/extract_frames.py --folders CLIPS --out FRAMES
 
-VIDEO is the clip's name up to its third dash. A clip's folder appears when it is complete, so that after an
-interruption the same command continues. A video that cannot be read does not stop the others; it is named at the end,
-and the exit code is 1. An empty file N.frames beside the N frames of a clip lets training notice when some of them are
-lost.
+A clip's folder appears when it is complete, so that after an interruption the same command continues. A video that
+cannot be read does not stop the others; it is named at the end, and the exit code is 1. An empty file N.frames beside
+the N frames of a clip lets training notice when some of them are lost.
 """
 
 import json
@@ -26,23 +28,27 @@ from filelock import FileLock
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # egtea_clips.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ stands beside EGTEA/
 
-from egtea_clips import CLIP_FORM, is_clip_name, video_of
+from egtea_clips import CLIP_FORM, clip_folder, is_clip_name
 from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, say_error
 from longtail.files import hold_lock, read_text, write_atomically
-from video_frames import write_frames
+from video_files import check_unique, find_class_videos, find_videos, own_clip
+from video_frames import silence_decoders, write_frames
 
 HERE = Path(__file__).resolve().parents[1]  # EGTEA/
-SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 LARGEST_NOTE = 1 << 16  # bytes
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
         "--videos",
         type=file_path,
         default=HERE / "cropped_clips",
-        help="folder that holds the clips, at any depth; default: EGTEA/cropped_clips",
+        help="folder that holds EGTEA's clips, at any depth; default: EGTEA/cropped_clips",
+    )
+    source.add_argument(
+        "--folders", type=file_path, metavar="CLIPS", help="folder that holds one folder of videos for each class"
     )
     parser.add_argument(
         "--out", type=file_path, default=HERE / "extracted_frames", help="default: EGTEA/extracted_frames"
@@ -60,28 +66,19 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def find_videos(root: Path) -> list[Path]:
-    """Return all videos below `root`.
-
-    Raise ValueError for one that is not named as a clip, or a name that two of them have.
-    """
-    if not root.is_dir():
-        raise FileNotFoundError(f"--videos {root} is not a folder; it should hold EGTEA's cropped clips")
-    videos = {}
-    for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES):
-        if not is_clip_name(path.stem):
-            raise ValueError(f"{path} is not named as a clip, {CLIP_FORM}")
-        if path.stem in videos:
-            raise ValueError(f"{path} has the name of {videos[path.stem]}: which one is the clip?")
-        videos[path.stem] = path
-    if not videos:
-        raise ValueError(f"--videos {root} holds no video ({', '.join(SUFFIXES)})")
-    return list(videos.values())
-
-
-def clip_folder(video: Path, out: Path) -> Path:
-    """Return where a video's frames go."""
-    return out / video_of(video.stem) / video.stem
+def find_clips(args: Namespace) -> dict[str, Path]:
+    """Return the videos by the names of their clips. Raise ValueError for one that is not named as EGTEA's are."""
+    if args.folders:
+        return {own_clip(args.folders, video): video for video in find_class_videos(args.folders)}
+    videos = find_videos(args.videos)
+    for video in videos:
+        if not is_clip_name(video.stem):
+            raise ValueError(
+                f"{video} is not named as a clip of EGTEA, {CLIP_FORM}; for class folders of your own videos there is "
+                "--folders"
+            )
+    check_unique(videos, [video.stem for video in videos])
+    return {video.stem: video for video in videos}
 
 
 def lock_folder(out: Path) -> FileLock:
@@ -111,7 +108,7 @@ def prepare_out(out: Path, every: int) -> None:
             raise TypeError(before)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{note} is damaged; delete it if you know that {out} was extracted with --every {every}"
+            f"{note} is damaged; move it away if you know that {out} was extracted with --every {every}"
         ) from error
     if before != every:
         raise ValueError(f"{out} was extracted with --every {before}, not {every}: choose another --out")
@@ -127,18 +124,17 @@ def start_worker() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    os.environ.update(OPENCV_LOG_LEVEL="SILENT", OPENCV_FFMPEG_LOGLEVEL="-8", OPENCV_FFMPEG_CAPTURE_OPTIONS="threads;1")
+    silence_decoders()
     import cv2
 
     cv2.setNumThreads(0)
 
 
-def extract(video: Path, out: Path, every: int, allow_short: bool) -> str | None:
+def extract(video: Path, folder: Path, every: int, allow_short: bool) -> str | None:
     """Make one clip's folder, complete or not at all. Return what is wrong with the video, or None.
 
     Raise OSError if writing fails.
     """
-    folder = clip_folder(video, out)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of a killed extraction
@@ -158,31 +154,36 @@ def extract(video: Path, out: Path, every: int, allow_short: bool) -> str | None
 
 def run(args: Namespace) -> int:
     """Extract what is missing. Return 1 if some videos could not be read, else 0."""
-    videos = find_videos(args.videos)
+    clips = find_clips(args)
     lock = lock_folder(args.out)
     prepare_out(args.out, args.every)
-    missing = [video for video in videos if not clip_folder(video, args.out).is_dir()]
-    print(f"{len(videos)} videos, {len(videos) - len(missing)} of them extracted before", flush=True)
+    folders = {video: args.out / clip_folder(clip) for clip, video in clips.items()}
+    missing = {video: folder for video, folder in folders.items() if not folder.is_dir()}
+    print(f"{len(clips)} videos, {len(clips) - len(missing)} of them extracted before", flush=True)
     troubles = extract_all(missing, args) if missing else {}
     lock.release()
-    print(f"{len(videos) - len(troubles)} clips of {len(videos)} are in {args.out}", flush=True)
+    print(f"{len(clips) - len(troubles)} clips of {len(clips)} are in {args.out}", flush=True)
     for video, trouble in sorted(troubles.items()):
         print(f"{video} {trouble}", file=sys.stderr)
     return 1 if troubles else 0
 
 
-def extract_all(videos: list[Path], args: Namespace) -> dict[Path, str]:
-    """Extract in several processes. Return the videos that could not be read, and why."""
+def extract_all(folders: dict[Path, Path], args: Namespace) -> dict[Path, str]:
+    """Extract each video to its folder, in several processes. Return the videos that could not be read, and why."""
     from tqdm import tqdm
 
     troubles = {}
     with ProcessPoolExecutor(
-        min(args.workers, len(videos)), multiprocessing.get_context("spawn"), start_worker
+        min(args.workers, len(folders)), multiprocessing.get_context("spawn"), start_worker
     ) as pool:
-        tasks = {pool.submit(extract, video, args.out, args.every, args.allow_short): video for video in videos}
+        tasks = {
+            pool.submit(extract, video, folder, args.every, args.allow_short): video
+            for video, folder in folders.items()
+        }
         try:
             for task in tqdm(as_completed(tasks), "extracting", len(tasks), unit="clip", disable=None):
-                if trouble := task.result():
+                trouble = task.result()
+                if trouble:
                     troubles[tasks[task]] = trouble
         except BrokenProcessPool as error:
             raise OSError(

@@ -1,12 +1,22 @@
-"""Derive the paper's splits from EGTEA's own annotations of split 1.
+"""Derive training, validation and test clips: the paper's, or those of your own class folders.
 
+EGTEA's, from its own annotations of split 1:
     python data/make_splits.py --annotations action_annotation --out data
+clips of your own, one folder of videos for each class, CLIPS/CLASS/VIDEO.mp4:
+    python data/make_splits.py --folders CLIPS --out DIR
 
-Reads train_split1.txt and test_split1.txt, with one clip on each line, `clip action verb noun [noun ...]`. The training
-clips of subjects P20 to P26 become the validation set. Writes train_split.txt, val_split.txt and test_split.txt, and
-verbs.txt if the annotations hold the names of the verbs.
+EGTEA: reads train_split1.txt and test_split1.txt, with one clip on each line, `clip action verb noun [noun ...]`. The
+training clips of subjects P20 to P26 become the validation set. The names of the verbs go to verbs.txt, if the
+annotations hold them.
+Your own: of each class a fifth of the clips goes to validation and a fifth to the test, at least one each from five
+clips on. Clips of one video, VIDEO_1.mp4, VIDEO_2.mp4, ..., stay in one split, also across classes. The names of the
+classes go to classes.txt.
+
+Writes train_split.txt, val_split.txt and test_split.txt.
 """
 
+import random
+import re
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -15,73 +25,185 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # egtea_clips.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ stands beside EGTEA/
 
-from egtea_clips import read_clip_lines, read_names
-from longtail.cli import ArgumentParser, exit_code, file_path
+from egtea_clips import MOST_CLASSES, parse_line, read_lines, read_names
+from longtail.cli import ArgumentParser, exit_code, file_path, some
 from longtail.files import write_atomically
+from video_files import class_names, find_class_videos, own_clip
 
 HERE = Path(__file__).resolve().parent
 VALIDATION_SUBJECTS = tuple(f"P{number}" for number in range(20, 27))  # Sinha et al., ACCV 2020, section 4
 NAME_FILES = ("verb_idx.txt", "verbs.txt")
+SPLIT_FILES = {"train": "train_split.txt", "val": "val_split.txt", "test": "test_split.txt"}
+HELD_OUT = 5  # of so many clips of a class one goes to validation and one to the test
+FEWEST_VIDEOS = 3  # of a class, so that each split can have one
+
+Splits = dict[str, list[str]]  # lines, or clips, of train, val and test
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
         "--annotations",
         type=file_path,
         default=HERE.parent / "action_annotation",
         help="folder that holds train_split1.txt and test_split1.txt; default: EGTEA/action_annotation",
     )
-    parser.add_argument("--out", type=file_path, default=HERE, help="default: EGTEA/data")
+    source.add_argument(
+        "--folders", type=file_path, metavar="CLIPS", help="folder that holds one folder of videos for each class"
+    )
+    parser.add_argument("--out", type=file_path, help="default for EGTEA: EGTEA/data")
     parser.add_argument("--overwrite", action="store_true", help="replace split files that are there and differ")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.folders and not args.out:
+        parser.error("--folders needs --out, a folder for the split files")
+    args.out = args.out or HERE
+    return args
 
 
-def make_splits(training: list[str], testing: list[str]) -> dict[str, list[str]]:
-    """Return the lines of each split by its file name, in the annotations' order.
+def split_by_subject(training: list[str], testing: list[str]) -> Splits:
+    """Return the paper's splits of annotation lines, in their order. A line begins with the subject: P20-R03-..."""
+    splits: Splits = {"train": [], "val": [], "test": testing}
+    for line in training:
+        subject = line.partition("-")[0]
+        splits["val" if subject in VALIDATION_SUBJECTS else "train"].append(line)
+    return splits
 
-    A line begins with the subject: P20-R03-...
+
+def read_annotations(folder: Path) -> tuple[Splits, dict[str, list[str]]]:
+    """Return the lines of EGTEA's splits, and those of verbs.txt, if the folder names the verbs."""
+    files = [folder / name for name in ("train_split1.txt", "test_split1.txt")]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"no {file}; --annotations is the folder with EGTEA's train_split1.txt and test_split1.txt, and "
+                "--folders takes class folders of your own videos"
+            )
+    training, testing = (list(read_lines(file).values()) for file in files)
+    splits = split_by_subject(training, testing)
+    for split, lines in splits.items():
+        if not lines:
+            raise ValueError(f"{SPLIT_FILES[split]} would be empty: are the files in {folder} those of EGTEA?")
+    for name in NAME_FILES:
+        if (folder / name).is_file():
+            names = read_names(folder / name)
+            return splits, {"verbs.txt": [f"{number} {verb}" for number, verb in names.items()]}
+    return splits, {}
+
+
+def source_video(clip: str) -> str:
+    """Return the video that a clip was cut from: 'garden' for 'jump/garden_3', else the clip itself."""
+    match = re.fullmatch(r"[^/]+/(.+)_[0-9]+", clip)
+    return match[1] if match else clip
+
+
+def group_by_video(clips: dict[str, list[str]]) -> tuple[dict[str, str], list[str]]:
+    """Return the video of each clip, and the classes whose names do not tell videos apart: there, each clip is its own.
+
+    clips: by class.
     """
-    held_out = [line.partition("-")[0] in VALIDATION_SUBJECTS for line in training]
-    return {
-        "train_split.txt": [line for line, held in zip(training, held_out, strict=True) if not held],
-        "val_split.txt": [line for line, held in zip(training, held_out, strict=True) if held],
-        "test_split.txt": testing,
-    }
+    videos = {}
+    alike = []
+    for name, members in clips.items():
+        sources = {clip: source_video(clip) for clip in members}
+        if len(members) >= HELD_OUT and len(set(sources.values())) < FEWEST_VIDEOS:
+            alike.append(name)
+            sources = {clip: clip for clip in members}
+        videos |= sources
+    return videos, alike
+
+
+def split_by_video(clips: dict[str, list[str]], videos: dict[str, str]) -> dict[str, str]:
+    """Return the split of each video. A fifth of a class goes to val and to test, at least one clip each from five on.
+
+    The smallest class chooses first. What it does not hold out is for training, in the other classes too. A split gets
+    more than a fifth only if every video that is left is larger.
+    """
+    splits: dict[str, str] = {}
+    rng = random.Random(0)
+    for members in sorted(clips.values(), key=len):
+        sizes = Counter(videos[clip] for clip in members)
+        free = [video for video in sizes if video not in splits]
+        rng.shuffle(free)
+        for split in ("val", "test"):
+            held = sum(size for video, size in sizes.items() if splits.get(video) == split)
+            for video in choose_videos({video: sizes[video] for video in free}, held, len(members) // HELD_OUT):
+                splits[video] = split
+                free.remove(video)
+        splits.update(dict.fromkeys(free, "train"))
+    return splits
+
+
+def choose_videos(sizes: dict[str, int], held: int, wanted: int) -> list[str]:
+    """Return the first videos that bring `held` clips to at most `wanted`; at least one, but never the last one."""
+    chosen = []
+    for video, size in sizes.items():
+        if held + size <= wanted and len(chosen) < len(sizes) - 1:
+            chosen.append(video)
+            held += size
+    if wanted and not held and len(sizes) > 1:
+        chosen.append(min(sizes, key=sizes.__getitem__))
+    return chosen
+
+
+def read_folders(root: Path) -> tuple[Splits, dict[str, list[str]]]:
+    """Return the lines of the splits of class folders, and those of classes.txt."""
+    clips = [own_clip(root, video) for video in find_class_videos(root)]
+    names = class_names(clips)
+    if not 2 <= len(names) <= MOST_CLASSES:
+        raise ValueError(f"{root} holds {len(names)} class folders with videos; 2 to {MOST_CLASSES} can be trained")
+    by_class: dict[str, list[str]] = {name: [] for name in names}
+    for clip in clips:
+        by_class[clip.partition("/")[0]].append(clip)
+    videos, alike = group_by_video(by_class)
+    split_of = split_by_video(by_class, videos)
+    splits: Splits = {split: [] for split in SPLIT_FILES}
+    for number, name in enumerate(names, start=1):
+        for clip in by_class[name]:
+            splits[split_of[videos[clip]]].append(checked(f"{clip} {number}", root))
+    if not splits["val"]:
+        raise ValueError(f"no clip is left for validation: at least one class in {root} must have {HELD_OUT} clips")
+    if alike:
+        print(f"clips are split one by one, since their names are those of one video or two: {some(alike)}")
+    few = [f"{name} ({len(by_class[name])})" for name in names if len(by_class[name]) < HELD_OUT]
+    if few:
+        print(f"in training alone, with fewer than {HELD_OUT} clips: {some(few)}")
+    return splits, {"classes.txt": [f"{number} {name}" for number, name in enumerate(names, start=1)]}
+
+
+def checked(line: str, root: Path) -> str:
+    """Return a line of a split file. Raise ValueError if it would not be read as it is written."""
+    name, _, number = line.rpartition(" ")
+    if len(line.splitlines()) > 1 or parse_line(line) != (name, int(number) - 1):
+        raise ValueError(f"{root / name!s} cannot be written to a list because of its name: rename it")
+    return line
+
+
+def write_files(out: Path, files: dict[str, list[str]], overwrite: bool) -> None:
+    """Write the lines of each file. Raise FileExistsError, and write nothing, if a file is there that differs."""
+    contents = {out / name: "".join(f"{line}\n" for line in lines).encode() for name, lines in files.items()}
+    for path, content in contents.items():
+        if path.exists() and path.read_bytes() != content and not overwrite:
+            raise FileExistsError(
+                f"{path} is there already and differs; replace it with --overwrite, or choose another --out"
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--out {out} cannot be written: {error.strerror}") from error
+    for path, content in contents.items():
+        write_atomically(path, content)
 
 
 def run(args: Namespace) -> None:
-    """Read and check everything, then write the split files and print how many clips each verb has."""
-    annotations = [args.annotations / name for name in ("train_split1.txt", "test_split1.txt")]
-    missing = [path for path in annotations if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"no {missing[0]}; --annotations is the folder with EGTEA's train_split1.txt and test_split1.txt"
-        )
-    splits = make_splits(*([" ".join(words) for words in read_clip_lines(path, fields=4)] for path in annotations))
-    for name, lines in splits.items():
-        if not lines:
-            raise ValueError(f"{name} would be empty: are the files in {args.annotations} those of EGTEA?")
-    named = next((path for name in NAME_FILES if (path := args.annotations / name).is_file()), None)
-    names = {"verbs.txt": [f"{number} {name}" for number, name in read_names(named).items()]} if named else {}
-    contents = {
-        args.out / name: "".join(f"{line}\n" for line in lines).encode() for name, lines in {**splits, **names}.items()
-    }
-    taken = [path for path, content in contents.items() if path.exists() and path.read_bytes() != content]
-    if taken and not args.overwrite:
-        raise FileExistsError(
-            f"{taken[0]} is there already and differs; replace it with --overwrite, or choose another --out"
-        )
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"--out {args.out} cannot be written: {error.strerror}") from error
-    for path, content in contents.items():
-        write_atomically(path, content)
-    for name, lines in splits.items():
-        verbs = Counter(int(line.split()[2]) for line in lines)
-        counts = " ".join(str(verbs[verb]) for verb in range(1, max(verbs) + 1))
-        print(f"{args.out / name}: {len(lines)} clips; of each verb {counts}")
+    """Read and check everything, then write the split files and print how many clips each class has."""
+    splits, names = read_folders(args.folders) if args.folders else read_annotations(args.annotations)
+    files = {SPLIT_FILES[split]: lines for split, lines in splits.items()}
+    write_files(args.out, files | names, args.overwrite)
+    for name, lines in files.items():
+        labels = Counter(parse_line(line).label for line in lines)
+        counts = " ".join(str(labels[label]) for label in range(1 + max(labels)))
+        print(f"{args.out / name}: {len(lines)} clips; of each class {counts}")
 
 
 def main(argv: list[str] | None = None) -> int:

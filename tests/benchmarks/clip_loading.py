@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "EGTEA"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "EGTEA/data"))
 
+from egtea_clips import clip_folder
 from egtea_dataset import MAX_ANGLE, MEAN, ClipSet, batches_of, frame_indices
 from extract_frames import extract
 from longtail.devices import Runtime
@@ -41,7 +42,7 @@ def write_clip(root: Path, clip: str, speed: int) -> None:
     for frame in range(60):
         writer.write(np.ascontiguousarray(scene[:, frame * speed : frame * speed + WIDTH]))
     writer.release()
-    trouble = extract(video, root / "frames", every=1, allow_short=False)
+    trouble = extract(video, root / "frames" / clip_folder(video.stem), every=1, allow_short=False)
     if trouble:
         raise SystemExit(f"{video} {trouble}")
 

@@ -1,5 +1,6 @@
 """Write the frames of a video as numbered JPEGs, at equal steps of time."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +16,15 @@ FEW_MISSING = 2
 LONGEST_STILL = 60_000  # milliseconds that a frame may be shown; a longer gap is a jump of the clock
 
 
-def places_in_time(times: np.ndarray) -> np.ndarray | None:
-    """Return the place of each frame on a grid of equal steps, (N,), from times in milliseconds.
+def silence_decoders() -> None:
+    """Keep OpenCV and FFmpeg from writing to stderr, and FFmpeg to one thread. Call it before OpenCV is imported."""
+    os.environ.update(OPENCV_LOG_LEVEL="SILENT", OPENCV_FFMPEG_LOGLEVEL="-8", OPENCV_FFMPEG_CAPTURE_OPTIONS="threads;1")
 
-    None where the rate is constant. A rate is constant if no gap between frames differs from the usual gap by more than
+
+def steps_of_frames(times: np.ndarray) -> np.ndarray | None:
+    """Return the step of each frame on a grid of equal steps of time, (N,); None where the rate is constant.
+
+    times: in milliseconds. A rate is constant if no gap between frames differs from the usual gap by more than
     half of it. It is taken as constant where the times do not increase, as in containers without times.
     """
     gaps = np.diff(times)
@@ -33,12 +39,12 @@ def places_in_time(times: np.ndarray) -> np.ndarray | None:
     return np.concatenate([[0], (gaps.cumsum() / step).round()]).astype(int)
 
 
-def sources(places: np.ndarray, every: int) -> dict[int, list[int]]:
+def jpegs_of_frames(steps: np.ndarray, every: int) -> dict[int, list[int]]:
     """Return, for each frame that is used, the numbers of the JPEGs that show it.
 
     Each JPEG shows what the video shows at its time.
     """
-    shown = np.searchsorted(places, np.arange(0, places[-1] + 1, every), side="right") - 1
+    shown = np.searchsorted(steps, np.arange(0, steps[-1] + 1, every), side="right") - 1
     numbers: dict[int, list[int]] = {}
     for number, frame in enumerate(shown.tolist()):
         numbers.setdefault(frame, []).append(number)
@@ -59,16 +65,18 @@ def write_frames(video: Path, folder: Path, every: int, allow_short: bool = Fals
     capture = cv2.VideoCapture(str(video))
     if not capture.isOpened():
         return "cannot be opened as a video"
-    times, count = [], 0
+    times: list[float] = []
+    count = 0
     for count, jpeg in enumerate(encoded_frames(capture, every, times), 1):
         write_jpeg(folder, count - 1, jpeg)
     promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     if not count:
         return "holds no frame that can be decoded"
-    places, decoded = places_in_time(np.array(times)), len(times)
-    if places is not None:
-        decoded = max(decoded, int(places[-1]) + 1)  # where frames are counted by duration
-        count = write_in_time(video, folder, sources(places, every))
+    decoded = len(times)
+    steps = steps_of_frames(np.array(times))
+    if steps is not None:
+        decoded = max(decoded, int(steps[-1]) + 1)  # where frames are counted by duration
+        count = write_in_time(video, folder, jpegs_of_frames(steps, every))
     if not allow_short and promised - decoded > max(FEW_MISSING, promised // 100):
         return (
             f"breaks off after {decoded} of {promised} frames; fetch it again, or accept it as it is with --allow_short"
