@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_pickle import read_pickle
-from longtail.devices import Runtime, send
+from longtail.devices import Runtime
 from longtail.metrics import Batches
 
 NUM_CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
@@ -201,8 +201,19 @@ def long_tailed(dataset: str, data_root: Path, imbalance: float, protocol: str =
 
 def normalize(images: Tensor, constants: str = "train") -> Tensor:
     """Convert (N, 3, H, W) uint8 images to floats with mean 0 and variance 1, channels last in memory."""
-    mean, std = (send(torch.tensor(values).view(1, 3, 1, 1), images.device) for values in NORMALIZATION[constants])
-    return images.contiguous(memory_format=torch.channels_last).float().sub_(255 * mean).div_(255 * std)
+    return standardize(images, *mean_and_std(constants, images.device))
+
+
+def mean_and_std(constants: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and std on a scale of 0 to 255, (1, 3, 1, 1) each, on a device."""
+    mean, std = NORMALIZATION[constants]
+    pair = 255 * torch.tensor([mean, std]).view(2, 1, 3, 1, 1).to(device)
+    return pair[0], pair[1]
+
+
+def standardize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Convert (N, 3, H, W) uint8 images to floats, less the mean, over std, channels last in memory."""
+    return images.contiguous(memory_format=torch.channels_last).float().sub_(mean).div_(std)
 
 
 def to_input(picture: object, constants: str = "train") -> Tensor:
@@ -236,9 +247,9 @@ class Augmentation:
         self.rows, self.columns = draws.to(device)
         self.flipped = (torch.rand(count, generator=generator) < 0.5 * flip).to(device)
 
-    def __call__(self, images: Tensor, which: Tensor) -> Tensor:
-        """Transform (n, 3, H, W) uint8 images by the draws numbered `which`, shape (n,), on the CPU."""
-        height, width, which = *images.shape[2:], send(which, images.device)
+    def __call__(self, images: Tensor, which: Tensor, which_on_cpu: Tensor) -> Tensor:
+        """Transform (n, 3, H, W) uint8 images by the draws numbered `which`, (n,), on their device and on the CPU."""
+        height, width = images.shape[2:]
         windows = F.pad(images, [PADDING] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (n, 3, 9, 9, H, W), a view
         crops = windows[torch.arange(len(images), device=images.device), :, self.rows[which], self.columns[which]]
         return torch.where(self.flipped[which].view(-1, 1, 1, 1), crops.flip(3), crops)
@@ -259,8 +270,11 @@ def training_batches(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(train), generator=generator)
     augment = augmentation(len(train), flip, generator, runtime.device)
-    for batch in order.split(batch_size):
-        which = runtime.share(batch)
+    constants = mean_and_std("train", runtime.device)
+    batches = order.split(batch_size)
+    batches_on_device = runtime.move(order).split(batch_size)
+    for batch, batch_on_device in zip(batches, batches_on_device, strict=True):
+        which = runtime.share(batch_on_device)
         if len(which):
-            place = runtime.move(which)
-            yield normalize(augment(train.images[place], which)), train.labels[place]
+            images = augment(train.images[which], which, runtime.share(batch))
+            yield standardize(images, *constants), train.labels[which]

@@ -241,7 +241,7 @@ def test_normalize_matches_the_definition():
 def test_augmentation_is_a_crop_of_the_padded_image_and_a_flip():
     images = torch.randint(1, 256, (300, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     augment = Augmentation(300, True, torch.Generator().manual_seed(1), torch.device("cpu"))
-    result = augment(images, torch.arange(300))
+    result = augment(images, torch.arange(300), torch.arange(300))
     for n in range(300):
         padded = np.pad(images[n].numpy(), ((0, 0), (4, 4), (4, 4)))
         row, column = int(augment.rows[n]), int(augment.columns[n])
