@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ is beside this folder
 
 from egtea_clips import MOST_CLASSES, Clip, check_labels, count_labels, is_own, names_file, read_class_names, read_clips
 from egtea_dataset import ClipSet, evaluation_batches, memory_format
@@ -299,7 +299,7 @@ def write_predictions(args: Namespace) -> int:
     """Predict, and write the table to --out, or print it. Return an exit code: 1 if some videos cannot be used."""
     check_places(args)
     videos = find_inputs(args.predict)
-    messages = sys.stdout if args.out else sys.stderr  # a printed table stands alone
+    messages = sys.stdout if args.out else sys.stderr  # stdout gets the table alone
     precision = clip_precision(args.precision, args.device)
     with contextlib.redirect_stdout(messages), start_runtime(args.n_gpus, precision, args.device) as runtime:
         if runtime.world_size > 1:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ is beside this folder
 
 from cdb_loss import CDBLoss
 from egtea_clips import check_labels, count_labels, names_file, read_class_names, read_clips, split_identity

@@ -35,11 +35,11 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm3d(width)
         self.conv3 = nn.Conv3d(width, channels, 1, bias=False)
         self.bn3 = nn.BatchNorm3d(channels)
-        self.downsample = (
-            nn.Identity()
-            if (in_channels, stride) == (channels, 1)
-            else nn.Sequential(nn.Conv3d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm3d(channels))
-        )
+        if (in_channels, stride) == (channels, 1):
+            self.downsample = nn.Identity()
+        else:
+            convolution = nn.Conv3d(in_channels, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(convolution, nn.BatchNorm3d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -119,10 +119,13 @@ def load_pretrained(model: ResNeXt3D, path: Path) -> int:
         raise ValueError(f"{path} holds no weights: its state_dict is a {type(weights).__name__}")
     if not all(isinstance(key, str) for key in weights):
         raise ValueError(f"{path} holds no weights by name")
-    taken = {
-        name: value for key, value in weights.items() if not (name := key.removeprefix("module.")).startswith("fc.")
-    }
-    own = model.state_dict()
-    may_be_absent = [key for key in own if key.startswith("fc.") or key.endswith("num_batches_tracked")]
-    load_weights(model, {**{key: own[key] for key in may_be_absent}, **taken}, path)
+    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    taken = {key: value for key, value in weights.items() if not key.startswith("fc.")}
+    state = dict(taken)
+    for key, value in model.state_dict().items():
+        if key.startswith("fc."):
+            state[key] = value
+        elif key.endswith("num_batches_tracked"):
+            state.setdefault(key, value)
+    load_weights(model, state, path)
     return len(taken)

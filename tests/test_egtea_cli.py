@@ -31,20 +31,8 @@ from test_resnext3d import random_state
 
 TRAIN, TEST = ROOT / "EGTEA/EGTEA_train.py", ROOT / "EGTEA/EGTEA_test.py"
 CLIPS = {"P01": (1, 1, 1, 2, 2, 3, 3, 1), "P20": (1, 2, 3), "OP01": (1, 2, 3, 3)}  # the verbs of each subject's clips
-SMALL = (
-    "--pretrained_model",
-    "none",
-    "--sample_size",
-    "40",
-    "--frames_per_clip",
-    "3",
-    "--batch_size",
-    "4",
-    "--max_epochs",
-    "2",
-    "--lr",
-    "0.01",
-)
+FLAGS = "--pretrained_model none --sample_size 40 --frames_per_clip 3 --batch_size 4 --max_epochs 2 --lr 0.01"
+SMALL = tuple(FLAGS.split())  # a run that takes seconds
 
 
 def make_data(root: Path) -> Path:
@@ -109,13 +97,8 @@ def finished(data, tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_its_files(finished):
-    assert sorted(path.name for path in finished.iterdir()) == [
-        "best_model.pth",
-        "last_model.pth",
-        "model.csv",
-        "model.json",
-        "model.lock",
-    ]
+    files = ["best_model.pth", "last_model.pth", "model.csv", "model.json", "model.lock"]
+    assert sorted(path.name for path in finished.iterdir()) == files
     _, rows = read_log(finished / "model.csv")
     assert len(rows) == 2
     description = json.loads((finished / "model.json").read_text())
@@ -123,12 +106,8 @@ def test_a_run_leaves_its_files(finished):
     assert not any(str(finished.parent) in str(value) for value in description["arguments"].values())
     best = load_checkpoint(finished / "best_model.pth")
     assert (best["class_names"], best["class_counts"]) == (["take", "put", "cut"], [4, 2, 2])
-    assert (best["frames_per_clip"], best["sample_size"], best["head"], best["normalization"]) == (
-        3,
-        40,
-        "linear",
-        "kinetics-mean",
-    )
+    assert (best["frames_per_clip"], best["sample_size"]) == (3, 40)
+    assert (best["head"], best["normalization"]) == ("linear", "kinetics-mean")
     assert best["criterion"]["weight"].sum().item() == pytest.approx(3, rel=1e-4)
     assert best["epoch"] in (1, 2) and 0 <= best["accuracy"] <= 1
     assert "optimizer" not in best and "conv1.weight" in best["state_dict"]
@@ -252,12 +231,12 @@ def test_the_checkpoint_says_how_test_clips_are_loaded_unless_a_flag_does(failin
 
     monkeypatch.setattr(EGTEA_test, "load_model", lambda trained, path, runtime: None)
     monkeypatch.setattr(EGTEA_test, "ClipSet", refuse)
-    for flags, told in (
+    for flags, loaded in (
         ((), "5 frames of 48"),
         (("--frames_per_clip", 2), "2 frames of 48"),
         (("--sample_size", 64), "5 frames of 64"),
     ):
-        assert f"error: 1 clip, {told} pixels" in failing(EGTEA_test.main, *usual, *flags)
+        assert f"error: 1 clip, {loaded} pixels" in failing(EGTEA_test.main, *usual, *flags)
 
 
 def test_a_released_checkpoint_follows_the_paper(tmp_path):
@@ -288,14 +267,8 @@ def test_step_schedule():
 
 def test_paper_recipe_is_the_default():
     args = EGTEA_train.parse_arguments([])
-    assert (args.lr, args.momentum, args.batch_size, args.max_epochs, args.frames_per_clip, args.sample_size) == (
-        0.001,
-        0,
-        8,
-        100,
-        10,
-        224,
-    )
+    assert (args.lr, args.momentum, args.batch_size, args.max_epochs) == (0.001, 0, 8, 100)
+    assert (args.frames_per_clip, args.sample_size) == (10, 224)
     assert args.data_root == ROOT / "EGTEA/extracted_frames"
     assert args.train_file == ROOT / "EGTEA/data/train_split.txt"
     assert args.save_model == ROOT / "EGTEA/models"
@@ -308,25 +281,9 @@ def test_paper_recipe_is_the_default():
 def test_flags_arrive_in_the_training(data, tmp_path):
     """Ten epochs of two batches: the learning rate falls at the first batch of epoch 7, 60 % on."""
     torch.save({"state_dict": random_state()}, tmp_path / "kinetics.pth")
-    flags = (
-        "--lr",
-        0.02,
-        "--momentum",
-        0.7,
-        "--tau",
-        1.5,
-        "--max_epochs",
-        10,
-        "--accumulate",
-        2,
-        "--validate_after_every",
-        3,
-        "--pretrained_model",
-        tmp_path / "kinetics.pth",
-        "--workers",
-        0,
-    )
-    args = EGTEA_train.parse_arguments(training(data, tmp_path, *flags))
+    flags = "--lr 0.02 --momentum 0.7 --tau 1.5 --max_epochs 10 --accumulate 2 --validate_after_every 3 --workers 0"
+    kinetics = ("--pretrained_model", tmp_path / "kinetics.pth")
+    args = EGTEA_train.parse_arguments(training(data, tmp_path, *flags.split(), *kinetics))
     prepared, _ = EGTEA_train.prepare(args, False, Runtime(torch.device("cpu")))
     [group] = prepared.optimizer.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.02, 0.7, 5e-4)

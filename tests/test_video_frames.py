@@ -98,9 +98,9 @@ def test_a_constant_rate_gives_the_same_frames_as_before(tmp_path):
     """The JPEGs are OpenCV's at quality 90, one for each frame that it reads."""
     path = write_video(tmp_path / "clip.mp4", [5 * frame for frame in range(30)])
     assert write_frames(path, tmp_path, every=1) is None
-    capture, number = cv2.VideoCapture(str(path)), 0
-    while (read := capture.read())[0]:
-        jpeg = cv2.imencode(".jpg", read[1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    capture = cv2.VideoCapture(str(path))
+    for number in range(30):
+        frame = capture.read()[1]
+        jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
         assert (tmp_path / f"{number:06d}.jpg").read_bytes() == jpeg
-        number += 1
-    assert number == 30
+    assert not capture.read()[0]

@@ -26,7 +26,7 @@ from typing import NoReturn
 from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # egtea_clips.py
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ stands beside EGTEA/
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ is beside EGTEA/
 
 from egtea_clips import CLIP_FORM, clip_folder, is_clip_name
 from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, say_error

@@ -23,9 +23,9 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # egtea_clips.py
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ stands beside EGTEA/
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ is beside EGTEA/
 
-from egtea_clips import MOST_CLASSES, parse_line, read_lines, read_names
+from egtea_clips import MOST_CLASSES, count_labels, parse_line, read_lines, read_names
 from longtail.cli import ArgumentParser, exit_code, file_path, some
 from longtail.files import write_atomically
 from video_files import class_names, find_class_videos, own_clip
@@ -37,7 +37,8 @@ SPLIT_FILES = {"train": "train_split.txt", "val": "val_split.txt", "test": "test
 HELD_OUT = 5  # of so many clips of a class one goes to validation and one to the test
 FEWEST_VIDEOS = 3  # of a class, so that each split can have one
 
-Splits = dict[str, list[str]]  # lines, or clips, of train, val and test
+Splits = dict[str, list[str]]  # the lines of train, val and test
+Names = dict[int, str]  # of classes, by their numbers
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -70,24 +71,27 @@ def split_by_subject(training: list[str], testing: list[str]) -> Splits:
     return splits
 
 
-def read_annotations(folder: Path) -> tuple[Splits, dict[str, list[str]]]:
-    """Return the lines of EGTEA's splits, and those of verbs.txt, if the folder names the verbs."""
-    files = [folder / name for name in ("train_split1.txt", "test_split1.txt")]
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"no {file}; --annotations is the folder with EGTEA's train_split1.txt and test_split1.txt, and "
-                "--folders takes class folders of your own videos"
-            )
-    training, testing = (list(read_lines(file).values()) for file in files)
+def read_annotation(file: Path) -> list[str]:
+    """Return the lines of an annotation file of EGTEA."""
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no {file}; --annotations is the folder with EGTEA's train_split1.txt and test_split1.txt, and --folders "
+            "takes class folders of your own videos"
+        )
+    return list(read_lines(file).values())
+
+
+def split_annotations(folder: Path) -> tuple[Splits, Names]:
+    """Return the lines of EGTEA's splits, and the names of the verbs, if the folder holds them."""
+    training = read_annotation(folder / "train_split1.txt")
+    testing = read_annotation(folder / "test_split1.txt")
     splits = split_by_subject(training, testing)
     for split, lines in splits.items():
         if not lines:
             raise ValueError(f"{SPLIT_FILES[split]} would be empty: are the files in {folder} those of EGTEA?")
-    for name in NAME_FILES:
-        if (folder / name).is_file():
-            names = read_names(folder / name)
-            return splits, {"verbs.txt": [f"{number} {verb}" for number, verb in names.items()]}
+    for file in NAME_FILES:
+        if (folder / file).is_file():
+            return splits, read_names(folder / file)
     return splits, {}
 
 
@@ -102,14 +106,14 @@ def group_by_video(clips: dict[str, list[str]]) -> tuple[dict[str, str], list[st
 
     clips: by class.
     """
-    videos = {}
+    videos: dict[str, str] = {}
     alike = []
     for name, members in clips.items():
-        sources = {clip: source_video(clip) for clip in members}
-        if len(members) >= HELD_OUT and len(set(sources.values())) < FEWEST_VIDEOS:
+        sources = [source_video(clip) for clip in members]
+        if len(members) >= HELD_OUT and len(set(sources)) < FEWEST_VIDEOS:
             alike.append(name)
-            sources = {clip: clip for clip in members}
-        videos |= sources
+            sources = members
+        videos.update(zip(members, sources, strict=True))
     return videos, alike
 
 
@@ -122,32 +126,35 @@ def split_by_video(clips: dict[str, list[str]], videos: dict[str, str]) -> dict[
     splits: dict[str, str] = {}
     rng = random.Random(0)
     for members in sorted(clips.values(), key=len):
-        sizes = Counter(videos[clip] for clip in members)
+        sizes = Counter(videos[clip] for clip in members)  # of the class's videos, in clips
+        held = Counter(splits.get(videos[clip]) for clip in members)
         free = [video for video in sizes if video not in splits]
         rng.shuffle(free)
         for split in ("val", "test"):
-            held = sum(size for video, size in sizes.items() if splits.get(video) == split)
-            for video in choose_videos({video: sizes[video] for video in free}, held, len(members) // HELD_OUT):
-                splits[video] = split
-                free.remove(video)
+            chosen = choose_videos(free, sizes, len(members) // HELD_OUT, held[split])
+            splits.update(dict.fromkeys(chosen, split))
+            free = [video for video in free if video not in chosen]
         splits.update(dict.fromkeys(free, "train"))
     return splits
 
 
-def choose_videos(sizes: dict[str, int], held: int, wanted: int) -> list[str]:
-    """Return the first videos that bring `held` clips to at most `wanted`; at least one, but never the last one."""
+def choose_videos(free: list[str], sizes: Counter[str], wanted: int, held: int) -> list[str]:
+    """Return the first videos of `free` with which a split that holds `held` clips of a class has at most `wanted`.
+
+    It gets at least one clip if any are wanted, but never the last video.
+    """
     chosen = []
-    for video, size in sizes.items():
-        if held + size <= wanted and len(chosen) < len(sizes) - 1:
+    for video in free[1:]:
+        if held + sizes[video] <= wanted:
             chosen.append(video)
-            held += size
-    if wanted and not held and len(sizes) > 1:
-        chosen.append(min(sizes, key=sizes.__getitem__))
+            held += sizes[video]
+    if wanted and not held and len(free) > 1:
+        return [min(free, key=sizes.__getitem__)]
     return chosen
 
 
-def read_folders(root: Path) -> tuple[Splits, dict[str, list[str]]]:
-    """Return the lines of the splits of class folders, and those of classes.txt."""
+def split_folders(root: Path) -> tuple[Splits, Names]:
+    """Return the lines of the splits of class folders, and the names of the classes."""
     clips = [own_clip(root, video) for video in find_class_videos(root)]
     names = class_names(clips)
     if not 2 <= len(names) <= MOST_CLASSES:
@@ -158,17 +165,23 @@ def read_folders(root: Path) -> tuple[Splits, dict[str, list[str]]]:
     videos, alike = group_by_video(by_class)
     split_of = split_by_video(by_class, videos)
     splits: Splits = {split: [] for split in SPLIT_FILES}
-    for number, name in enumerate(names, start=1):
-        for clip in by_class[name]:
-            splits[split_of[videos[clip]]].append(checked(f"{clip} {number}", root))
+    for number, members in enumerate(by_class.values(), start=1):
+        for clip in members:
+            lines = splits[split_of[videos[clip]]]
+            lines.append(checked(f"{clip} {number}", root))
     if not splits["val"]:
         raise ValueError(f"no clip is left for validation: at least one class in {root} must have {HELD_OUT} clips")
+    print_exceptions(by_class, alike)
+    return splits, dict(enumerate(names, start=1))
+
+
+def print_exceptions(by_class: dict[str, list[str]], alike: list[str]) -> None:
+    """Print which classes are not split by video, and which are not held out."""
     if alike:
         print(f"clips are split one by one, since their names are those of one video or two: {some(alike)}")
-    few = [f"{name} ({len(by_class[name])})" for name in names if len(by_class[name]) < HELD_OUT]
+    few = [f"{name} ({len(members)})" for name, members in by_class.items() if len(members) < HELD_OUT]
     if few:
         print(f"in training alone, with fewer than {HELD_OUT} clips: {some(few)}")
-    return splits, {"classes.txt": [f"{number} {name}" for number, name in enumerate(names, start=1)]}
 
 
 def checked(line: str, root: Path) -> str:
@@ -181,8 +194,10 @@ def checked(line: str, root: Path) -> str:
 
 def write_files(out: Path, files: dict[str, list[str]], overwrite: bool) -> None:
     """Write the lines of each file. Raise FileExistsError, and write nothing, if a file is there that differs."""
-    contents = {out / name: "".join(f"{line}\n" for line in lines).encode() for name, lines in files.items()}
-    for path, content in contents.items():
+    contents = {}
+    for name, lines in files.items():
+        path, content = out / name, ("\n".join(lines) + "\n").encode()
+        contents[path] = content
         if path.exists() and path.read_bytes() != content and not overwrite:
             raise FileExistsError(
                 f"{path} is there already and differs; replace it with --overwrite, or choose another --out"
@@ -197,13 +212,18 @@ def write_files(out: Path, files: dict[str, list[str]], overwrite: bool) -> None
 
 def run(args: Namespace) -> None:
     """Read and check everything, then write the split files and print how many clips each class has."""
-    splits, names = read_folders(args.folders) if args.folders else read_annotations(args.annotations)
+    if args.folders:
+        splits, names = split_folders(args.folders)
+    else:
+        splits, names = split_annotations(args.annotations)
     files = {SPLIT_FILES[split]: lines for split, lines in splits.items()}
-    write_files(args.out, files | names, args.overwrite)
-    for name, lines in files.items():
-        labels = Counter(parse_line(line).label for line in lines)
-        counts = " ".join(str(labels[label]) for label in range(1 + max(labels)))
-        print(f"{args.out / name}: {len(lines)} clips; of each class {counts}")
+    named = [f"{number} {name}" for number, name in names.items()]
+    name_file = {"classes.txt" if args.folders else "verbs.txt": named} if named else {}
+    write_files(args.out, files | name_file, args.overwrite)
+    for file, lines in files.items():
+        clips = [parse_line(line) for line in lines]
+        counts = count_labels(clips, 1 + max(clip.label for clip in clips))
+        print(f"{args.out / file}: {len(lines)} clips; of each class {' '.join(map(str, counts))}")
 
 
 def main(argv: list[str] | None = None) -> int:
