@@ -82,6 +82,9 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         action="store_true",
         help="subtract strength x log prior from the scores (Menon et al., ICLR 2021); validation chooses the strength",
     )
+    parser.add_argument(
+        "--flip", action="store_true", help="take the mean of the probabilities of each image and its mirror image"
+    )
     add_device_arguments(parser)
     parser.add_argument("--json", type=file_path, metavar="FILE", help="write all figures there")
     return parser.parse_args(argv)
@@ -184,6 +187,22 @@ def validation_set(args: Namespace, description: dict[str, Any]) -> ImageSet:
     return long_tailed(description["dataset"], args.data_root, imbalance=1)[1]  # the same images at any imbalance
 
 
+class WithMirror(nn.Module):
+    """Return logarithms of the mean probabilities of each image and its mirror image, (N, C).
+
+    `scale` makes logits of what `model` puts out.
+    """
+
+    def __init__(self, model: nn.Module, scale: float):
+        super().__init__()
+        self.model, self.scale = model, scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        original = (self.scale * self.model(images).float()).softmax(1)
+        mirrored = (self.scale * self.model(images.flip(3)).float()).softmax(1)
+        return ((original + mirrored) / 2).log()
+
+
 def count_adjusted(
     model: nn.Module, validation: Batches, test: Batches, class_counts: list[int], scale: float, runtime: Runtime
 ) -> tuple[Tensor, float]:
@@ -211,6 +230,9 @@ def test(args: Namespace) -> None:
         model = ResNet32(NUM_CLASSES[dataset], description["head"])
         load_weights(model, description["state_dict"], args.saved_model_path)
         parallel_model = runtime.parallelize(model.to(runtime.device, memory_format=torch.channels_last), trains=False)
+        scale = description["logit_scale"]
+        if args.flip:
+            parallel_model, scale = WithMirror(parallel_model, scale), 1.0
         batches, strength = evaluation_batches(images, normalization, runtime), None
         if args.logit_adjustment:
             validation = validation_set(args, description).to(runtime.device)
@@ -219,7 +241,7 @@ def test(args: Namespace) -> None:
                 evaluation_batches(validation, normalization, runtime),
                 batches,
                 description["class_counts"],
-                description["logit_scale"],
+                scale,
                 runtime,
             )
         else:
@@ -230,6 +252,7 @@ def test(args: Namespace) -> None:
                 "dataset": dataset,
                 "normalization": normalization,
                 **({} if strength is None else {"logit_adjustment": strength}),
+                **({"flip": True} if args.flip else {}),
                 **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root)),
             }
             if description["protocol"] in PROTOCOLS[1:]:

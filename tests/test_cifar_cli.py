@@ -265,6 +265,37 @@ def test_logit_adjustment_of_cosines_is_that_of_the_logits_they_stand_for():
         assert strength == chosen and confusion.tolist() == [[0, 0], [0, 1]]
 
 
+def test_flip_takes_the_mean_of_both_probabilities(finished, tmp_path):
+    checkpoint, file = finished / f"best_{NAME}.pth", tmp_path / "test.json"
+    flags = ["--saved_model_path", str(checkpoint), "--flip", "--precision", "fp32", "--json", str(file)]
+    assert cifar_test.main(flags) == 0
+    figures = json.loads(file.read_text())
+    images = read_split("digits", Path(), "test")
+    model = ResNet32(10).eval()
+    model.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
+    with torch.no_grad():
+        pictures = normalize(images.images)
+        mean = model(pictures).softmax(1) + model(pictures.flip(3)).softmax(1)
+    assert figures["flip"] is True
+    assert figures["accuracy"] == pytest.approx((mean.argmax(1) == images.labels).double().mean().item())
+
+
+def test_the_mirror_counts_by_probability_and_not_by_logit():
+    """Cosines of the image (0.5, 0.3), of its mirror (0, 0.1), times 10: (5, 3) and (0, 1).
+
+    Probabilities 0.881 and 0.269, of which the mean is 0.575.
+    """
+    images = torch.tensor([0.5, 0.3, 0.1, 0.0]).view(1, 1, 1, 4)
+
+    class TwoPixels(torch.nn.Module):
+        def forward(self, x):
+            return x[:, 0, 0, :2]
+
+    mirrored = cifar_test.WithMirror(TwoPixels(), 10.0)(images)
+    mean = (1 / (1 + np.exp(-2)) + 1 / (1 + np.exp(1))) / 2
+    assert mirrored.exp()[0].tolist() == pytest.approx([mean, 1 - mean])
+
+
 def test_logit_adjustment_needs_counts_and_validation(finished, tmp_path, failing):
     state = load_checkpoint(finished / f"best_{NAME}.pth")
     torch.save(state["state_dict"], tmp_path / "bare.pth")
