@@ -13,6 +13,7 @@ import torch
 from torchvision.datasets import CIFAR100
 
 from cifar_dataset import (
+    NORMALIZATION,
     Augmentation,
     ImageSet,
     check_present,
@@ -24,6 +25,7 @@ from cifar_dataset import (
     long_tailed,
     normalize,
     read_split,
+    training_batches,
 )
 from cifar_pickle import read_pickle
 from longtail.devices import Runtime
@@ -162,6 +164,33 @@ def test_digits():
     assert train.images.max() > 200
 
 
+def test_digits_are_doubled_bilinearly_and_rounded():
+    """A pixel of the doubled image is 9/16, 3/16, 3/16 and 1/16 of its four nearest, and at the border of fewer."""
+    from sklearn.datasets import load_digits
+
+    original = np.pad(load_digits().images[0] * 255 / 16, 1, mode="edge")
+    expected = np.zeros((16, 16))
+    for row in range(16):
+        for column in range(16):
+            near = (row // 2 + 1, column // 2 + 1)
+            far = (near[0] + (1 if row % 2 else -1), near[1] + (1 if column % 2 else -1))
+            expected[row, column] = (
+                9 * original[near] + 3 * original[far[0], near[1]] + 3 * original[near[0], far[1]] + original[far]
+            ) / 16
+    digit = read_split("digits", Path("nowhere"), "train").images[0, 0].numpy()
+    is_half = np.abs(expected % 1 - 0.5) < 1e-3  # where fp32 decides
+    assert is_half.sum() < 20
+    assert np.array_equal(digit[~is_half], np.rint(expected)[~is_half])
+
+
+def test_a_class_needs_an_image_beside_those_held_out(tmp_path):
+    write_cifar(tmp_path / "25", "cifar10", per_class=25)
+    with pytest.raises(ValueError, match="25 images or fewer"):
+        long_tailed("cifar10", tmp_path / "25", 1)
+    write_cifar(tmp_path / "26", "cifar10", per_class=26)
+    assert long_tailed("cifar10", tmp_path / "26", 1)[0].class_counts(10) == [1] * 10
+
+
 def test_real_cifar100(shared_data, tmp_path):
     """All 100 classes as the paper cuts them, from the real images, where they are at hand."""
     from PIL import Image
@@ -228,6 +257,14 @@ def test_a_download_brings_back_any_file(tmp_path, monkeypatch):
         check_present("cifar100", written, download=True)
 
 
+def test_constants_of_the_normalisation():
+    """ImageNet's, with which the released code trains, and CIFAR-10's, with which it tests."""
+    assert NORMALIZATION == {
+        "train": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        "released-test": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    }
+
+
 def test_normalize_matches_the_definition():
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     result = normalize(images)
@@ -250,6 +287,37 @@ def test_augmentation_is_a_crop_of_the_padded_image_and_a_flip():
     assert set(augment.rows.tolist()) == set(augment.columns.tolist()) == set(range(9))
     assert 100 < augment.flipped.sum() < 200
     assert not Augmentation(300, False, torch.Generator().manual_seed(1), torch.device("cpu")).flipped.any()
+
+
+def test_half_of_the_images_are_flipped():
+    """Of 10,000: a standard deviation is 50."""
+    flipped = Augmentation(10_000, True, torch.Generator().manual_seed(0), torch.device("cpu")).flipped
+    assert 4_800 < flipped.sum() < 5_200
+
+
+def test_training_batches_of_a_seed():
+    """Two batches of five images, whose pixels are rows and columns: the order, the crops and the flips of seed 0.
+
+    The draws are made here again, in the same order: permutation, rows, columns, flips.
+    """
+    side = torch.arange(1, 9, dtype=torch.uint8)
+    picture = torch.stack([side[:, None].expand(8, 8), side[None].expand(8, 8), torch.full((8, 8), 100)])
+    images = ImageSet(picture.repeat(5, 1, 1, 1), torch.arange(5))
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(5, generator=generator)
+    rows, columns = torch.randint(9, (2, 5), generator=generator)
+    flips = torch.rand(5, generator=generator) < 0.5
+    batches = list(training_batches(images, 4, True, 0, Runtime(torch.device("cpu"))))
+    assert [len(labels) for _, labels in batches] == [4, 1]
+    assert torch.cat([labels for _, labels in batches]).tolist() == order.tolist()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in NORMALIZATION["train"])
+    shown = torch.cat([pixels for pixels, _ in batches]) * (255 * std) + 255 * mean
+    for picture_shown, number in zip(shown, order.tolist(), strict=True):
+        padded = np.pad(picture.numpy(), ((0, 0), (4, 4), (4, 4)))
+        crop = padded[:, rows[number] : rows[number] + 8, columns[number] : columns[number] + 8]
+        expected = crop[:, :, ::-1] if flips[number] else crop
+        assert np.array_equal(picture_shown.round().numpy(), expected)
+    assert {bool(flip) for flip in flips} == {True, False} and rows.tolist() != columns.tolist()
 
 
 def test_each_evaluation_image_is_in_exactly_one_process():
