@@ -48,11 +48,10 @@ def timm_backbone(name: str, file: Path | None = None) -> tuple[nn.Module, int]:
 def take_imagenet_normalization(network: nn.Module) -> None:
     """Let a network of timm take images with ImageNet's mean and std, as all here do, if it was trained with others."""
     config = network.pretrained_cfg
-    mean, std, own_mean, own_std = (
-        torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD, config["mean"], config["std"])
-    )
-    if torch.equal(mean, own_mean) and torch.equal(std, own_std):
+    if tuple(config["mean"]) == MEAN and tuple(config["std"]) == STD:
         return
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    own_mean, own_std = torch.tensor(config["mean"]).view(3, 1, 1), torch.tensor(config["std"]).view(3, 1, 1)
     network.register_buffer("input_scale", std / own_std, persistent=False)
     network.register_buffer("input_shift", (mean - own_mean) / own_std, persistent=False)
 

@@ -2,13 +2,31 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagenet_decoding import SUFFIXES
+from longtail.cli import some
 from longtail.signals import raise_if_stopped
 
 SPLITS = ("train", "val", "test")
+# What others call the splits, in any case.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+    "evaluation": "test",
+}
+# Folders of file systems, of Synology and QNAP (@eaDir, #recycle), Windows and macOS, in lower case.
+SYSTEM_FOLDERS = (
+    *("@eadir", "@recycle", "@tmp", "#recycle", "#snapshot"),
+    *("$recycle.bin", "system volume information", "lost+found", "__macosx"),
+)
 
 Tree = dict[str, list[str]]  # images of each class
 
@@ -19,15 +37,12 @@ def is_image(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is passed over: a hidden one (macOS writes some beside each image), or a file
-    system's own.
-    """
-    return name.startswith(".") or name in ("lost+found", "System Volume Information")
+    """Return whether a file or folder is passed over: a hidden one, or one that a system keeps for itself."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def walk_images(folder: Path) -> tuple[list[str], Counter[str]]:
-    """Return the images in a folder, at any depth and behind links, as paths below it; and the endings of its other
-    files.
+    """Return the images in a folder, at any depth and behind links, as paths below it; and its other files' endings.
 
     Hidden files and folders are passed over. Raise OSError for another folder that cannot be read.
     """
@@ -35,28 +50,46 @@ def walk_images(folder: Path) -> tuple[list[str], Counter[str]]:
     def fail(error: OSError) -> None:
         raise OSError(f"{error.filename} cannot be read: {error.strerror}; allow that, or move the folder away")
 
-    images, others, seen = [], Counter(), set()
-    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+    images: list[str] = []
+    others: Counter[str] = Counter()
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         raise_if_stopped()
-        real = os.path.realpath(place)
+        real = os.path.realpath(parent)
         if real in seen:  # a link has led in a circle
             folders.clear()
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not is_hidden(name)]
-        files = [name for name in files if not is_hidden(name)]
-        images += [(Path(place) / name).relative_to(folder).as_posix() for name in files if is_image(name)]
-        others.update(Path(name).suffix or name for name in files if not is_image(name))
+        for name in files:
+            if is_hidden(name):
+                continue
+            if is_image(name):
+                images.append((Path(parent) / name).relative_to(folder).as_posix())
+            else:
+                others[Path(name).suffix or name] += 1
     return sorted(images), others
 
 
 @dataclass
 class Found:
-    """The images of each split and class, what was left out, and the endings of the files that are not images."""
+    """What was found in a user's folder, and what was left out.
+
+    trees: the images of each split and class. unusable: images that cannot be used, and why. ignored: the endings of
+    files that are not images. unused: folders beside train/ that are no split. by_depth: the number of classes if the
+    folders at depth 1, 2, ... below a split were the classes. digests: of each image's bytes, if it was read.
+    """
 
     trees: dict[str, Tree] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
+    unused: list[str] = field(default_factory=list)
+    by_depth: list[int] = field(default_factory=list)
+    digests: dict[str, bytes] = field(default_factory=dict)
+
+    def paths(self) -> list[str]:
+        """Return all images."""
+        return [path for tree in self.trees.values() for images in tree.values() for path in images]
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -64,13 +97,56 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
 
 
-def has_splits(root: Path) -> bool:
-    """Return whether the folder holds train/ with class folders, and not a class called train."""
-    train = root / "train"
-    return train.is_dir() and bool(subfolders(train)) and not any(is_image(entry.name) for entry in os.scandir(train))
+def holds_images(folder: Path) -> bool:
+    """Return whether images lie in a folder itself."""
+    return any(is_image(entry.name) for entry in os.scandir(folder))
 
 
-def find_images(root: Path, out: Path) -> Found:
+def split_folders(root: Path) -> dict[str, str]:
+    """Return the name of each split's folder; nothing if the folders in `root` are classes.
+
+    They are splits if one of them is a training set, with class folders and without images of its own. Raise
+    ValueError if two are the same split.
+    """
+    found: dict[str, str] = {}
+    for name in subfolders(root):
+        split = SPLIT_NAMES.get(name.lower())
+        if not split:
+            continue
+        if split in found:
+            raise ValueError(f"{root} holds {found[split]}/ and {name}/, which are both {split}: move one of them away")
+        found[split] = name
+    train = root / found.get("train", "")
+    if "train" in found and subfolders(train) and not holds_images(train):
+        return found
+    return {}
+
+
+def check_not_splits(root: Path, names: list[str]) -> None:
+    """Raise ValueError if the class folders look like splits: all of them hold folders of the same names."""
+    inside = [set(subfolders(root / name)) for name in names]
+    same = len(names) > 1 and len(inside[0]) > 1 and all(folders == inside[0] for folders in inside)
+    if same and not any(holds_images(root / name) for name in names):
+        raise ValueError(
+            f"{root} holds {some([f'{name}/' for name in names])}, which all hold the folders "
+            f"{some(sorted(inside[0]))}: if these are the classes, call the outer ones train, val and test, or give "
+            "one of them to make_lists.py"
+        )
+
+
+def class_of(path: str, depth: int) -> str:
+    """Return the class of an image: its folder at `depth` below the split, or the deepest one above that."""
+    return "/".join(path.split("/")[:-1][:depth])
+
+
+def count_by_depth(paths: Iterable[str]) -> list[int]:
+    """Return how many classes there would be at depth 1, 2, ..., as far as a deeper one makes a difference."""
+    folders = {os.path.dirname(path) for path in paths}
+    deepest = max((folder.count("/") + 1 for folder in folders), default=0)
+    return [len({class_of(f"{folder}/x", depth) for folder in folders}) for depth in range(1, deepest + 1)]
+
+
+def find_images(root: Path, out: Path, depth: int = 1) -> Found:
     """Find the images of each split and class, but not in `out`.
 
     Raise ValueError or OSError for a folder that holds none.
@@ -78,15 +154,42 @@ def find_images(root: Path, out: Path) -> Found:
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; it must hold one folder of images for each class")
     found = Found()
-    for split in [split for split in SPLITS if (root / split).is_dir()] if has_splits(root) else [""]:
-        base = root / split
-        tree = found.trees[split or "train"] = {}
-        for name in [name for name in subfolders(base) if base / name != out]:
+    splits = split_folders(root)
+    if splits:
+        found.unused = [name for name in subfolders(root) if name not in splits.values() and root / name != out]
+    else:
+        check_not_splits(root, [name for name in subfolders(root) if root / name != out])
+    for split, name in (splits or {"train": ""}).items():
+        paths = images_below(root / name, out, found)
+        if split == "train":
+            found.by_depth = count_by_depth(paths)
+        tree: Tree = {}
+        for path in paths:
+            tree.setdefault(class_of(path, depth), []).append((Path(name) / path).as_posix())
+        for empty in subfolders(root / name):
+            if depth == 1 and root / name / empty != out:
+                tree.setdefault(empty, [])  # named in the report
+        found.trees[split] = dict(sorted(tree.items()))
+    check_known(root, splits, found)
+    return found
+
+
+def images_below(base: Path, out: Path, found: Found) -> list[str]:
+    """Return the images in the folders of a split, as paths below it, and note the other files."""
+    paths = []
+    for name in subfolders(base):
+        if base / name != out:
             images, ignored = walk_images(base / name)
-            tree[name] = [(Path(split) / name / path).as_posix() for path in images]
+            paths += [f"{name}/{path}" for path in images]
             found.ignored += ignored
+    return paths
+
+
+def check_known(root: Path, splits: dict[str, str], found: Found) -> None:
+    """Raise ValueError if validation or test holds images of a class of which training has none."""
     for split, tree in found.trees.items():
         unknown = [name for name, images in tree.items() if images and not found.trees["train"].get(name)]
-        if unknown and split != "train":
-            raise ValueError(f"{root}/{split} holds images of class {unknown[0]}, of which train/ has none")
-    return found
+        if unknown:
+            raise ValueError(
+                f"{root}/{splits[split]} holds images of class {unknown[0]}, of which {splits['train']}/ has none"
+            )

@@ -16,6 +16,7 @@ from conftest import ROOT
 from image_builders import jpeg
 from imagenet_config import read_config
 from imagenet_lists import read_class_names, read_list
+from imagenet_recipe import recipe, view_sizes
 
 SPLITS = ("train", "val", "test")
 
@@ -40,20 +41,21 @@ def counts(lines: list[str]) -> list[int]:
     return [labels.count(label) for label in range(max(labels) + 1)]
 
 
-def test_a_third_at_most_and_twenty_by_default(tmp_path, capsys):
-    """90 - 20 - 20, a third of 30 each, one of three each, and a class of two stays whole."""
-    root = make_images(tmp_path / "images", {"a": 90, "b b": 30, "c": 3, "d": 2})
+def test_a_fifth_at_most_and_twenty_by_default(tmp_path, capsys):
+    """140 - 20 - 20, a fifth of 34 each, one of five each, and a class of four stays whole."""
+    root = make_images(tmp_path / "images", {"a": 140, "b b": 34, "c": 5, "d": 4})
     lists = made(root, tmp_path / "out")
-    assert counts(lists["train"]) == [50, 10, 1, 2] and counts(lists["val"]) == counts(lists["test"]) == [20, 10, 1]
-    assert len(set(lists["train"] + lists["val"] + lists["test"])) == 90 + 30 + 3 + 2
+    assert counts(lists["train"]) == [100, 22, 3, 4] and counts(lists["val"]) == counts(lists["test"]) == [20, 6, 1]
+    assert len(set(lists["train"] + lists["val"] + lists["test"])) == 140 + 34 + 5 + 4
     assert (
         lists["train"] == sorted(lists["train"], key=lambda line: (int(line.split()[-1]), line))
         and "b b/0" in lists["val"][20]
     )
     output = capsys.readouterr().out
-    assert "4 classes: 63 images for training, 31 for validation, 31 for the test" in output
-    assert "largest class 50 (a), smallest 1 (c); classes: 0 many, 1 medium, 3 few" in output
-    assert "in training alone, without images for validation and test: d (2)" in output
+    assert "4 classes: 129 images for training, 27 for validation, 27 for the test" in output
+    assert "largest class 100 (a), smallest 3 (c); classes: 0 many, 2 medium, 2 few" in output
+    assert "2 classes are too small for 20 and 20: they gave a fifth each, 14 of their 39 images" in output
+    assert "in training alone, without images for validation and test: d (4)" in output
     assert f"--cfg {tmp_path}/out/config.yaml" in output.splitlines()[-1] and output.splitlines()[-1].startswith(
         "next: python "
     )
@@ -85,39 +87,88 @@ def test_the_configuration_is_ready(tmp_path, capsys):
     values = yaml.safe_load(text)
     assert values.pop("difficulty") == "smoothed"
     config = read_config(tmp_path / "out/config.yaml")
-    assert config.difficulty == "smoothed"
+    assert (config.difficulty, config.tau) == ("smoothed", 0.5)
     assert (
         config.path("data_root") == root
         and config.path("model_dir") == tmp_path / "out/cdb"
-        and config.loss_type == "CDB-CE"
+        and config.loss_type == "CDB-BS"
     )
     assert (config.num_classes, config.image_size, config.test_resize) == (2, 64, 64)  # 70 pixels, in steps of 32
-    assert (config.num_epochs, config.batch_size, config.lr) == (90, 64, 0.1)  # 20 training images
+    assert (config.num_epochs, config.batch_size, config.lr) == (90, 64, 0.1)  # 36 training images
     assert read_class_names(config.path("class_list"), 2) == ["[y]", "x: #1"]
     assert all("#" in line for line in text.splitlines())
 
 
 @pytest.mark.parametrize(
-    ("images", "epochs", "batch_size"), [(1000, 90, 64), (4800, 40, 64), (20_000, 20, 64), (50_000, 90, 512)]
+    ("images", "epochs", "batch_size", "lr"),
+    [(1000, 90, 64, 0.1), (4800, 40, 64, 0.1), (49_999, 20, 64, 0.1), (50_000, 90, 512, 0.2)],
 )
-def test_a_recipe_for_so_many_images(images, epochs, batch_size, tmp_path):
+def test_a_recipe_for_so_many_images(images, epochs, batch_size, lr, tmp_path):
     """3,000 steps of 64 images are 40 epochs of 4,800."""
-    settings = make_lists.recipe(tmp_path, {"a": ["none.jpg"] * images})
-    assert (settings["num_epochs"], settings["batch_size"]) == (epochs, batch_size)
+    settings = recipe(tmp_path, {"a": ["none.jpg"] * images})
+    assert (settings["num_epochs"], settings["batch_size"], settings["lr"]) == (epochs, batch_size, lr)
     assert (settings["image_size"], settings["test_resize"]) == (224, 256)
+    assert not {"pretrained", "optimizer", "head_lr", "warmup_epochs"} & settings.keys()
+
+
+@pytest.mark.parametrize(
+    ("side", "sizes"),
+    [(31, (32, 32)), (64, (64, 64)), (223, (192, 192)), (224, (224, 256)), (255, (224, 256)), (256, (224, 256))],
+)
+def test_views_of_small_images_are_small(side, sizes, tmp_path):
+    """In steps of 32 pixels; from 224 on as in the paper."""
+    make_images(tmp_path / "a", {"x": 3}, jpeg(size=(side + 50, side)))
+    assert view_sizes(tmp_path, [f"a/x/00{number}.jpg" for number in range(3)]) == sizes
+
+
+@pytest.mark.parametrize(
+    ("backbone", "images", "expected"),
+    [
+        ("resnet18", 9600, {"num_epochs": 10, "optimizer": "sgd", "lr": 0.01, "head_lr": 0.1}),
+        ("resnet50", 100, {"num_epochs": 30, "optimizer": "sgd"}),
+        ("timm/vit_tiny_patch16_224", 96_000, {"num_epochs": 5, "optimizer": "adamw", "lr": 0.0001, "head_lr": 0.001}),
+        ("timm/convnext_atto", 9600, {"optimizer": "adamw"}),
+        ("timm/mobilenetv3_small_050", 9600, {"optimizer": "sgd"}),
+    ],
+)
+def test_pretrained_weights_get_a_recipe_for_fine_tuning(backbone, images, expected, tmp_path):
+    """1,500 steps of 64 images are 10 epochs of 9,600; at 224 pixels, however small the images are."""
+    if backbone.startswith("timm"):
+        pytest.importorskip("timm")
+    make_images(tmp_path, {"x": 1}, jpeg(size=(64, 64)))
+    settings = recipe(tmp_path, {"a": ["x/000.jpg"] * images}, backbone, "imagenet")
+    assert {key: settings[key] for key in expected} == expected
+    assert (settings["image_size"], settings["test_resize"], settings["warmup_epochs"]) == (224, 256, 1)
+    assert settings["pretrained"] == "imagenet" and settings["backbone"] == backbone
+
+
+def test_a_configuration_for_fine_tuning_is_read(tmp_path, capsys, failing):
+    root = make_images(tmp_path / "images", {"a": 30, "b": 30}, jpeg())
+    made(root, tmp_path / "out", "--backbone", "resnet50", "--pretrained=imagenet")
+    config = read_config(tmp_path / "out/config.yaml")
+    assert (config.backbone, config.pretrained, config.head_lr) == ("resnet50", "imagenet", 0.1)
+    (tmp_path / "weights.pth").write_bytes(b"")
+    made(root, tmp_path / "own", "--pretrained", tmp_path / "weights.pth")
+    assert read_config(tmp_path / "own/config.yaml").path("pretrained") == tmp_path / "weights.pth"
+    command = [root, "--out", tmp_path / "x"]
+    assert f"--pretrained {tmp_path}/none.pth not found" in failing(
+        make_lists.main, *command, "--pretrained", tmp_path / "none.pth"
+    )
+    assert "--backbone must be resnet10" in failing(make_lists.main, *command, "--backbone", "resnet1")
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("val", {"train": [20, 6], "val": [4, 5], "test": [10, 3]}),
-        ("test", {"train": [20, 6], "val": [10, 3], "test": [4, 5]}),
+        ("val", {"train": [24, 8], "val": [4, 5], "test": [6, 1]}),
+        ("test", {"train": [24, 8], "val": [6, 1], "test": [4, 5]}),
         ("val test", {"train": [30, 9], "val": [4, 5], "test": [4, 5]}),
-        ("", {"train": [10, 3], "val": [10, 3], "test": [10, 3]}),
+        ("", {"train": [18, 7], "val": [6, 1], "test": [6, 1]}),
     ],
 )
 def test_folders_as_imagefolder_has_them(given, expected, tmp_path, capsys):
-    """30 and 9 training images, 4 and 5 where a folder has them: what is missing is cut from train, at most a third."""
+    """30 and 9 training images, 4 and 5 where a folder has them: what is missing is cut from train, at most a fifth."""
     root = make_images(
         tmp_path,
         {
@@ -135,20 +186,22 @@ def test_folders_as_imagefolder_has_them(given, expected, tmp_path, capsys):
 
 def test_lists_among_the_class_folders_are_no_class(tmp_path, capsys):
     """Their picture is an image, too."""
-    root = make_images(tmp_path, {"a": 3, "b": 3})
+    root = make_images(tmp_path, {"a": 5, "b": 5})
     first = made(root, root / "lists")
     assert (root / "lists/tail.png").exists() and made(root, root / "lists", "--overwrite") == first
 
 
 def test_a_class_may_be_called_train(tmp_path, capsys):
-    root = make_images(tmp_path, {"car": 3, "train": 3, "val": 3})
+    root = make_images(tmp_path, {"car": 5, "train": 5, "val": 5})
     made(root, tmp_path / "out")
     assert (tmp_path / "out/classes.txt").read_text() == "car\ntrain\nval\n"
 
 
 def test_check_finds_what_cannot_be_used(tmp_path, capsys):
     """A truncated image, a web page, an empty file and a strip; a class of nothing else is named."""
-    root = make_images(tmp_path / "images", {"a": 9, "b": 4}, jpeg())
+    root = make_images(tmp_path / "images", {"a": 15, "b": 5})
+    for number, path in enumerate(sorted(root.rglob("*.jpg"))):
+        path.write_bytes(jpeg((12 * number, 0, 0)))
     bad = {
         "a/1cut.jpg": jpeg()[:400],
         "a/2page.png": b"<!DOCTYPE html><html></html>",
@@ -159,7 +212,7 @@ def test_check_finds_what_cannot_be_used(tmp_path, capsys):
     for name, content in bad.items():
         (root / name).write_bytes(content)
     lists = made(root, tmp_path / "out", "--check")
-    assert [counts(lists[split]) for split in SPLITS] == [[3, 2], [3, 1], [3, 1]]
+    assert [counts(lists[split]) for split in SPLITS] == [[9, 3], [3, 1], [3, 1]]
     lines = (tmp_path / "out/unusable.txt").read_text().splitlines()
     assert [line.partition(": ")[0] for line in lines] == [repr(name) for name in sorted(bad)]
     assert (
@@ -179,7 +232,7 @@ def test_odd_names(tmp_path, capsys):
     """Hidden files, other files, a circle of links, folders in a class, and names that no list can hold."""
     root = make_images(
         tmp_path / "images",
-        {"a/deep er": 3, "b": 3, ".hidden": 3, "#c": 3, "~d": 1, "lost+found": 3, "a/lost+found": 1},
+        {"a/deep er": 3, "b": 5, ".hidden": 3, "#c": 5, "~d": 1, "lost+found": 3, "a/lost+found": 1, "a/@eaDir": 2},
     )
     for name in (
         ".DS_Store",
@@ -211,7 +264,7 @@ def test_odd_names(tmp_path, capsys):
     )
     assert (tmp_path / "out/classes.txt").read_text() == "#c\na\nb\nlinked\n~d\n"
     train = read_list(tmp_path / "out/train.txt", root, 5)
-    assert all((root / path).is_file() for path in train.paths) and train.class_counts(5) == [1, 5, 1, 1, 1]
+    assert all((root / path).is_file() for path in train.paths) and train.class_counts(5) == [3, 5, 3, 3, 1]
     assert "left out, because their names do not end as those of images do: 1 (.txt)" in capsys.readouterr().out
 
 
@@ -221,7 +274,7 @@ def test_wrong_folders(tmp_path, failing):
         make_lists.main, tmp_path / "none", "--out", out
     )
     root = make_images(tmp_path / "images", {"a": 2, "b": 2})
-    assert "no image is left for val: at least one class must have 3 images" in failing(
+    assert "no image is left for val: at least one class must have 5 images" in failing(
         make_lists.main, root, "--out", out
     )
     assert "1 class folders hold images" in failing(
@@ -230,7 +283,7 @@ def test_wrong_folders(tmp_path, failing):
     split = make_images(tmp_path / "split", {"train/a": 5, "train/b": 5, "val/c": 1})
     assert "val holds images of class c, of which train/ has none" in failing(make_lists.main, split, "--out", out)
     flat = make_images(tmp_path / "flat", {"train/a": 5, "train/b": 5, "val": 3})
-    assert "the folder val/ holds no class folder with images" in failing(make_lists.main, flat, "--out", out)
+    assert "the folder for val holds no class folder with images" in failing(make_lists.main, flat, "--out", out)
     assert "images/b holds images, as a class does" in failing(make_lists.main, root, "--out", root / "b")
     assert "must be a whole number of at least 1" in failing(make_lists.main, root, "--out", out, "--val", 0)
     assert not out.exists()
@@ -266,7 +319,7 @@ def test_a_stop_signal_writes_no_list(tmp_path, monkeypatch, capsys):
 
 
 def test_lists_are_not_replaced_unasked(tmp_path, failing, capsys):
-    root = make_images(tmp_path / "images", {"a": 3, "b": 3})
+    root = make_images(tmp_path / "images", {"a": 5, "b": 5})
     before = made(root, tmp_path / "out")
     error = failing(make_lists.main, root, "--out", tmp_path / "out", "--seed", 5)
     assert (
@@ -285,7 +338,7 @@ def test_lists_are_not_replaced_unasked(tmp_path, failing, capsys):
 
 
 def test_the_script_starts_in_any_folder(tmp_path, shell):
-    root = make_images(tmp_path / "images", {"a": 3, "b": 3})
+    root = make_images(tmp_path / "images", {"a": 5, "b": 5})
     result = shell(ROOT / "ImageNet-LT/data/make_lists.py", root, "--out", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     command = result.stdout.splitlines()[-1].split()
@@ -310,5 +363,73 @@ def test_small_images_are_not_left_alone_in_a_batch(images, side, batch_size, tm
     4033 one in both.
     """
     make_images(tmp_path / "a", {"x": images}, jpeg(size=(side, side)))
-    settings = make_lists.recipe(tmp_path, {"a": [f"a/x/{number:03d}.jpg" for number in range(images)]})
+    settings = recipe(tmp_path, {"a": [f"a/x/{number:03d}.jpg" for number in range(images)]})
     assert settings["batch_size"] == batch_size and settings["image_size"] == (32 if side == 40 else 64)
+
+
+def test_the_tail_counts_classes_at_its_borders(tmp_path, capsys):
+    """101, 100, 20 and 19 training images: many, medium, medium, few."""
+    sizes = {"a": 101, "b": 100, "c": 20, "d": 19}
+    root = make_images(tmp_path, {f"{split}/{name}": size for split in SPLITS for name, size in sizes.items()})
+    made(root, tmp_path / "out")
+    assert "largest class 101 (a), smallest 19 (d); classes: 1 many, 2 medium, 1 few" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train", "valid", "test"), ("Training", "Validation", "Testing"), ("TRAIN", "val", "evaluation")],
+)
+def test_what_others_call_the_splits(names, tmp_path, capsys):
+    """Roboflow has valid/, others Training/ and Testing/. A folder beside them is named."""
+    train, val, test = names
+    folders = {f"{name}/{c}": count for name, count in ((train, 6), (val, 2), (test, 3)) for c in "ab"}
+    root = make_images(tmp_path, {**folders, "extra/a": 1})
+    lists = made(root, tmp_path / "out")
+    assert [counts(lists[split]) for split in SPLITS] == [[6, 6], [2, 2], [3, 3]]
+    assert lists["val"][0] == f"{val}/a/000.jpg 0"
+    assert f"not used, folders of {root} that are neither train, val nor test: extra" in capsys.readouterr().out
+
+
+def test_folders_that_look_like_splits_are_no_classes(tmp_path, failing):
+    root = make_images(tmp_path / "a", {f"{name}/{c}": 6 for name in ("first", "second") for c in ("cat", "dog")})
+    error = failing(make_lists.main, root, "--out", tmp_path / "out")
+    assert f"{root} holds first/, second/, which all hold the folders cat, dog" in error
+    twice = make_images(tmp_path / "b", {f"{name}/{c}": 6 for name in ("train", "val", "Valid") for c in "ab"})
+    error = failing(make_lists.main, twice, "--out", tmp_path / "out")
+    assert f"{twice} holds Valid/ and val/, which are both val" in error
+
+
+def test_classes_may_lie_deeper(tmp_path, capsys):
+    """Two groups, three kinds, four sorts; one kind has images of its own."""
+    folders = {"Fruit/Apple/Red": 6, "Fruit/Apple/Green": 5, "Fruit/Pear/Abate": 5, "Roots/Leek": 5}
+    root = make_images(tmp_path / "images", folders)
+    made(root, tmp_path / "one")
+    assert (tmp_path / "one/classes.txt").read_text() == "Fruit\nRoots\n"
+    assert "the classes are the folders at depth 1; --depth chooses others: 3 at 2, 4 at 3" in capsys.readouterr().out
+    lists = made(root, tmp_path / "three", "--depth", 3)
+    assert (tmp_path / "three/classes.txt").read_text() == (
+        "Fruit/Apple/Green\nFruit/Apple/Red\nFruit/Pear/Abate\nRoots/Leek\n"
+    )
+    assert counts(lists["train"]) == [3, 4, 3, 3]
+
+
+def test_copies_of_an_image_stay_in_one_list(tmp_path, capsys):
+    """Ten images of which nine are one: whichever are drawn, the copies are trained on."""
+    root = make_images(tmp_path / "images", {"a": 10, "b": 10})
+    for number, path in enumerate(sorted(root.rglob("*.jpg"))):
+        path.write_bytes(jpeg((0, 0, 200)) if number < 9 else jpeg((20 * number % 256, number, 0)))
+    lists = made(root, tmp_path / "out", "--check")
+    copies = {f"a/00{number}.jpg" for number in range(9)}
+    assert copies <= {line.split()[0] for line in lists["train"]}
+    assert counts(lists["train"])[1] == 6 and len(set(lists["train"] + lists["val"] + lists["test"])) == 20
+    assert "8 files are copies of others, byte for byte" in capsys.readouterr().out
+
+
+def test_a_copy_of_a_test_image_is_not_trained_on(tmp_path, capsys):
+    root = make_images(tmp_path / "images", {f"{split}/{c}": 5 for split in SPLITS for c in "ab"})
+    for number, path in enumerate(sorted(root.rglob("*.jpg"))):
+        path.write_bytes(jpeg((8 * number, number, 0)))
+    (root / "train/a/000.jpg").write_bytes((root / "test/a/003.jpg").read_bytes())
+    lists = made(root, tmp_path / "out", "--check")
+    assert [len(lists[split]) for split in SPLITS] == [9, 10, 10]
+    assert "train/a/000.jpg': a copy of an image for test" in (tmp_path / "out/unusable.txt").read_text()

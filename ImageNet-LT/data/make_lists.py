@@ -1,34 +1,38 @@
 """Make the three lists and the configuration of a training from a folder of images.
 
-    python data/make_lists.py ~/photos --out ~/photos-lt
-    python data/make_lists.py ~/photos --out ~/photos-lt --check  # decode every image once, leave out the unusable
+    python data/make_lists.py ~/photos --out ~/photos-lt --backbone resnet50 --pretrained=imagenet
+    python data/make_lists.py ~/photos --out ~/photos-lt --check  # read every image once: leave out the unusable
 
 The folder holds one folder for each class, with images at any depth; or train/, and perhaps val/ and test/, which hold
-the class folders. Images for validation and test are drawn from the training images of each class, unless val/ or test/
-has them: 20 of each class by default, but at most a third of it. A class of fewer than three images stays in training
-alone.
+the class folders (training, valid, validation, testing and evaluation are understood too, in any case). --depth N takes
+the folders N levels down for the classes.
+
+Images for validation and test are drawn from the training images of each class, unless folders have them: 20 of each
+class by default, but at most a fifth of it. A class of fewer than five images stays in training alone. With --check,
+copies of the same file stay in one of the three.
 
 DIR gets train.txt, val.txt, test.txt, classes.txt, config.yaml and tail.png, and unusable.txt if an image was left out.
 """
 
-import json
-import math
+import hashlib
 import os
 import random
 import shlex
-import statistics
 import sys
 from argparse import Namespace
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ stands beside the experiment's folder,
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # and the experiment's modules in it
 
+from imagenet_config import PUBLISHED, check_backbone
 from imagenet_decoding import SUFFIXES, EncodedImage, use_image
-from imagenet_folders import SPLITS, Found, Tree, find_images, has_splits, walk_images
+from imagenet_folders import SPLIT_NAMES, SPLITS, Found, Tree, find_images, split_folders, walk_images
 from imagenet_lists import format_line
 from imagenet_loader import count_workers
+from imagenet_recipe import TEST_RESIZE, config_text, recipe
 from imagenet_transforms import resized_sides
 from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, seed_number, some
 from longtail.files import write_atomically
@@ -36,39 +40,20 @@ from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOT_SIZES
 from longtail.pictures import new_figure, save_figure
 from longtail.signals import raise_if_stopped, stop_signals
 
-FEWEST = 3  # images of a class of which validation and test get one each
+FEWEST = 5  # images of a class of which validation and test get one each; they get at most a fifth of any class
 HERE = Path(__file__).resolve().parents[1]
-SAMPLE = 200  # images whose size decides that of the views
-IMAGE_SIZE, TEST_RESIZE = 224, 256  # pixels; of the paper's recipe
-STEP = 32  # pixels; a ResNet halves its input five times
-# from here on the paper's recipe fits; below, the smaller one of config/TinyImageNet_LT
-MANY_IMAGES = 50_000
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 20, 90
-COMMENTS = {
-    "data_root": "the folder that holds the images",
-    "train_list": "lines `path label`",
-    "val_list": "what difficulty and the kept epoch are measured on",
-    "test_list": "used at the end and by --test",
-    "class_list": "a line names a class, in the order of the labels",
-    "num_classes": "labels run from 0 to num_classes - 1",
-    "image_size": "pixels of a random crop, and of the middle that is tested",
-    "test_resize": "pixels of the shorter side before the middle is cut out",
-    "model_dir": "checkpoints, log and results of this run",
-    "backbone": "or resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d",
-    "loss_type": "CE is the usual cross-entropy",
-    "difficulty": "steady on few validation images, and fit for classes without any",
-    "tau": "how strongly difficulty weighs: from the spread of the class accuracies; a number fixes it",
-    "num_epochs": "the learning rate falls to 0 over them along a cosine",
-    "batch_size": "choose a smaller one if memory runs out",
-    "lr": "peak learning rate of SGD",
-}
-COLUMN = 32  # where comments start
+WRITTEN = ("config.yaml", "train.txt", "val.txt", "test.txt", "classes.txt", "unusable.txt", "tail.png")
+
+Lists = dict[str, Tree]  # the images of each split and class
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("folder", type=file_path, metavar="FOLDER", help="the folder with the class folders")
     parser.add_argument("--out", type=file_path, required=True, metavar="DIR", help="where the lists go")
+    parser.add_argument(
+        "--depth", type=positive_int, default=1, metavar="N", help="levels down to the class folders; default: 1"
+    )
     parser.add_argument(
         "--val", type=positive_int, default=20, metavar="N", help="validation images of each class; default: 20"
     )
@@ -77,20 +62,28 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     )
     parser.add_argument("--seed", type=seed_number, default=0, help="decides which images are drawn; default: 0")
     parser.add_argument(
-        "--check", action="store_true", help="decode every image, and leave out those that cannot be used"
+        "--check", action="store_true", help="read every image, and leave out those that cannot be used"
+    )
+    parser.add_argument("--backbone", default="resnet10", metavar="NAME", help="the network; default: resnet10")
+    parser.add_argument(
+        "--pretrained", metavar="WEIGHTS", help="imagenet, or a file of weights: the configuration is for fine-tuning"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is in DIR already")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    try:
+        check_backbone(args.backbone)
+    except ValueError as error:
+        parser.error(f"--backbone {error}, not {args.backbone!r}")
+    return args
 
 
-def check_place(root: Path, out: Path) -> None:
+def check_out(root: Path, out: Path) -> None:
     """Raise ValueError if `out` lies among the images: a later call would take its pictures for images of a class."""
-    inner = root in out.parents and (out.parent != root or (out.name in SPLITS and has_splits(root)))
-    if out == root or inner:
+    is_split = out.name.lower() in SPLIT_NAMES and bool(split_folders(root))
+    if out == root or (root in out.parents and (out.parent != root or is_split)):
         raise ValueError(
             f"--out {out} is among the images, and pictures that are written there would be taken for some: choose a "
-            "folder "
-            f"beside {root}, or a new one directly in it"
+            f"folder beside {root}, or a new one directly in it"
         )
     if out.parent == root and out.is_dir() and not (out / "config.yaml").exists() and walk_images(out)[0]:
         raise ValueError(f"--out {out} holds images, as a class does: choose another folder")
@@ -98,138 +91,127 @@ def check_place(root: Path, out: Path) -> None:
 
 def check_lines(found: Found) -> None:
     """Leave out the images whose path cannot stand in a list, such as one with a line break."""
-    for path in all_paths(found):
+    for path in found.paths():
         try:
             format_line(path, 0)
         except ValueError as error:
             found.unusable[path] = " ".join(str(error).split())
 
 
-def check_images(root: Path, found: Found) -> None:
-    """Decode every image once, as training and test will, and leave out those that cannot be used."""
-    from tqdm import tqdm
+def examine(path: Path) -> tuple[bytes, str]:
+    """Decode an image as training and test will. Return a digest of the file, and what is wrong with it, or nothing."""
+    digests = []
 
-    def examine(content: bytes) -> None:
+    def decode(content: bytes) -> None:
+        digests.append(hashlib.sha256(content).digest())
         image = EncodedImage(content)
         resized_sides(image.height, image.width, TEST_RESIZE)
         image.decode()
 
-    def problem(path: str) -> str:
-        try:
-            return use_image(root / path, examine) or ""
-        except ValueError as error:
-            return str(error).removeprefix(f"{root / path} ")
+    try:
+        use_image(path, decode)
+    except ValueError as error:
+        return b"", str(error).removeprefix(f"{path} ")
+    return digests[0], ""
 
-    paths = [path for path in all_paths(found) if path not in found.unusable]
+
+def check_images(root: Path, found: Found) -> None:
+    """Read every image once, and leave out those that cannot be used."""
+    from tqdm import tqdm
+
+    paths = [path for path in found.paths() if path not in found.unusable]
+    files = [root / path for path in paths]
     with ThreadPoolExecutor(count_workers(None)) as pool:  # decoders run outside Python's lock
         try:
-            troubles = tqdm(pool.map(problem, paths), "checking", len(paths), unit="image", disable=None)
-            for path, trouble in zip(paths, troubles, strict=True):
+            results = tqdm(pool.map(examine, files), "checking", len(paths), unit="image", disable=None)
+            for path, (digest, trouble) in zip(paths, results, strict=True):
                 raise_if_stopped()
                 if trouble:
                     found.unusable[path] = trouble
+                else:
+                    found.digests[path] = digest
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def all_paths(found: Found) -> list[str]:
-    return [path for tree in found.trees.values() for images in tree.values() for path in images]
-
-
-def usable(found: Found) -> dict[str, Tree]:
+def usable(found: Found) -> Lists:
     """Return the trees without what cannot be used and without classes that have no training image."""
-    trees = {
-        split: {name: [path for path in images if path not in found.unusable] for name, images in tree.items()}
-        for split, tree in found.trees.items()
-    }
-    return {
-        split: {name: images for name, images in tree.items() if trees["train"].get(name)}
-        for split, tree in trees.items()
-    }
+    trees: Lists = {}
+    for split, tree in found.trees.items():
+        trees[split] = {}
+        for name, images in tree.items():
+            trees[split][name] = [path for path in images if path not in found.unusable]
+    kept = [name for name, images in trees["train"].items() if images]
+    return {split: {name: tree.get(name, []) for name in kept} for split, tree in trees.items()}
 
 
 def cut(images: list[str], sizes: dict[str, int], rng: random.Random) -> Tree:
-    """Split a class's images: `sizes` of them, but at most a third of all, go to each of its keys, and the rest to
-    train.
-    """
-    images, third, parts = rng.sample(images, len(images)), len(images) // FEWEST, {}
+    """Split a class's images: `sizes` of them, at most a fifth of all, go to each of its keys, the rest to train."""
+    images, fifth, parts = rng.sample(images, len(images)), len(images) // FEWEST, {}
     for split, size in sizes.items():
-        parts[split] = sorted(images[: min(size, third)])
-        images = images[min(size, third) :]
+        part = min(size, fifth)
+        parts[split] = sorted(images[:part])
+        images = images[part:]
     return {"train": sorted(images), **parts}
 
 
-def split_classes(found: Found, sizes: dict[str, int], seed: int) -> dict[str, Tree]:
+def split_classes(found: Found, sizes: dict[str, int], seed: int) -> Lists:
     """Return the images of train, val and test by class. Raise ValueError if nothing is left to learn or to measure."""
     trees = usable(found)
     missing = {split: size for split, size in sizes.items() if split not in trees}
-    parts = {name: cut(images, missing, random.Random(f"{seed} {name}")) for name, images in trees["train"].items()}
-    if len(parts) < 2:
+    if len(trees["train"]) < 2:
         raise ValueError(
-            f"{len(parts)} class folders hold images that can be used ({', '.join(SUFFIXES)}); at least 2 are needed"
+            f"{len(trees['train'])} class folders hold images that can be used ({', '.join(SUFFIXES)}); at least 2 are "
+            "needed"
         )
-    result = {
-        split: {
-            name: trees[split].get(name, []) if split in found.trees and split != "train" else parts[name][split]
-            for name in parts
-        }
-        for split in SPLITS
-    }
-    empty = [split for split, tree in result.items() if not any(tree.values())]
-    if empty and empty[0] in found.trees:
-        raise ValueError(
-            f"the folder {empty[0]}/ holds no class folder with images that can be used: add them, or move it away"
-        )
-    if empty:
-        raise ValueError(f"no image is left for {empty[0]}: at least one class must have {FEWEST} images")
-    return result
-
-
-def view_sizes(root: Path, paths: list[str]) -> tuple[int, int]:
-    """Return image_size and test_resize: the paper's, or what the images have if most of them are smaller."""
-
-    def short_side(content: bytes) -> int:
-        image = EncodedImage(content)
-        return min(image.height, image.width)
-
-    sides = []
-    for path in random.Random(0).sample(paths, min(SAMPLE, len(paths))):
-        try:
-            sides.append(use_image(root / path, short_side))
-        except ValueError:  # training will name it
+    lists: Lists = {split: {} for split in SPLITS}
+    for name, images in trees["train"].items():
+        parts = cut(images, missing, random.Random(f"{seed} {name}"))
+        for split in SPLITS:
+            lists[split][name] = parts[split] if split in parts else trees[split][name]
+    part_copies(found, lists)
+    for split, tree in lists.items():
+        if any(tree.values()):
             continue
-    side = int(statistics.median(sides)) if sides else TEST_RESIZE
-    small = max(STEP, side // STEP * STEP)
-    return (IMAGE_SIZE, TEST_RESIZE) if side >= TEST_RESIZE or small >= IMAGE_SIZE else (small, small)
+        if split in found.trees:
+            raise ValueError(
+                f"the folder for {split} holds no class folder with images that can be used: add them, or move it away"
+            )
+        raise ValueError(f"no image is left for {split}: at least one class must have {FEWEST} images")
+    return lists
 
 
-def recipe(root: Path, train: Tree) -> dict[str, object]:
-    """Return the settings of a training on these images that depend on how many there are, and how large."""
-    paths = [path for images in train.values() for path in images]
-    image_size, test_resize = view_sizes(root, paths)
-    if len(paths) >= MANY_IMAGES:
-        schedule = {"num_epochs": MOST_EPOCHS, "batch_size": 512, "lr": 0.2}
-    else:
-        epochs = math.ceil(STEPS * 64 / len(paths))
-        schedule = {"num_epochs": min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs)), "batch_size": 64, "lr": 0.1}
-    while image_size <= STEP and len(paths) % schedule["batch_size"] == 1:
-        # else the last batch is a single image, and layer4 sees it as a single pixel
-        schedule["batch_size"] -= 1
-    return {
-        "num_classes": len(train),
-        "image_size": image_size,
-        "test_resize": test_resize,
-        "backbone": "resnet10",
-        "loss_type": "CDB-CE",
-        "difficulty": "smoothed",
-        "tau": "dynamic",
-        **schedule,
-    }
+def part_copies(found: Found, lists: Lists) -> None:
+    """Let copies of the same file stay in one split.
+
+    Where a user's folder for test or validation has one, the others are left out; else all of them are trained on.
+    """
+    where: dict[bytes, dict[str, str]] = defaultdict(dict)  # the split of each copy
+    for split, tree in lists.items():
+        for images in tree.values():
+            for path in images:
+                if path in found.digests:
+                    where[found.digests[path]][path] = split
+    moved: dict[str, str | None] = {}
+    for copies in where.values():
+        if len(set(copies.values())) < 2:
+            continue
+        given = [split for split in ("test", "val") if split in found.trees and split in copies.values()]
+        for path, split in copies.items():
+            if not given:
+                moved[path] = "train"
+            elif split != given[0]:
+                moved[path] = None
+                found.unusable[path] = f"a copy of an image for {given[0]}"
+    for tree in lists.values():
+        for images in tree.values():
+            images[:] = [path for path in images if path not in moved]
+    for name, images in lists["train"].items():
+        own = [path for tree in found.trees.values() for path in tree.get(name, []) if moved.get(path) == "train"]
+        images[:] = sorted([*images, *own])
 
 
-def write_lists(
-    out: Path, root: Path, lists: dict[str, Tree], unusable: dict[str, str], settings: dict[str, object]
-) -> None:
+def write_lists(out: Path, root: Path, lists: Lists, unusable: dict[str, str], settings: dict[str, object]) -> None:
     """Write the three lists, the class names, what was left out, and, last, the configuration."""
     out.mkdir(parents=True, exist_ok=True)
     for split, tree in lists.items():
@@ -240,24 +222,13 @@ def write_lists(
     if unusable:
         lines = [f"{path!r}: {reason}\n" for path, reason in unusable.items()]
         write_atomically(out / "unusable.txt", "".join(lines).encode())
-    places = {
+    paths = {
         "data_root": root,
         **{f"{split}_list": out / f"{split}.txt" for split in lists},
         "class_list": out / "classes.txt",
         "model_dir": out / "cdb",
     }
-    write_atomically(out / "config.yaml", config_text({**places, **settings}).encode())
-
-
-def config_text(settings: dict[str, object]) -> str:
-    """Return a YAML file of the settings in COMMENTS, each with its comment."""
-    lines = ["# Written by make_lists.py. Relative paths start at ImageNet-LT/.\n"]
-    for key, comment in COMMENTS.items():
-        value = settings[key]
-        # JSON's text is YAML's
-        text = f"{key}: {json.dumps(str(value), ensure_ascii=False) if isinstance(value, Path) else value}"
-        lines.append(f"{text:<{COLUMN}}# {comment}\n" if len(text) < COLUMN else f"{text}  # {comment}\n")
-    return "".join(lines)
+    write_atomically(out / "config.yaml", config_text({**paths, **settings}).encode())
 
 
 def tail(counts: dict[str, int]) -> str:
@@ -304,51 +275,91 @@ def next_command(out: Path) -> str:
     return f"python {shlex.quote(script)} --cfg {shlex.quote(str(out / 'config.yaml'))}"
 
 
-def report(found: Found, lists: dict[str, Tree], out: Path) -> None:
-    """Print what was found, what was left out, and how long the tail is."""
-    names, sums = list(lists["train"]), {split: sum(map(len, tree.values())) for split, tree in lists.items()}
+def report(root: Path, found: Found, lists: Lists, args: Namespace) -> None:
+    """Print what was found, what was left out, how long the tail is, and what it gave."""
+    names = list(lists["train"])
+    sums = {split: sum(map(len, tree.values())) for split, tree in lists.items()}
     print(
         f"{len(names)} classes: {sums['train']:,} images for training, {sums['val']:,} for validation, "
         f"{sums['test']:,} for the test"
     )
+    if len(set(found.by_depth)) > 1:
+        others = [f"{count} at {depth}" for depth, count in enumerate(found.by_depth, 1) if depth != args.depth]
+        print(f"the classes are the folders at depth {args.depth}; --depth chooses others: {some(others)}")
+    if found.unused:
+        print(f"not used, folders of {root} that are neither train, val nor test: {some(found.unused)}")
     print(tail({name: len(images) for name, images in lists["train"].items()}))
-    alone = [
-        f"{name} ({len(lists['train'][name])})" for name in names if not lists["val"][name] and not lists["test"][name]
-    ]
-    if alone:
-        print(f"in training alone, without images for validation and test: {some(alone)}")
-    if empty := [name for name in found.trees["train"] if name not in names]:
+    report_tail(found, lists, args)
+    empty = [name for name in found.trees["train"] if name not in names]
+    if empty:
         print(f"left out, classes without an image that can be used: {some(empty)}")
     if found.ignored:
         endings = some([repr(ending)[1:-1] for ending, _ in found.ignored.most_common()])
         print(f"left out, because their names do not end as those of images do: {found.ignored.total():,} ({endings})")
+    copies = len(found.digests) - len(set(found.digests.values()))
+    if copies:
+        print(f"{copies:,} files are copies of others, byte for byte; copies of one image stay in one list")
     if found.unusable:
         print(
             f"left out, because they cannot be used: {len(found.unusable):,}, listed with the reasons in "
-            f"{out / 'unusable.txt'}: "
-            f"{some([repr(path) for path in found.unusable])}"
+            f"{args.out / 'unusable.txt'}: {some([repr(path) for path in found.unusable])}"
         )
 
 
+def report_tail(found: Found, lists: Lists, args: Namespace) -> None:
+    """Print how many images the classes gave that are too small for the whole number, and which gave none."""
+    drawn = {split: size for split, size in (("val", args.val), ("test", args.test)) if split not in found.trees}
+    small, given, images = 0, 0, 0
+    for name in lists["train"]:
+        parts = {split: len(lists[split][name]) for split in drawn}
+        total = len(lists["train"][name]) + sum(parts.values())
+        if any(parts[split] < size for split, size in drawn.items()) and total >= FEWEST:
+            small, given, images = small + 1, given + sum(parts.values()), images + total
+    if small:
+        print(
+            f"{small} classes are too small for {' and '.join(map(str, drawn.values()))}: they gave a fifth each, "
+            f"{given:,} of their {images:,} images"
+        )
+    alone = []
+    for name, own in lists["train"].items():
+        if not lists["val"][name] and not lists["test"][name]:
+            alone.append(f"{name} ({len(own)})")
+    if alone:
+        print(f"in training alone, without images for validation and test: {some(alone)}")
+
+
+def weights_of(pretrained: str | None) -> str | Path | None:
+    """Return what the key `pretrained` gets: the path of a file is absolute, since the YAML's start elsewhere."""
+    if pretrained in (None, PUBLISHED):
+        return pretrained
+    file = file_path(pretrained).resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"--pretrained {file} not found: name a file of weights, or {PUBLISHED}")
+    return file
+
+
 def run(args: Namespace) -> None:
-    root, out = args.folder.resolve(), args.out.resolve()
-    check_place(root, out)
-    written = ("config.yaml", *(f"{split}.txt" for split in SPLITS), "classes.txt", "unusable.txt", "tail.png")
-    present = [out / name for name in written if (out / name).exists()]
+    root = args.folder.resolve()
+    args.out = args.out.resolve()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder; it must hold one folder of images for each class")
+    check_out(root, args.out)
+    present = [args.out / name for name in WRITTEN if (args.out / name).exists()]
     if present and not args.overwrite:
         raise FileExistsError(
             f"{present[0]} exists: choose another --out, or replace it and the lists with --overwrite"
         )
-    found = find_images(root, out)
+    found = find_images(root, args.out, args.depth)
     check_lines(found)
     if args.check:
         check_images(root, found)
     lists = split_classes(found, {"val": args.val, "test": args.test}, args.seed)
     raise_if_stopped()
-    write_lists(out, root, lists, found.unusable, recipe(root, lists["train"]))
-    draw_tail({name: len(images) for name, images in lists["train"].items()}, out / "tail.png")
-    report(found, lists, out)
-    print(f"next: {next_command(out)}")
+    settings = recipe(root, lists["train"], args.backbone, weights_of(args.pretrained))
+    write_lists(args.out, root, lists, found.unusable, settings)
+    draw_tail({name: len(images) for name, images in lists["train"].items()}, args.out / "tail.png")
+    report(root, found, lists, args)
+    print(f"next: {next_command(args.out)}")
 
 
 def main(argv: list[str] | None = None) -> int:
