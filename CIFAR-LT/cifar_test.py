@@ -253,7 +253,7 @@ def test(args: Namespace) -> None:
                 "normalization": normalization,
                 **({} if strength is None else {"logit_adjustment": strength}),
                 **({"flip": True} if args.flip else {}),
-                **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root)),
+                **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root)).entries(),
             }
             if description["protocol"] in PROTOCOLS[1:]:
                 print(

@@ -43,7 +43,9 @@ from longtail.cli import (
     exit_code,
     file_path,
     number_in,
+    plain_arguments,
     positive_int,
+    run_mode,
     seed_number,
 )
 from longtail.devices import Runtime
@@ -51,8 +53,10 @@ from longtail.distillation import Distillation, Teacher
 from longtail.distributed import start_runtime
 from longtail.loss_flags import add_loss_arguments, build_loss, complete_loss_arguments
 from longtail.losses import LOSSES, find_loss
+from longtail.records import Description, Plain
 from longtail.run import Run
-from longtail.training import Training, begin, epoch_seed, fit
+from longtail.seeds import epoch_seed
+from longtail.training import Training, fit, start_or_resume
 from muon import Muon
 from resnet32 import ResNet32
 from strong_augmentation import StrongAugmentation
@@ -292,7 +296,25 @@ def distill(training: Training, scale: float, teachers: Sequence[Teacher], runti
     training.loss_function = distillation
 
 
-def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
+@dataclass(kw_only=True)
+class CifarDescription(Description):
+    """What a checkpoint of this experiment says of itself."""
+
+    dataset: str
+    head: str
+    normalization: str
+    recipe: dict[str, Plain]
+
+
+def run_arguments(args: Namespace) -> dict[str, Plain]:
+    """Return what a run's files say of its flags: no paths, and each teacher by its name and its checksum."""
+    arguments = plain_arguments(args)
+    arguments["teacher"] = " ".join(f"{path.parent.name}/{path.name}" for path in args.teacher)
+    arguments["teacher_sha256"] = " ".join(checksum(path) for path in args.teacher)
+    return arguments
+
+
+def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, CifarDescription]:
     """Return data, model, loss and optimizer at epoch 1, and what a checkpoint says of them."""
     runtime.check_batch_size(args.batch_size)
     runtime.broadcast(check_present(args.dataset, args.data_root, args.download) if runtime.is_main else None)
@@ -301,16 +323,17 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]
     )
     counts, recipe = train_set.class_counts(args.class_num), RECIPES[args.recipe]
     is_scaled = args.head == "cosine" and not find_loss(args.loss_type).cosine_scale
-    description = {
-        "dataset": args.dataset,
-        "class_names": class_names(args.dataset, args.data_root),
-        "class_counts": counts,
-        "head": "scaled_cosine" if is_scaled else args.head,
-        "normalization": "train",
-        "recipe": recipe.plain(),
-    }
+    description = CifarDescription(
+        arguments=run_arguments(args),
+        class_names=class_names(args.dataset, args.data_root),
+        class_counts=counts,
+        dataset=args.dataset,
+        head="scaled_cosine" if is_scaled else args.head,
+        normalization="train",
+        recipe=recipe.plain(),
+    )
     teachers = load_teachers(args.teacher, description, runtime)
-    training = build_training(args, recipe, description["head"], train_set, val_set, runtime, teachers)
+    training = build_training(args, recipe, description.head, train_set, val_set, runtime, teachers)
     runtime.say(
         f"{args.dataset}, imbalance {args.imbalance:g}: {len(train_set)} training images of {args.class_num} classes "
         f"({max(counts)} to {min(counts)} a class), {len(val_set)} for validation; {args.loss_type}; {runtime}"
@@ -318,22 +341,14 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, dict[str, Any]
     return training, description
 
 
-def plain_arguments(args: Namespace) -> dict[str, Any]:
-    """Return what a run's files say of its flags: no paths, and each teacher by its name and its checksum."""
-    arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}
-    arguments["teacher"] = " ".join(f"{path.parent.name}/{path.name}" for path in args.teacher)
-    arguments["teacher_sha256"] = " ".join(checksum(path) for path in args.teacher)
-    return arguments
-
-
 def train(args: Namespace) -> None:
     """Train, or continue, the whole run."""
-    arguments = plain_arguments(args)
     with start_runtime(args.n_gpus, args.precision, args.device) as runtime:
+        runtime.check_settings(run_arguments(args))
         training, description = prepare(args, runtime)
         run = Run(args.save_model, f"{args.dataset}_imbalance{args.imbalance:g}", tensorboard=args.tensorboard)
-        begin(training, run, arguments, description, args.resume, args.overwrite, runtime)
-        fit(training, run, {"arguments": arguments, **description}, runtime)
+        start_or_resume(training, run, description, run_mode(args), runtime)
+        fit(training, run, description, runtime)
 
 
 def main(argv: list[str] | None = None) -> int:

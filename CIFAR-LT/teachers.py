@@ -3,15 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from longtail.checkpoints import load_checkpoint, load_weights
 from longtail.devices import Runtime
 from longtail.distillation import Teacher
+from longtail.logs import find_log
 from longtail.losses import LDAM_SCALE, LOSSES
-from longtail.plot import find_log
+from longtail.records import Description
 from resnet32 import ResNet32
 
 IN_COMMON = ("dataset", "class_counts", "normalization")  # of a teacher and its student
@@ -40,22 +40,22 @@ def logit_scale(head: str, loss_type: str | None) -> float:
     return scales.get(loss_type or "") or LDAM_SCALE
 
 
-def load_teacher(path: Path, description: dict[str, Any], runtime: Runtime) -> Teacher:
+def load_teacher(path: Path, description: Description, runtime: Runtime) -> Teacher:
     """Return the network of a checkpoint, ready to evaluate.
 
     Raise ValueError if it was trained on other data than what `description` says of the student.
     """
     checkpoint = load_checkpoint(path)
     for key in IN_COMMON:
-        if checkpoint.get(key) != description[key]:
+        if checkpoint.get(key) != getattr(description, key):
             raise ValueError(f"--teacher {path}: its {key} is not that of this run; train both on the same images")
-    model = ResNet32(len(description["class_counts"]), checkpoint["head"])
+    model = ResNet32(len(description.class_counts), checkpoint["head"])
     load_weights(model, checkpoint["state_dict"], path)
     model.to(runtime.device, memory_format=torch.channels_last).eval().requires_grad_(False)
     scale = logit_scale(checkpoint["head"], checkpoint["arguments"].get("loss_type"))
     return Teacher(runtime.parallelize(model, trains=False), scale)
 
 
-def load_teachers(paths: Sequence[Path], description: dict[str, Any], runtime: Runtime) -> list[Teacher]:
+def load_teachers(paths: Sequence[Path], description: Description, runtime: Runtime) -> list[Teacher]:
     """Return the networks of several checkpoints."""
     return [load_teacher(path, description, runtime) for path in paths]

@@ -262,7 +262,7 @@ def test(args: Namespace) -> None:
         majority_above = args.majority_above or (None if is_own(clips[0].name) else MAJORITY_ABOVE)
         confusion = count_on_test_clips(args, trained, clips, runtime)
         if runtime.is_main:
-            classes = report(confusion, trained.class_counts, trained.class_names)
+            classes = report(confusion, trained.class_counts, trained.class_names).entries()
             figures = {
                 "checkpoint": args.trained_model.name,
                 "arguments": checkpoint.get("arguments", {}),

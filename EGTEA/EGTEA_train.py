@@ -34,15 +34,18 @@ from longtail.cli import (
     exit_code,
     file_path,
     number_in,
+    plain_arguments,
     positive_int,
+    run_mode,
     seed_number,
 )
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.loss_flags import absent_classes_line, add_loss_arguments, build_loss, complete_loss_arguments
 from longtail.losses import find_loss
+from longtail.records import Description, Plain
 from longtail.run import Run
-from longtail.training import Training, begin, fit
+from longtail.training import Training, fit, start_or_resume
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, load_pretrained, warn_of_bf16
 
 HERE = Path(__file__).resolve().parent
@@ -228,7 +231,24 @@ def parameter_groups(model: ResNeXt3D, lr: float, head_lr: float | None) -> list
     return [{"params": body, "initial_lr": lr}, {"params": list(model.fc.parameters()), "initial_lr": head_lr}]
 
 
-def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any]]:
+@dataclass(kw_only=True)
+class ClipDescription(Description):
+    """What a checkpoint of this experiment says of itself."""
+
+    frames_per_clip: int
+    sample_size: int
+    head: str
+    normalization: str
+
+
+def run_arguments(args: Namespace) -> dict[str, Plain]:
+    """Return what a run's files say of its flags: no paths, of which a run is independent."""
+    arguments = plain_arguments(args) | {"pretrained_model": args.pretrained_model.name}
+    arguments.pop("class_names", None)
+    return arguments
+
+
+def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training, ClipDescription]:
     """Return data, model, loss and optimizer at epoch 1, and what a checkpoint says of them."""
     runtime.check_batch_size(args.batch_size)
     data = read_data(args, runtime)
@@ -261,29 +281,27 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
         f"{len(data.val)} for validation; {args.frames_per_clip} frames of {args.sample_size} pixels; "
         f"{args.loss_type}; {runtime}"
     )
-    return training, {
-        "class_names": data.class_names,
-        "class_counts": counts,
-        "frames_per_clip": args.frames_per_clip,
-        "sample_size": args.sample_size,
-        "head": head,
-        "normalization": "kinetics-mean",
-    }
+    files = {"train_file": split_identity(args.train_file), "val_file": split_identity(args.val_file)}
+    return training, ClipDescription(
+        arguments={**run_arguments(args), **files},
+        class_names=data.class_names,
+        class_counts=counts,
+        frames_per_clip=args.frames_per_clip,
+        sample_size=args.sample_size,
+        head=head,
+        normalization="kinetics-mean",
+    )
 
 
 def train(args: Namespace) -> None:
     """Train, or continue, the whole run."""
-    # without paths, of which a run is independent
-    plain = (str, int, float, type(None))
-    arguments = {key: value for key, value in vars(args).items() if isinstance(value, plain) and key != "class_names"}
-    arguments["pretrained_model"] = args.pretrained_model.name
     with start_runtime(args.n_gpus, clip_precision(args.precision, args.device), args.device) as runtime:
         warn_of_bf16(runtime)
+        runtime.check_settings(run_arguments(args))
         run = Run(args.save_model, "model", tensorboard=args.tensorboard, results=["confusion_matrix.png"])
         training, description = prepare(args, runtime.broadcast(args.resume and run.last.exists()), runtime)
-        arguments |= {"train_file": split_identity(args.train_file), "val_file": split_identity(args.val_file)}
-        begin(training, run, arguments, description, args.resume, args.overwrite, runtime)
-        fit(training, run, {"arguments": arguments, **description}, runtime)
+        start_or_resume(training, run, description, run_mode(args), runtime)
+        fit(training, run, description, runtime)
 
 
 def main(argv: list[str] | None = None) -> int:

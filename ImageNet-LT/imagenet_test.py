@@ -151,7 +151,7 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime, dra
             "epoch": checkpoint.get("epoch"),
             "val_accuracy": checkpoint.get("accuracy"),
             "test_list": f"{lists['test'].file.name} {lists['test'].blob}",
-            **report(confusion, counts, checkpoint.get("class_names")),
+            **report(confusion, counts, checkpoint.get("class_names")).entries(),
         }
         if method != "ncm":  # its scores are cosines
             figures["calibration_error"] = calibration_error(sums)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
 from longtail.loss_flags import absent_classes_line, build_loss
-from longtail.run import Run
-from longtail.training import Training, epoch_seed
+from longtail.records import Description
+from longtail.seeds import epoch_seed
+from longtail.training import Training
 from resnet10 import ImageNetModel, join_state, load_model, split_state, start_second_stage
 
 WARMUP_START = 0.01  # epochs; so that the first batch teaches something
@@ -35,12 +37,19 @@ WARMUP_START = 0.01  # epochs; so that the first batch teaches something
 class TwoPartTraining(Training):
     """Training whose checkpoints hold feat_model and classifier instead of one state_dict."""
 
-    def state(self) -> dict[str, Any]:
-        state = super().state()
-        return {**split_state(state.pop("state_dict")), **state}
+    def pack_weights(self, weights: dict[str, Tensor]) -> dict[str, Any]:
+        return split_state(weights)
 
-    def restore(self, state: dict[str, Any], run: Run) -> None:
-        super().restore({**state, "state_dict": join_state(state, run.last)}, run)
+    def unpack_weights(self, checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+        return join_state(checkpoint, path)
+
+
+@dataclass(kw_only=True)
+class ImageDescription(Description):
+    """What a checkpoint of this experiment says of itself."""
+
+    first_stage: str | None
+    normalization: dict[str, list[float]]
 
 
 def cosine_schedule(epochs: int, warmup_epochs: float = 0) -> Callable[[float], float]:
@@ -151,8 +160,8 @@ def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) 
     return probabilities
 
 
-def describe(config: Config, lists: tuple[ImageList, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the settings that decide the result, and what a checkpoint says of the data."""
+def describe(config: Config, lists: tuple[ImageList, ...]) -> ImageDescription:
+    """Return what a checkpoint says of the settings and the data."""
     train_set = lists[0]
     arguments = config.settings()
     for split, images in zip(("train", "val", "test"), lists, strict=True):
@@ -164,12 +173,13 @@ def describe(config: Config, lists: tuple[ImageList, ...]) -> tuple[dict[str, An
     names = train_set.class_names(config.num_classes)
     if config.class_list:
         names = read_class_names(config.path("class_list"), config.num_classes)
-    return arguments, {
-        "class_names": names,
-        "class_counts": train_set.class_counts(config.num_classes),
-        "first_stage": arguments.get("first_stage"),
-        "normalization": {"mean": list(MEAN), "std": list(STD)},
-    }
+    return ImageDescription(
+        arguments=arguments,
+        class_names=names,
+        class_counts=train_set.class_counts(config.num_classes),
+        first_stage=arguments.get("first_stage"),
+        normalization={"mean": list(MEAN), "std": list(STD)},
+    )
 
 
 def build_training(
@@ -201,8 +211,8 @@ def build_training(
     )
 
 
-def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training, dict[str, Any], dict[str, Any]]:
-    """Return the training at epoch 1, the settings that decide the result, and what a checkpoint says of the data."""
+def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training, ImageDescription]:
+    """Return the training at epoch 1, and what a checkpoint says of it."""
     runtime.check_batch_size(config.batch_size)
     lists = runtime.broadcast(read_lists(config, runtime) if runtime.is_main else None)
     train_set, val_set, _ = lists
@@ -218,4 +228,4 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
         f"{min(counts)} a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, "
         f"sampling {config.sampling}; {runtime}"
     )
-    return training, *describe(config, lists)
+    return training, describe(config, lists)

@@ -46,13 +46,13 @@ from longtail.cli import (
     exit_code,
     file_path,
     positive_int,
+    run_mode,
     seed_number,
 )
 from longtail.devices import check_gpus
 from longtail.distributed import start_runtime
-from longtail.files import write_atomically
 from longtail.run import Run
-from longtail.training import begin, fit
+from longtail.training import fit, start_or_resume
 
 OVERRIDES = {
     "loss_type": "the loss",
@@ -182,27 +182,35 @@ def train(args: Namespace, config: Config) -> None:
     precision = training_precision(config.precision, config.image_size, config.device)
     with start_runtime(config.n_gpus, precision, config.device) as runtime:
         folder = config.path("model_dir")
-        run = open_run(folder, args.tensorboard)
+        runtime.check_settings({**config.settings(), "resume": args.resume, "overwrite": args.overwrite})
+        run = open_run(config, args.tensorboard)
         if runtime.is_main:
             check_users_config(folder, run)
         resuming = runtime.broadcast(args.resume and run.last.exists())
-        training, arguments, description = prepare(config, resuming, runtime)
-        if begin(training, run, arguments, description, args.resume, args.overwrite, runtime) and runtime.is_main:
-            write_atomically(folder / CONFIG, config.dump().encode())
+        training, description = prepare(config, resuming, runtime)
+        start_or_resume(training, run, description, run_mode(args), runtime)
         unfinished = training.first_epoch <= training.epochs
-        fit(training, run, {"arguments": arguments, **description}, runtime)
+        fit(training, run, description, runtime)
         if runtime.broadcast(unfinished or not (folder / RESULTS["classifier"]).exists()):
             evaluate(config, folder, "classifier", runtime)
 
 
-def open_run(folder: Path, tensorboard: bool) -> Run:
-    """Return the run in a folder. Raise ValueError for a name that one of its results has."""
+def open_run(config: Config, tensorboard: bool) -> Run:
+    """Return the run in the configuration's model_dir. Raise ValueError for a name that one of its results has."""
+    folder = config.path("model_dir")
     if f"{folder.name}.json" in RESULTS.values():
         raise ValueError(
             f"model_dir {folder}: {folder.name}.json is the name of a result, not of a run; choose another --model_dir"
         )
     results = [RESULTS[method] for method in METHODS]
-    return Run(folder, folder.name, BEST, tensorboard, results=[*results, *PICTURES.values(), *CLASS_TABLES.values()])
+    return Run(
+        folder,
+        folder.name,
+        BEST,
+        tensorboard,
+        results=[*results, *PICTURES.values(), *CLASS_TABLES.values()],
+        companions={CONFIG: config.dump().encode()},
+    )
 
 
 def check_users_config(folder: Path, run: Run) -> None:

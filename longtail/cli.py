@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from longtail.files import expanded
 from longtail.signals import Stopped, received
@@ -42,6 +42,11 @@ class ArgumentParser(argparse.ArgumentParser):
 def some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:
     """Return the first names for a message, and how many more there are."""
     return separator.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def printable(text: str) -> str:
+    """Return a name for a terminal: what is no visible character, such as the escape that starts a color, as \\x1b."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def file_path(text: str) -> Path:
@@ -105,6 +110,18 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
     existing.add_argument("--overwrite", action="store_true", help=f"replace the run in {folder}")
 
 
+def run_mode(args: argparse.Namespace) -> Literal["new", "resume", "overwrite"]:
+    """Return what the flags of add_run_arguments ask for where a run is there already; "new" touches none."""
+    if args.resume:
+        return "resume"
+    return "overwrite" if args.overwrite else "new"
+
+
+def plain_arguments(args: argparse.Namespace) -> dict[str, str | int | float | None]:
+    """Return the flags that a checkpoint names: all but paths."""
+    return {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}
+
+
 def say_error(message: object) -> None:
     """Print one line on stderr, in the program's name."""
     print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
@@ -157,7 +174,12 @@ def exit_code(action: Callable[[], int | None], hint: str = "") -> int:
     would abort the process (PyTorch 2.14; pytorch/pytorch pull request 179291), and torchrun would fail a finished
     job.
     """
-    code = outcome(action, hint)
+    try:
+        code = outcome(action, hint)
+    except SystemExit as end:
+        if not several_processes():
+            raise
+        code = int(end.code or 0)
     if several_processes():
         sys.stdout.flush()
         sys.stderr.flush()

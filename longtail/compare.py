@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `longtai
 
 from longtail.cli import ArgumentParser, exit_code, file_path
 from longtail.files import write_atomically
+from longtail.logs import Log, find_log, load_log
 from longtail.losses import LOSSES, loss_settings
 from longtail.metrics import SHOTS, class_figures, shot_accuracy
 from longtail.pictures import COLORS, new_figure, save_figure
-from longtail.plot import Log, beside, find_log, load_log
 from longtail.run import MAY_CHANGE_ON_RESUME
 from longtail.tables import markdown
 
@@ -156,7 +156,7 @@ class FinishedRun:
 def read_run(run: Path) -> FinishedRun:
     """Read a run. Raise ValueError if it is not finished."""
     path, log = find_log(run), load_log(run)
-    arguments = read_object(beside(path)).get("arguments", {})
+    arguments = log.arguments
     epochs = next((arguments[key] for key in EPOCH_FLAGS if key in arguments), None)
     if epochs != log.measures["epoch"][-1]:
         raise ValueError(

@@ -20,6 +20,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from longtail.records import EXECUTION
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc malloc.h
 LARGEST_BLOCK_KEPT = 1 << 25  # bytes; the most that glibc accepts
 MEMORY_KEPT = 1 << 28  # bytes at the top of the heap that are not returned to the system
@@ -125,6 +127,27 @@ class Runtime:
         if self.world_size > 1:
             torch.distributed.broadcast_object_list(values)
         return values[0]
+
+    def check_settings(self, settings: dict[str, Any]) -> None:
+        """Raise ValueError, with a key and two values, unless every process was started with the same settings.
+
+        What says only how a process computes may differ. The other processes end without a line of their own.
+        """
+        if self.world_size == 1:
+            return
+        compared = {key: value for key, value in settings.items() if key not in EXECUTION}
+        compared["precision"] = self.precision
+        everywhere: list[dict[str, Any]] = [{} for _ in range(self.world_size)]
+        torch.distributed.all_gather_object(everywhere, compared)
+        for rank, others in enumerate(everywhere):
+            for key, value in everywhere[0].items():
+                if others.get(key) != value:
+                    if not self.is_main:
+                        raise SystemExit(2)
+                    raise ValueError(
+                        f"process {rank} of this job was started with {key} {others.get(key)}, process 0 with {value}: "
+                        "start all of them with the same settings"
+                    )
 
     def synchronize(self, model: nn.Module) -> None:
         """Give every process the main one's buffers (BatchNorm's running statistics), as DataParallel does."""

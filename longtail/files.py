@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import os
 import stat
 from pathlib import Path
@@ -63,7 +64,7 @@ def write_between(page: Path, first: str, last: str, text: str) -> bool:
     return bool(found and end)
 
 
-def check_file(path: Path, most: int) -> None:
+def check_file(path: Path, most: float = math.inf) -> None:
     """Raise OSError unless `path` is a regular file, and ValueError if it has more than `most` bytes."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -77,9 +78,32 @@ def blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def hold_lock(path: Path, wait: bool = False) -> FileLock:
-    """Lock `path`, an empty file of its own beside what it guards, and return the lock; it ends with `release` or
-    with its object.
+class HeldLock:
+    """A lock on a file. It ends with `release`, or with this object."""
+
+    def __init__(self, path: Path, lock: FileLock):
+        self.path, self._lock = path, lock
+        self._identity = file_identity(path)  # None on a file system without locks
+
+    def is_in_place(self) -> bool:
+        """Return whether the locked file is still the one at its path: no folder was renamed, deleted or replaced."""
+        return file_identity(self.path) == self._identity
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return the device and inode of the file at a path, None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def hold_lock(path: Path, wait: bool = False) -> HeldLock:
+    """Lock `path`, an empty file of its own beside what it guards, and return the lock.
 
     If another process holds the lock, wait for it, or raise BlockingIOError if not told to. The file stays: whoever
     removed it could not know who waits for it. On a file system without locks, go on without one.
@@ -91,7 +115,7 @@ def hold_lock(path: Path, wait: bool = False) -> FileLock:
         raise BlockingIOError(f"{path} is locked by another process") from None
     except OSError:
         pass
-    return lock
+    return HeldLock(path, lock)
 
 
 def expanded(path: str | Path) -> Path:
@@ -102,7 +126,7 @@ def expanded(path: str | Path) -> Path:
         raise ValueError(f"{path}: there is no such home directory") from None
 
 
-def read_text(path: Path, most: int) -> str:
+def read_text(path: Path, most: float = math.inf) -> str:
     """Return the content of a text file in UTF-8.
 
     Raise OSError or ValueError as `check_file` does, or if it is not text.

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longtail.cli import printable
 from longtail.devices import Runtime
+from longtail.records import ClassFigures, TestFigures
 from longtail.signals import raise_if_stopped
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # inputs and labels
@@ -70,38 +72,39 @@ def precisions(confusion: Tensor) -> Tensor:
     return confusion.diagonal().double() / confusion.sum(0).clamp_min(1)
 
 
-def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] | None) -> dict[str, Any]:
-    """Return every figure of a test as plain values, from a confusion matrix (C, C); None for an accuracy over no
-    image.
+def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] | None) -> TestFigures:
+    """Return what a test finds, from a confusion matrix (C, C).
 
-    `taken_for` is the class that images of a class are most often mistaken for, None if that never happens.
-    Without the training images of each class in `class_counts` there are no `shots`.
+    `class_counts` are the training images of each class, if they are known.
     """
     correct, total = confusion.diagonal(), confusion.sum(1)
     names = names or [str(c) for c in range(len(total))]
+    names = [printable(name) for name in names]
     wrong = confusion - correct.diag()
     precision = precisions(confusion).tolist()
-    figures: dict[str, Any] = {
-        "images": int(total.sum()),
-        "accuracy": (correct.sum() / total.sum()).item(),
-        "balanced_accuracy": balanced_accuracy(confusion),
-        "f1": macro_f1(confusion),
-    }
+    shots = None
     if class_counts:
-        figures["shots"] = {name: known(share) for name, share in shot_accuracy(correct, total, class_counts).items()}
-    figures["classes"] = [
-        {
-            "name": names[c],
-            "training_images": class_counts[c] if class_counts else None,
-            "accuracy": known(share),
-            "precision": precision[c],
-            "correct": int(correct[c]),
-            "images": int(total[c]),
-            "taken_for": names[wrong[c].argmax()] if wrong[c].any() else None,
-        }
-        for c, share in enumerate((correct / total).tolist())
-    ]
-    return figures
+        shots = {name: none_if_nan(share) for name, share in shot_accuracy(correct, total, class_counts).items()}
+    classes = []
+    for c, share in enumerate((correct / total).tolist()):
+        figures = ClassFigures(
+            name=names[c],
+            training_images=class_counts[c] if class_counts else None,
+            accuracy=none_if_nan(share),
+            precision=precision[c],
+            correct=int(correct[c]),
+            images=int(total[c]),
+            taken_for=names[int(wrong[c].argmax())] if wrong[c].any() else None,
+        )
+        classes.append(figures)
+    return TestFigures(
+        images=int(total.sum()),
+        accuracy=(correct.sum() / total.sum()).item(),
+        balanced_accuracy=balanced_accuracy(confusion),
+        f1=macro_f1(confusion),
+        shots=shots,
+        classes=classes,
+    )
 
 
 def class_figures(figures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -124,6 +127,6 @@ def class_figures(figures: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def known(share: float) -> float | None:
+def none_if_nan(share: float) -> float | None:
     """Return `share`, or None for nan, which JSON does not have."""
     return None if math.isnan(share) else share

@@ -8,11 +8,9 @@ Draws for each run  X_curves.png   loss, validation accuracy, tau and class weig
 and for all of them classes.png    accuracy of the classes against their training images, to compare runs
 """
 
-import json
 import math
 import sys
 from argparse import Namespace
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,110 +18,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `longtail` is found
 
 from longtail.cli import ArgumentParser, exit_code, file_path
-from longtail.files import read_text
+from longtail.logs import Log, find_log, load_log
 from longtail.pictures import COLORS, import_matplotlib, new_figure, save_figure
-from longtail.run import read_log
-from longtail.tables import loss_label
 
-MEASURES = ("epoch", "lr", "loss", "accuracy", "tau")  # columns of a log
-LARGEST_SETTINGS = 1 << 24  # bytes; with 1,000 classes they have 20,000
 GROUPS = 10  # of classes with a similar number of training images, for the line through the points
-
-
-@dataclass(frozen=True)
-class Log:
-    """One run: its measures by epoch, (E,); accuracy and weight by epoch and class, (E, C).
-
-    class_counts: training images of each class, (C,).
-    """
-
-    folder: str
-    name: str
-    label: str
-    measures: dict[str, np.ndarray]
-    accuracy: np.ndarray
-    weight: np.ndarray
-    class_counts: np.ndarray
-    by_class: bool  # whether the mean of the class accuracies chose the epoch, as where validation is not balanced
-
-    @property
-    def best(self) -> int:
-        """The row of the epoch whose checkpoint is kept.
-
-        It is the first with the best validation accuracy, or mean of the class accuracies.
-        """
-        if self.by_class:
-            return int(np.nanargmax(np.ma.masked_invalid(self.accuracy).mean(axis=1).filled(np.nan)))
-        return int(np.nanargmax(self.measures["accuracy"]))
-
-
-def find_log(run: Path) -> Path:
-    """Return the CSV that RUN means. Raise FileNotFoundError if a folder holds none, or several."""
-    if not run.is_dir():
-        return run
-    logs = sorted(path for pattern in ("*.csv", "*.csv.gz") for path in run.glob(pattern) if beside(path).exists())
-    if len(logs) != 1:
-        found = (
-            f"{len(logs)} runs ({', '.join(path.name for path in logs[:4])}): name one"
-            if logs
-            else "no run (X.csv beside X.json)"
-        )
-        raise FileNotFoundError(f"{run} holds {found}")
-    return logs[0]
-
-
-def beside(log: Path) -> Path:
-    """Return the settings of a log's run: X.json for X.csv or X.csv.gz."""
-    return log.with_name(log.name.removesuffix(".gz")).with_suffix(".json")
-
-
-def read_settings(path: Path) -> tuple[np.ndarray, str, bool]:
-    """Return the training images of each class, (C,), the loss with its tau, and Log's by_class, from X.json.
-
-    Raise ValueError if it is not a run's.
-    """
-    try:
-        settings = json.loads(read_text(path, LARGEST_SETTINGS))
-        class_counts, arguments = np.array(settings["class_counts"], dtype=float), settings["arguments"]
-        if (
-            class_counts.ndim != 1
-            or not len(class_counts)
-            or not (class_counts > 0).all()
-            or not np.isfinite(class_counts).all()
-        ):
-            raise ValueError("class_counts must be a list of numbers above 0")
-        label = loss_label(arguments)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} not found: it belongs beside the run's CSV") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} does not hold a run's settings: {error!r}") from error
-    return class_counts, label, settings.get("keep_by_class") is True
-
-
-def load_log(run: Path) -> Log:
-    """Return a run's log. Raise ValueError or FileNotFoundError that names the file which is damaged or missing."""
-    path = find_log(run)
-    columns, rows = read_log(path)
-    class_counts, label, by_class = read_settings(beside(path))
-    classes = range(len(class_counts))
-    wanted = [*MEASURES, *(f"{kind}_{c}" for kind in ("accuracy", "weight") for c in classes)]
-    missing = [name for name in wanted if name not in columns]
-    if missing:
-        raise ValueError(f"{path} is not a run's log: no column {missing[0]}")
-    values = {name: np.array([float(row[name]) if row[name] else math.nan for row in rows]) for name in wanted}
-    if np.isnan(values["accuracy"]).all():
-        raise ValueError(f"{path} holds no validated epoch yet")
-    accuracy, weight = (np.stack([values[f"{kind}_{c}"] for c in classes], axis=1) for kind in ("accuracy", "weight"))
-    return Log(
-        path.resolve().parent.name,
-        beside(path).stem,
-        label,
-        {name: values[name] for name in MEASURES},
-        accuracy,
-        weight,
-        class_counts,
-        by_class,
-    )
 
 
 def draw_curves(log: Log, path: Path) -> None:

@@ -1,74 +1,63 @@
 """What a run leaves behind: its best and last checkpoint, its log with one row for each epoch, its settings.
 
 A run called X owns four files in one folder: its best checkpoint, `last_X.pth` (from which --resume continues),
-`X.csv` (the log) and `X.json` (arguments and versions, also those of each resumption); `X.lock` keeps a second
-process out. Only the main process touches them. On demand the log is written for TensorBoard too, into
-`tensorboard/X/`.
+`X.csv` (the log) and `X.json` (arguments and versions, also those of each resumption); `X.lock` keeps a second process
+out. Only the main process touches them. On demand the log is written for TensorBoard too, into `tensorboard/X/`.
 """
 
 import contextlib
-import csv
-import gzip
-import io
 import json
-import math
 import os
 import platform
-import re
 import shutil
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
 
-from longtail.checkpoints import LARGEST_EPOCH, load_checkpoint, save_checkpoint
+from longtail.checkpoints import load_checkpoint, save_checkpoint
+from longtail.cli import some
 from longtail.devices import device_name
-from longtail.files import check_file, hold_lock, write_atomically
+from longtail.files import HeldLock, hold_lock, write_atomically
+from longtail.logs import cells, csv_text, read_log, read_rows
+from longtail.records import EXECUTION, Description, EpochRow
 from longtail.tensorboard import Board
 
-LARGEST_LOG = 1 << 26  # bytes; 2,000 epochs of 1,000 classes have 30 million
-NUMBER = re.compile(
-    r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?"
-)  # as format_value writes it: not nan, not inf, only ASCII digits
-LARGEST_VALUE = 1e30  # of a measure in a log; matplotlib fails on larger ones
-FOR_RESUME = (
-    "optimizer",
-    "trained",
-)  # parts of a state that only --resume needs; `trained`: the weights, if their average is kept
-# Settings. Of the precision, training.begin compares what `auto` means.
-MAY_CHANGE_ON_RESUME = (
-    "resume",
-    "overwrite",
-    "download",
-    "n_gpus",
-    "device",
-    "workers",
-    "compile",
-    "tensorboard",
-    "precision",
-    "teacher",  # its name; teacher_sha256 says which network it is
-)
+Mode = Literal["new", "resume", "overwrite"]  # what to do with a run that is there; "new" touches none
+# Parts of a checkpoint that only --resume needs; `trained`: the weights, if their average is kept.
+FOR_RESUME = ("optimizer", "trained")
+MAY_CHANGE_ON_RESUME = ("resume", "overwrite", *EXECUTION)  # arguments
 
 
 class Run:
-    """The files of one run: call `open` first, then `finish_epoch` after each epoch."""
+    """The files of one run: call `open` first, then `finish_epoch` after each epoch.
+
+    `results` names the files that tests of its best checkpoint write, besides test.json. `companions` are files by name
+    that are written along with the settings. What `open` finds worth telling is in `notes`.
+    """
 
     def __init__(
-        self, folder: Path, name: str, best: str | None = None, tensorboard: bool = False, results: Iterable[str] = ()
+        self,
+        folder: Path,
+        name: str,
+        best: str | None = None,
+        tensorboard: bool = False,
+        results: Iterable[str] = (),
+        companions: Mapping[str, bytes] | None = None,
     ):
         self.folder, self.name = folder, name
-        self.results = [
-            folder / result for result in results
-        ]  # what tests of its best checkpoint write; test.json always
         self.best = folder / (best or f"best_{name}.pth")
-        self.last, self.log, self.settings = (
-            folder / f"last_{name}.pth",
-            folder / f"{name}.csv",
-            folder / f"{name}.json",
-        )
+        self.last = folder / f"last_{name}.pth"
+        self.log = folder / f"{name}.csv"
+        self.settings = folder / f"{name}.json"
+        self.results = [folder / result for result in results]
+        self.companions = companions or {}
+        self.notes: list[str] = []
+        self._lock: HeldLock | None = None
+        self._replaces = False  # whether the first epoch replaces what an earlier run left
+        self._settings: dict[str, Any] = {}
         self._resumed: dict[str, Any] | None = None  # what the settings will say of this process
         self._events = folder / "tensorboard" / name
         self._board = Board(self._events) if tensorboard else None
@@ -78,80 +67,98 @@ class Run:
         return self.best, self.last, self.log, self.settings
 
     def open(
-        self, arguments: dict[str, Any], description: dict[str, Any], resume: bool, overwrite: bool
+        self, description: Description, mode: Mode = "new", versions: dict[str, str] | None = None
     ) -> dict[str, Any] | None:
-        """Lock the run and put its files in order. Return the state to continue from, or None for a fresh start.
+        """Lock the run and put its files in order. Return the checkpoint to continue from, or None for a fresh start.
 
-        Raise FileExistsError if a run is here and neither flag is given, ValueError if the run to resume has other
-        settings or its files are damaged, OSError if the folder cannot be written or another process trains this run.
+        An earlier run that `mode` "overwrite" replaces stays until the first new epoch is saved. Raise FileExistsError
+        if a run is here and `mode` is "new", ValueError if the run to resume has other settings or its files are
+        damaged, OSError if the folder cannot be written or another process trains this run.
         """
+        self._make_folder()
+        present = [path for path in self.files if path.exists()]
+        if present and mode == "new":
+            raise FileExistsError(
+                f"{present[0]} already belongs to a run: continue it with --resume, replace it with --overwrite, "
+                "or choose another --save_model"
+            )
+        self._take_lock()
+        for path in self.files:
+            path.with_name(path.name + ".partial").unlink(missing_ok=True)
+        self._settings = {**description.entries(), "versions": versions or {}}
+        if mode == "resume" and self.last.exists():
+            return self._continue(description)
+        if mode == "resume":
+            self._check_nothing_lost()
+        self._replaces = bool(present)
+        if not present:
+            self.results = [path for path in self.results if not path.exists()]  # other programs' files stay
+            self._start()
+        return None
+
+    def _make_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(
                 f"{self.folder} cannot hold the run: {error.strerror}; choose another --save_model"
             ) from error
-        present = [path for path in self.files if path.exists()]
-        if present and not (resume or overwrite):
-            raise FileExistsError(
-                f"{present[0]} already belongs to a run: continue it with --resume, replace it with --overwrite, "
-                "or choose another --save_model"
-            )
-        self._lock()
-        for path in self.files:
-            path.with_name(path.name + ".partial").unlink(missing_ok=True)
-        if resume and self.last.exists():
-            state = load_checkpoint(self.last)
-            self._check_same(state, arguments)
-            kept = self._cut_log(state["epoch"])
-            self._resumed = {
-                "epoch": state["epoch"] + 1,
-                **{key: description.get(key) for key in ("precision", "versions")},
-            }
-            if self._board:
-                self._board.start(kept)
-            return state
-        if resume:
-            self._check_nothing_lost()
-        if not present:
-            self.results = [path for path in self.results if not path.exists()]  # somebody else's stay
-        else:
-            for path in (*self.files, *self.results):
-                if path != self.settings:  # replaced below: a kill between leaves a folder that is still a run's
-                    path.unlink(missing_ok=True)
-            shutil.rmtree(self._events, ignore_errors=True)
-        self._write_settings({"arguments": arguments, **description})
-        if self._board:
-            self._board.start([])
-        return None
 
-    def _lock(self) -> None:
+    def _take_lock(self) -> None:
         """Hold the lock as long as this object lives. Raise OSError if another process holds it."""
-        self._held: object = None  # lets go of a lock that this object holds
+        self._lock = None  # lets go of a lock that this object holds
         try:
-            self._held = hold_lock(self.folder / f"{self.name}.lock")
+            self._lock = hold_lock(self.folder / f"{self.name}.lock")
         except BlockingIOError:
             raise OSError(
                 f"{self.settings}: another process trains this run; wait for it, or choose another --save_model"
             ) from None
 
-    def _check_same(self, state: dict[str, Any], arguments: dict[str, Any]) -> None:
-        """Raise ValueError unless `state` is a run's and was trained with the same settings."""
-        before = state.get("arguments")
-        if not isinstance(before, dict) or not isinstance(state.get("epoch"), int):
+    def _check_lock(self) -> None:
+        """Raise OSError if the folder is no longer the one in which this run began."""
+        if self._lock and not self._lock.is_in_place():
+            raise OSError(
+                f"{self.folder} was renamed, deleted or replaced while this run trained; nothing more is written there"
+            )
+
+    def _continue(self, description: Description) -> dict[str, Any]:
+        """Return the last checkpoint, with the log cut to its epoch."""
+        checkpoint = load_checkpoint(self.last)
+        self._check_same(checkpoint, description)
+        self._cut_log(checkpoint["epoch"])
+        self._note_threads()
+        details = {key: self._settings.get(key) for key in ("precision", "versions")}
+        self._resumed = {"epoch": checkpoint["epoch"] + 1, **details}
+        if self._board:
+            self._board.start(cells(row) for row in (read_rows(self.log) if self.log.exists() else []))
+        return checkpoint
+
+    def _check_same(self, checkpoint: dict[str, Any], description: Description) -> None:
+        """Raise ValueError unless the checkpoint is a run's and was trained with the same settings and class counts."""
+        saved = Description.read(checkpoint)
+        if not isinstance(saved.arguments, dict) or not saved.epoch:
             raise ValueError(f"{self.last} does not hold a run's state; --overwrite starts again")
-        for key, value in arguments.items():
-            if key not in MAY_CHANGE_ON_RESUME and key in before and before[key] != value:
+        for key, value in description.arguments.items():
+            before = saved.arguments.get(key, value)
+            if before != value and key not in MAY_CHANGE_ON_RESUME:
                 raise ValueError(
-                    f"{self.last} was trained with {key} {before[key]}, not {value}: resume with the same settings, "
+                    f"{self.last} was trained with {key} {before}, not {value}: resume with the same settings, "
                     "or choose another --save_model"
                 )
+        if saved.class_counts and description.class_counts and saved.class_counts != description.class_counts:
+            raise ValueError(
+                f"{self.last} was trained on other data: it has class_counts of {sum(saved.class_counts)} samples, "
+                f"{saved.class_counts[:5]} ..., and the data has {sum(description.class_counts)}, "
+                f"{description.class_counts[:5]} ...; resume with the same data, or choose another --save_model"
+            )
 
     def _check_nothing_lost(self) -> None:
-        """Raise ValueError if the other files are of a run whose last state is gone: starting from epoch 1 would
-        delete it."""
+        """Raise ValueError if the other files are of a run whose last state is gone.
+
+        Starting from epoch 1 would delete it.
+        """
         try:
-            epochs = len(read_log(self.log)[1])
+            epochs = len(read_log(self.log))
         except (OSError, ValueError):
             epochs = 0
         if epochs > 1:  # a kill before the first state leaves one
@@ -164,42 +171,80 @@ class Run:
                 "choose another --save_model; --overwrite starts again"
             )
 
-    def _cut_log(self, epoch: int) -> list[dict[str, str]]:
-        """Return the rows up to `epoch`, and drop what was written after its state.
+    def _cut_log(self, epoch: int) -> None:
+        """Drop the rows that were written after the state of `epoch`. Note the epochs before it that have no row."""
+        rows = read_rows(self.log, whole_lines=True) if self.log.exists() else []
+        kept = [row.epoch for row in rows if row.epoch <= epoch]
+        if kept:
+            header, *lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_atomically(self.log, "".join([header, *lines[: len(kept)]]).encode())
+        else:
+            self.log.unlink(missing_ok=True)
+        lost = [str(number) for number in range(1, epoch + 1) if number not in set(kept)]
+        if lost:
+            self.notes.append(f"{self.log} has lost the rows of epochs {some(lost)}; training continues without them")
 
-        Raise ValueError if one is missing.
+    def _note_threads(self) -> None:
+        """Note that the CPU's number of threads is another than before: other sums, other last bits."""
+        with contextlib.suppress(ValueError, AttributeError, OSError):
+            settings = json.loads(self.settings.read_text(encoding="utf-8"))
+            latest = settings.get("resumed", [settings])[-1]
+            before, now = (part.get("versions", {}).get("threads") for part in (latest, self._settings))
+            if before and now and before != now:
+                self.notes.append(
+                    f"this run was trained with {before} threads until here and goes on with {now}: "
+                    f"only OMP_NUM_THREADS={before} gives the numbers of an uninterrupted run to the last bit"
+                )
+
+    def _start(self) -> None:
+        """Write the settings of a new run, and what belongs to them."""
+        self._write_settings(self._settings)
+        for name, content in self.companions.items():
+            write_atomically(self.folder / name, content)
+        if self._board:
+            self._board.start([])
+
+    def _remove_earlier(self) -> None:
+        """Remove the run that this one replaces. A kill in between leaves a folder that is still a run's."""
+        for path in (self.best, self.last, self.log, *self.results):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self._events, ignore_errors=True)
+        self._replaces = False
+
+    def finish_epoch(self, row: EpochRow, checkpoint: dict[str, Any], is_best: bool) -> None:
+        """Append a row to the log, then write the best and the last checkpoint.
+
+        The epoch counts once the last checkpoint is in place.
         """
-        columns, rows = read_log(self.log, whole_lines=True)
-        kept = [row for row in rows if int(row["epoch"]) <= epoch]
-        if [int(row["epoch"]) for row in kept] != list(range(1, epoch + 1)):
-            raise ValueError(f"{self.log} does not hold epochs 1 to {epoch} in order; --overwrite starts again")
-        write_atomically(self.log, csv_text(columns, kept, header=True).encode())
-        return kept
-
-    def finish_epoch(self, row: dict[str, Any], state: dict[str, Any], is_best: bool) -> None:
-        """Append a row to the log, then write the best and the last state.
-
-        The epoch counts once the last state is in place.
-        """
-        row = {
-            key: format_value(value, 6 if key == "accuracy" else 4) for key, value in row.items()
-        }  # it tells which epoch is kept
-        size = self.log.stat().st_size if self.log.exists() else 0
-        text = csv_text(list(row), [row], header=not size)
+        self._check_lock()
+        if self._replaces:
+            self._remove_earlier()
+            self._start()
         self._note_resumed()
-        try:
-            with open(self.log, "a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(self.log, size)  # without half a row
-            raise OSError(f"{self.log} could not be written: {error.strerror}") from error
+        texts = cells(row)
+        self._append(texts)
         if is_best:
             self._forget_tests()
-            save_checkpoint(self.best, {key: value for key, value in state.items() if key not in FOR_RESUME})
-        save_checkpoint(self.last, state)
+            self._check_lock()
+            save_checkpoint(self.best, {key: value for key, value in checkpoint.items() if key not in FOR_RESUME})
+        self._check_lock()
+        save_checkpoint(self.last, checkpoint)
         if self._board:
-            self._board.add(row)
+            self._board.add(texts)
+
+    def _append(self, texts: dict[str, str]) -> None:
+        """Append a line to the log. Half a line at its end, which is none of this process's, goes first."""
+        size = None
+        try:
+            with open(self.log, "a+b") as file:
+                size = end_of_lines(file)
+                file.truncate(size)
+                file.write(csv_text(list(texts), [texts], header=not size).encode())
+        except OSError as error:
+            if size is not None:
+                with contextlib.suppress(OSError):
+                    os.truncate(self.log, size)  # without half a row
+            raise OSError(f"{self.log} could not be written: {error.strerror}") from error
 
     def _note_resumed(self) -> None:
         """Add to the settings with what a resumed run goes on, and from which epoch.
@@ -231,83 +276,16 @@ class Run:
                 path.unlink()
 
 
-def csv_text(columns: list[str], rows: Iterable[dict[str, Any]], header: bool) -> str:
-    """Return rows as CSV, with a first line of the columns' names if `header`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def format_value(value: object, digits: int = 4) -> object:
-    """Return a number with so many significant digits, and nothing for nan."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.{digits}g}"
-    return value
-
-
-def log_row(measures: dict[str, Any], class_accuracy: Iterable[float], class_weight: Iterable[float]) -> dict[str, Any]:
-    """Return a row of the log: the measures, then `accuracy_c` and `weight_c` of every class c."""
-    return {
-        **measures,
-        **{f"accuracy_{c}": value for c, value in enumerate(class_accuracy)},
-        **{f"weight_{c}": value for c, value in enumerate(class_weight)},
-    }
-
-
-def read_log(path: Path, whole_lines: bool = False) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns and rows of a run's CSV, plain or gzipped (X.csv.gz). Raise ValueError if it is damaged.
-
-    With `whole_lines`, leave out a last line without its end.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no log at {path}")
-    check_file(path, LARGEST_LOG)
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            content = file.read(LARGEST_LOG + 1)
-        if len(content) > LARGEST_LOG:
-            raise ValueError("it is too large")
-        text = content.decode()
-        reader = csv.reader(io.StringIO(text[: text.rfind("\n") + 1] if whole_lines else text, newline=""), strict=True)
-        columns = next(reader, [])
-        if len(set(columns)) < len(columns):
-            raise ValueError("a column is there twice")
-        rows, before = [], 0
-        for values in reader:
-            if len(values) != len(columns):
-                raise ValueError("a row does not fit the header")
-            rows.append(dict(zip(columns, values, strict=True)))
-            before = check_row(rows[-1], before)
-    except (ValueError, KeyError, TypeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a run's log: {error}") from error
-    if not rows:
-        raise ValueError(f"{path} holds no finished epoch")
-    return columns, rows
-
-
-def check_row(row: dict[str, str], before: int) -> int:
-    """Return the row's epoch.
-
-    Raise ValueError if it does not follow `before`, or if a value is not as format_value writes it.
-    """
-    wrong = [
-        value for value in row.values() if value and not (NUMBER.fullmatch(value) and abs(float(value)) < LARGEST_VALUE)
-    ]
-    if wrong:
-        raise ValueError(f"{wrong[0][:40]!r} is not a number that a run logs")
-    epoch = int(row["epoch"])
-    if not before < epoch <= LARGEST_EPOCH:
-        raise ValueError(f"epoch {epoch} follows epoch {before}")
-    return epoch
-
-
-def best_row(rows: list[dict[str, str]]) -> dict[str, str]:
-    """Return the row of the first epoch with the best validation accuracy: the kept one, unless the run has
-    `keep_by_class`."""
-    return max((row for row in rows if row["accuracy"]), key=lambda row: float(row["accuracy"]))
+def end_of_lines(file: BinaryIO) -> int:
+    """Return the number of bytes up to the end of the last whole line."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return 0
+    file.seek(size - 1)
+    if file.read(1) == b"\n":
+        return size
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
 
 
 def versions(device: torch.device) -> dict[str, str]:

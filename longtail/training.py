@@ -4,30 +4,28 @@ Data flows one way: batches -> model -> loss; validation counts -> difficulty ->
 here knows a data set, a device or a file.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from longtail.batch_losses import Losses
+from longtail.batch_losses import LossMeter
 from longtail.checkpoints import load_weights, shape_of
 from longtail.devices import Runtime
+from longtail.logs import validation_score
 from longtail.metrics import Batches, count_confusion
-from longtail.run import Run, log_row, versions
+from longtail.records import Description, EpochRow
+from longtail.run import Mode, Run, versions
+from longtail.seeds import epoch_seed
 from longtail.signals import raise_if_stopped
-
-
-def epoch_seed(seed: int, *parts: int) -> int:
-    """Return a 32-bit seed for one part of a run (its epoch, its rank, ...), so that resuming needs no generator's
-    history."""
-    return int(np.random.SeedSequence([seed, *parts]).generate_state(1)[0])
 
 
 @dataclass
@@ -64,6 +62,10 @@ class Training:
     first_epoch: int = field(default=1, init=False)
     best_accuracy: float = field(default=-1.0, init=False)
 
+    def __post_init__(self) -> None:
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+
     @property
     def selected(self) -> nn.Module:
         """The bare model that is validated and kept: `model`, or its average."""
@@ -99,61 +101,74 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
+    def pack_weights(self, weights: dict[str, Tensor]) -> dict[str, Any]:
+        """Return the keys under which a checkpoint holds the selected model's weights."""
+        return {"state_dict": weights}
+
+    def unpack_weights(self, checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+        """Return the weights that `pack_weights` packed; `path` names the file in an error."""
+        return checkpoint.get("state_dict")
+
     def state(self) -> dict[str, Any]:
         """Return all that changes from epoch to epoch. Random draws come from (seed, epoch) and need no state."""
-        trained = {"trained": self.model.state_dict()} if self.ema else {}
-        kept = {"keep_by_class": True} if self.keep_by_class else {}
-        return {
-            "state_dict": self.selected.state_dict(),
-            **trained,
-            "criterion": self.criterion.state_dict(),
-            "class_weights": self.criterion.weight.tolist(),
-            "optimizer": self.optimizer.state_dict(),
-            "best_accuracy": self.best_accuracy,
-            **kept,
-        }
-
-    def momenta(self, saved: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-        """Return copies of the optimizer's saved momentum buffers.
-
-        Raise ValueError for one that does not fit its parameter.
-
-        PyTorch does not check: it would write to a buffer as if it had the parameter's shape.
-        """
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        buffers = {
-            number: state["momentum_buffer"]
-            for number, state in saved.items()
-            if state.get("momentum_buffer") is not None
-        }
-        for number, buffer in buffers.items():
-            if number not in range(len(parameters)) or shape_of(buffer) != shape_of(parameters[number]):
-                raise ValueError(f"the momentum of parameter {number} does not fit it")
-        return {
-            number: {"momentum_buffer": torch.empty_like(parameters[number]).copy_(buffer)}
-            for number, buffer in buffers.items()
-        }
-
-    def restore(self, state: dict[str, Any], run: Run) -> None:
-        """Continue after the epoch at which `state` was saved. Raise ValueError if it is not of this training."""
-        load_weights(self.selected, state.get("state_dict"), run.last)
+        state = self.pack_weights(self.selected.state_dict())
         if self.ema:
-            load_weights(self.model, state.get("trained"), run.last)
+            state["trained"] = self.model.state_dict()
+        state["criterion"] = self.criterion.state_dict()
+        state["class_weights"] = self.criterion.weight.tolist()
+        state["optimizer"] = self.optimizer.state_dict()
+        state["best_accuracy"] = self.best_accuracy
+        if self.keep_by_class:
+            state["keep_by_class"] = True
+        return state
+
+    def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Continue after the epoch of a checkpoint at `path`. Raise ValueError if it is not of this training."""
+        load_weights(self.selected, self.unpack_weights(checkpoint, path), path)
+        if self.ema:
+            load_weights(self.model, checkpoint.get("trained"), path)
             self.average_began = True  # else the next step would overwrite the average
         try:
-            self.criterion.load_state_dict(state["criterion"])
-            self.optimizer.load_state_dict(
-                {**self.optimizer.state_dict(), "state": self.momenta(state["optimizer"]["state"])}
-            )
-            self.first_epoch, self.best_accuracy = state["epoch"] + 1, float(state["best_accuracy"])
-            self.keep_by_class = bool(
-                state.get("keep_by_class")
-            )  # a run goes on as it began, and older ones kept by accuracy
-            self.set_lr(self.first_epoch, 0)
-        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            self.criterion.load_state_dict(checkpoint["criterion"])
+            state = fitting_state(self.optimizer, checkpoint["optimizer"]["state"])
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+            self.first_epoch = checkpoint["epoch"] + 1
+            self.best_accuracy = checkpoint["best_accuracy"]
+        except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"{run.last} does not hold the state of this training: {error}; --overwrite starts again"
+                f"{path} does not hold the state of this training: {error}; --overwrite starts again"
             ) from error
+        # A run goes on as it began, and older ones kept by accuracy.
+        self.keep_by_class = bool(checkpoint.get("keep_by_class"))
+        self.set_lr(self.first_epoch, 0)
+
+
+def fitting_state(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Return a copy of an optimizer's saved state: momenta and the like in their parameter's shape, and single numbers.
+
+    Raise ValueError for anything else. PyTorch does not check: it would write to a buffer as if it had the parameter's
+    shape.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    fitting: dict[int, dict[str, Any]] = {}
+    for index, entries in saved.items():
+        if index not in range(len(parameters)):
+            raise ValueError(f"the optimizer has no parameter {index}")
+        fitting[index] = {}
+        for name, value in entries.items():
+            fitting[index][name] = fitting_value(value, parameters[index], f"{name} of parameter {index}")
+    return fitting
+
+
+def fitting_value(value: object, parameter: Tensor, name: str) -> object:
+    """Return a copy of a value of an optimizer's state that fits its parameter. ValueError, with its name, if not."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Tensor) and shape_of(value) == shape_of(parameter):
+        return torch.empty_like(parameter).copy_(value)  # with memory of its own for each number
+    if isinstance(value, Tensor) and shape_of(value) == "scalar":
+        return value.clone()
+    raise ValueError(f"{name} does not fit it")
 
 
 def tensors(model: nn.Module) -> list[Tensor]:
@@ -161,81 +176,74 @@ def tensors(model: nn.Module) -> list[Tensor]:
     return [*(parameter.detach() for parameter in model.parameters()), *model.buffers()]
 
 
-def begin(
-    training: Training,
-    run: Run,
-    arguments: dict[str, Any],
-    description: dict[str, Any],
-    resume: bool,
-    overwrite: bool,
-    runtime: Runtime,
-) -> bool:
-    """Open the run and restore its last checkpoint if there is one to resume. Return True for a fresh start."""
-    details = {
-        **description,
-        "precision": runtime.precision,
-        "versions": versions(runtime.device),
-    }  # the argument may say `auto`
-    if training.keep_by_class:
-        details["keep_by_class"] = True
-    state = runtime.broadcast(run.open(arguments, details, resume, overwrite) if runtime.is_main else None)
-    if state:
-        before = state.get("precision") or state["arguments"].get("precision")  # older versions kept the argument alone
+def start_or_resume(training: Training, run: Run, description: Description, mode: Mode, runtime: Runtime) -> bool:
+    """Open the run and restore its last checkpoint if there is one to resume. Return True for a fresh start.
+
+    Raise ValueError if the processes of the job were started with different settings, or as Run.open does.
+    """
+    description = describe(training, description, runtime)
+    runtime.check_settings({**description.arguments, "class_counts": description.class_counts})
+    found = runtime.broadcast(run.open(description, mode, versions(runtime.device)) if runtime.is_main else None)
+    for note in run.notes:
+        runtime.say(note)
+    if found:
+        before = found.get("precision") or found["arguments"].get("precision")  # older versions kept the argument alone
         if before not in (None, "auto", runtime.precision):
             raise ValueError(
                 f"{run.last} was trained in {before}, and this run would go on in {runtime.precision}: "
                 f"resume with precision {before}, or choose another --save_model"
             )
-        training.restore(state, run)
-    elif resume:
+        training.restore(found, run.last)
+    elif mode == "resume":
         runtime.say(f"nothing to resume in {run.folder}: starting from epoch 1")
-    return not state
+    return not found
 
 
-def fit(training: Training, run: Run, description: dict[str, Any], runtime: Runtime) -> None:
+def describe(training: Training, description: Description, runtime: Runtime) -> Description:
+    """Return the description with what training knows of itself; --precision may say `auto`."""
+    return dataclasses.replace(description, precision=runtime.precision, keep_by_class=training.keep_by_class)
+
+
+def fit(training: Training, run: Run, description: Description, runtime: Runtime) -> None:
     """Train from training.first_epoch to the last epoch and record each; `description` goes into every checkpoint."""
-    started = time.perf_counter()
+    description = describe(training, description, runtime)
+    start = time.perf_counter()
     for epoch in range(training.first_epoch, training.epochs + 1):
-        epoch_start = time.perf_counter()
-        training.criterion.start_epoch((epoch - 1) / training.epochs)
-        torch.manual_seed(
-            epoch_seed(training.seed, epoch, 1 + runtime.rank)
-        )  # for draws of a loss or a layer; (.., 0) would be (..)
-        loss = train_epoch(training, epoch, runtime)
-        images_per_second = training.images_per_epoch / (time.perf_counter() - epoch_start)
-        class_accuracy, accuracy = torch.full((training.num_classes,), math.nan), math.nan
-        if epoch % training.validate_after_every == 0 or epoch == training.epochs:
-            class_accuracy, accuracy = validate(training, runtime)
-        score = class_accuracy.nanmean().item() if training.keep_by_class else accuracy
+        row = run_epoch(training, epoch, runtime)
+        score = validation_score(row.accuracy, row.class_accuracy, training.keep_by_class)
         is_best = score > training.best_accuracy
-        training.best_accuracy = score if is_best else training.best_accuracy
-        measures = {
-            "epoch": epoch,
-            "lr": training.optimizer.param_groups[0]["lr"],
-            "loss": loss,
-            "accuracy": accuracy,
-            "tau": float(getattr(training.criterion, "exponent", math.nan)),
-            "seconds": time.perf_counter() - epoch_start,
-            "images_per_second": images_per_second,
-        }
+        if is_best:
+            training.best_accuracy = score
         if runtime.is_main:
-            row = log_row(measures, class_accuracy.tolist(), training.criterion.weight.tolist())
-            run.finish_epoch(
-                row,
-                {
-                    **training.state(),
-                    "epoch": epoch,
-                    "accuracy": accuracy,
-                    "precision": runtime.precision,
-                    **description,
-                },
-                is_best,
-            )
-        left = (time.perf_counter() - started) / (epoch - training.first_epoch + 1) * (training.epochs - epoch)
-        runtime.say(progress_line(training, measures, score, left))
-    runtime.say(
-        f"best validation accuracy{' (mean of classes)' * training.keep_by_class} "
-        f"{training.best_accuracy:.4f}: {run.best}"
+            described = dataclasses.replace(description, epoch=epoch, accuracy=row.accuracy)
+            run.finish_epoch(row, {**training.state(), **described.entries()}, is_best)
+        seconds_per_epoch = (time.perf_counter() - start) / (epoch - training.first_epoch + 1)
+        runtime.say(progress_line(training, row, score, seconds_per_epoch * (training.epochs - epoch)))
+    suffix = " (mean of classes)" if training.keep_by_class else ""
+    runtime.say(f"best validation accuracy{suffix} {training.best_accuracy:.4f}: {run.best}")
+
+
+def run_epoch(training: Training, epoch: int, runtime: Runtime) -> EpochRow:
+    """Train an epoch, validate if it is time to, and set the next weights. Return the epoch's row of the log."""
+    start = time.perf_counter()
+    training.criterion.start_epoch((epoch - 1) / training.epochs)
+    # For draws of a loss or a layer. The rank counts from 1, since epoch_seed(.., 0) would be epoch_seed(..).
+    torch.manual_seed(epoch_seed(training.seed, epoch, 1 + runtime.rank))
+    loss = train_epoch(training, epoch, runtime)
+    images_per_second = training.images_per_epoch / (time.perf_counter() - start)
+    class_accuracy, accuracy = torch.full((training.num_classes,), math.nan), math.nan
+    if epoch % training.validate_after_every == 0 or epoch == training.epochs:
+        class_accuracy, accuracy = validate(training, runtime)
+    return EpochRow(
+        epoch=epoch,
+        lr=training.optimizer.param_groups[0]["lr"],
+        loss=loss,
+        accuracy=accuracy,
+        tau=float(getattr(training.criterion, "exponent", math.nan)),
+        seconds=time.perf_counter() - start,
+        images_per_second=images_per_second,
+        class_accuracy=class_accuracy.tolist(),
+        class_weight=training.criterion.weight.tolist(),
     )
 
 
@@ -255,17 +263,16 @@ def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
     return correct / total, (correct.sum() / total.sum()).item()
 
 
-def progress_line(training: Training, measures: dict[str, Any], score: float, seconds_left: float) -> str:
+def progress_line(training: Training, row: EpochRow, score: float, seconds_left: float) -> str:
     """Return the one line that an epoch prints. `score` decides whether it is kept."""
-    weight, digits = training.criterion.weight, {"tau": 3, "accuracy": 4}
-    tau, accuracy = (
-        "-" if math.isnan(measures[name]) else f"{measures[name]:.{count}f}" for name, count in digits.items()
-    )
-    by_class = f" (mean of classes {score:.4f})" if training.keep_by_class and accuracy != "-" else ""
+    accuracy = "-" if math.isnan(row.accuracy) else f"{row.accuracy:.4f}"
+    if training.keep_by_class and not math.isnan(score):
+        accuracy += f" (mean of classes {score:.4f})"
+    tau = "-" if math.isnan(row.tau) else f"{row.tau:.3f}"
     return (
-        f"epoch {measures['epoch']}/{training.epochs}  loss {measures['loss']:.4f}  val accuracy {accuracy}{by_class}  "
-        f"tau {tau}  weights {weight.min():.3f}..{weight.max():.3f}  {measures['images_per_second']:.3g} images/s  "
-        f"{seconds_left / 60:.1f} min left"
+        f"epoch {row.epoch}/{training.epochs}  loss {row.loss:.4f}  val accuracy {accuracy}  "
+        f"tau {tau}  weights {min(row.class_weight):.3f}..{max(row.class_weight):.3f}  "
+        f"{row.images_per_second:.3g} images/s  {seconds_left / 60:.1f} min left"
     )
 
 
@@ -274,7 +281,7 @@ def train_epoch(training: Training, epoch: int, runtime: Runtime) -> float:
 
     Return the mean loss. Raise ValueError if a loss or gradient is not finite.
     """
-    losses = Losses(epoch, runtime.batches_between_reads)
+    losses = LossMeter(epoch, runtime.batches_between_reads)
     parameters = [p for p in training.model.parameters() if p.requires_grad]
     batches = tqdm(
         training.train_batches(epoch),

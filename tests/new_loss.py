@@ -31,7 +31,7 @@ losses.LOSSES += (losses.LossType("Tempered", TemperedLoss, (HEAT,)),)
 # The scripts read the table when they are imported.
 import cifar_train  # noqa: E402
 import imagenet_config  # noqa: E402
-from longtail.plot import load_log  # noqa: E402
+from longtail.logs import load_log  # noqa: E402
 
 
 def run(*flags: str) -> tuple[int, str]:

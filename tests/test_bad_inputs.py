@@ -17,7 +17,7 @@ from egtea_clips import read_class_names, read_clips, read_lines
 from imagenet_config import read_config
 from imagenet_lists import read_list
 from longtail.checkpoints import load_checkpoint, save_checkpoint
-from longtail.run import read_log
+from longtail.logs import read_log
 from test_cifar_dataset import write_python2
 
 FAULTS = ROOT / "tests/faults"

@@ -20,7 +20,7 @@ from conftest import ROOT
 from longtail import devices
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
-from longtail.run import read_log
+from longtail.logs import cells, read_log
 from resnet32 import ResNet32
 from teachers import logit_scale
 from test_cifar_dataset import write_cifar, write_python2
@@ -56,7 +56,8 @@ def test_a_run_leaves_its_files(finished):
     assert sorted(path.name for path in finished.iterdir()) == sorted(
         [f"best_{NAME}.pth", f"last_{NAME}.pth", f"{NAME}.csv", f"{NAME}.json", f"{NAME}.lock"]
     )
-    columns, rows = read_log(finished / f"{NAME}.csv")
+    rows = read_log(finished / f"{NAME}.csv")
+    columns = cells(rows[0])
     assert len(rows) == 2
     assert {"accuracy_9", "weight_0", "tau", "loss"} <= set(columns)
     description = json.loads((finished / f"{NAME}.json").read_text())
@@ -112,11 +113,11 @@ def test_killed_while_a_state_is_written_and_resumed_ends_bit_for_bit_like_unint
     flags = [*map(str, SHORT), "--save_model", str(tmp_path), "--resume"]
     killed = shell("-c", DIES_AT_A_WRITE, ROOT / "CIFAR-LT", state, *flags)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (tmp_path / f"last_{NAME}.pth.partial").exists() and len(read_log(tmp_path / f"{NAME}.csv")[1]) == state
+    assert (tmp_path / f"last_{NAME}.pth.partial").exists() and len(read_log(tmp_path / f"{NAME}.csv")) == state
     assert cifar_train.main(flags) == 0
     assert ("starting from epoch 1" in capsys.readouterr().out) == (state == 1)
     assert same_weights(finished, tmp_path)
-    rows, expected = (read_log(folder / f"{NAME}.csv")[1] for folder in (tmp_path, finished))
+    rows, expected = ([cells(row) for row in read_log(folder / f"{NAME}.csv")] for folder in (tmp_path, finished))
     timing = ("seconds", "images_per_second")
     assert [{k: v for k, v in row.items() if k not in timing} for row in rows] == [
         {k: v for k, v in row.items() if k not in timing} for row in expected

@@ -206,6 +206,6 @@ def test_a_teacher_sees_the_augmented_images(tmp_path):
 def test_ldam_gets_a_head_of_cosines():
     training, description = prepare(parse_arguments([*DIGITS, "--loss_type", "LDAM-DRW"]), CPU)
     assert isinstance(training.model.linear, CosineHead)
-    assert (description["head"], description["class_counts"]) == ("cosine", COUNTS)
+    assert (description.head, description.class_counts) == ("cosine", COUNTS)
     assert training.criterion.margins[[0, 9]].tolist() == pytest.approx([0.5 * (5 / 114) ** 0.25, 0.5])
     assert isinstance(prepared(*DIGITS).model.linear, torch.nn.Linear)

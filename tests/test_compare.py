@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 from longtail import compare
 from longtail.compare import main
-from longtail.run import log_row
+from longtail.logs import cells, csv_text
+from longtail.records import EpochRow
 
 COUNTS = [200, 50, 10]  # one class of each group
 
@@ -26,11 +27,10 @@ def write_run(folder, seed, accuracy, *, test=None, done=2, **arguments):
     }
     (folder / "x.json").write_text(json.dumps(description))
     rows = [
-        log_row({"epoch": epoch, "lr": 0.1, "loss": 1.0, "accuracy": value, "tau": 1.0}, classes, [1.0] * 3)
+        cells(EpochRow(epoch=epoch, loss=1.0, accuracy=value, class_accuracy=classes, class_weight=[1.0] * 3))
         for epoch, value, classes in ((1, 0.5, accuracy), (2, 0.4, (0.0, 0.0, 0.0)))
     ][:done]
-    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
-    (folder / "x.csv").write_text("\n".join(lines) + "\n")
+    (folder / "x.csv").write_text(csv_text(list(rows[0]), rows, header=True))
     if test:
         (folder / "test.json").write_text(json.dumps({"classes": class_figures(test)}))
     return str(folder)

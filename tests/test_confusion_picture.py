@@ -17,7 +17,7 @@ CONFUSION = torch.from_numpy(confusion_matrix(LABELS, TAKEN, labels=range(5)))
 
 def test_the_hardest_classes_by_hand():
     assert hardest(CONFUSION, 3) == [2, 1, 0] and hardest(CONFUSION, 30) == [2, 1, 0, 3]
-    figures = report(CONFUSION, [10] * 5, list("abcde"))
+    figures = report(CONFUSION, [10] * 5, list("abcde")).entries()
     assert [entry["taken_for"] for entry in figures["classes"]] == ["b", "d", "a", None, None]
     assert figures["balanced_accuracy"] == pytest.approx((3 / 4 + 2 / 4 + 0 + 1) / 4)
     assert figures["accuracy"] == pytest.approx(8 / 13)

@@ -73,7 +73,12 @@ def test_a_lock_is_held_until_it_is_released_or_forgotten(tmp_path, started):
     assert other_process() == "held\n"
     lock = hold_lock(path)
     del lock
-    assert hold_lock(path, wait=True).is_locked and path.read_bytes() == b""
+    lock = hold_lock(path, wait=True)
+    assert lock.is_in_place() and path.read_bytes() == b""
+    path.rename(tmp_path / "elsewhere")
+    assert not lock.is_in_place()
+    path.write_bytes(b"")  # another run's
+    assert not lock.is_in_place()
 
 
 def test_text_is_read_or_refused(tmp_path):

@@ -29,9 +29,9 @@ from imagenet_training import prepare, sampling_of_epochs
 from longtail.calibration import bin_sums, calibration_error
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
+from longtail.logs import cells, read_log
 from longtail.metrics import count_confusion, macro_f1, report
 from longtail.posthoc import extract
-from longtail.run import read_log
 from longtail.signals import Stopped, raise_if_stopped
 from longtail.training import backward
 from main import main
@@ -91,8 +91,8 @@ def assert_same_state(first: dict, second: dict) -> None:
 
 def rows(folder: Path) -> list[dict]:
     return [
-        {key: value for key, value in row.items() if not key.startswith(("seconds", "images_per"))}
-        for row in read_log(folder / f"{folder.name}.csv")[1]
+        {key: value for key, value in cells(row).items() if not key.startswith(("seconds", "images_per"))}
+        for row in read_log(folder / f"{folder.name}.csv")
     ]
 
 
@@ -259,7 +259,7 @@ def test_report_is_what_the_model_says(first_stage, data, capsys):
 
 def test_a_report_by_hand():
     """Of each class's four images three, two and one are right; classes 0, 1 and 2 are many, medium and few shot."""
-    figures = report(torch.tensor([[3, 1, 0], [2, 2, 0], [0, 3, 1]]), [200, 50, 5], None)
+    figures = report(torch.tensor([[3, 1, 0], [2, 2, 0], [0, 3, 1]]), [200, 50, 5], None).entries()
     assert figures["shots"] == {"all": 0.5, "many": 0.75, "medium": 0.5, "few": 0.25} and figures["accuracy"] == 0.5
     assert [(entry["name"], entry["correct"], entry["images"]) for entry in figures["classes"]] == [
         ("0", 3, 4),

@@ -31,7 +31,7 @@ def test_shots():
 def test_figures_of_classes_and_of_older_tests_of_verbs():
     """Of 4 clips of `take` 3 are right; of the 5 that were called `take` too."""
     confusion = torch.tensor([[3, 1], [2, 4]])
-    take = report(confusion, [9, 8], ["take", "put"])["classes"][0]
+    take = report(confusion, [9, 8], ["take", "put"]).entries()["classes"][0]
     assert (take["accuracy"], take["precision"], take["taken_for"]) == (0.75, pytest.approx(0.6), "put")
     verb = {"name": "take", "training_clips": 9, "clips": 4, "correct": 3, "precision": 0.6, "recall": 0.75}
     [older] = class_figures({"verbs": [verb]})

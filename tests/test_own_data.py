@@ -1,6 +1,7 @@
 """Files as users have them, from the command line: what is read, what is refused, and in which words."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import imagenet_loader
 from image_builders import jpeg, make_folder
 from imagenet_run import BEST
 from imagenet_transforms import evaluation_view
-from longtail.run import read_log
+from longtail.logs import read_log
 from main import main
 from test_egtea_cli import make_data, training
 from test_imagenet_decoding import saved, with_orientation
@@ -171,8 +172,8 @@ def test_validation_that_is_not_balanced(data, tmp_path, capsys):
     """
     rewritten(data, "val", lambda lines: [*lines[:3], *lines[3:5], lines[6]])
     folder = run(tmp_path, data, "x", num_epochs=4, lr=0.2)
-    rows = read_log(folder / "x.csv")[1]
-    means = [np.mean([float(row[f"accuracy_{c}"]) for c in range(3)]) for row in rows]
+    rows = read_log(folder / "x.csv")
+    means = [np.mean(row.class_accuracy) for row in rows]
     assert last(folder)["best_accuracy"] == pytest.approx(max(means), abs=1e-4)
     assert json.loads((folder / "test.json").read_text())["epoch"] == 1 + int(np.argmax(np.round(means, 3)))
     output = capsys.readouterr().out
@@ -190,7 +191,7 @@ def test_a_rare_class_without_validation_images(data, tmp_path, failing, capsys)
     assert "Small_val.txt" in error and "class 2" in error and "difficulty: smoothed" in error
     folder = run(tmp_path, data, "y", **settings, difficulty="smoothed")
     assert capsys.readouterr().out.count("Small_val.txt has no ") == 1
-    assert all(float(row["weight_2"]) > 0 and row["accuracy_2"] == "" for row in read_log(folder / "y.csv")[1])
+    assert all(row.class_weight[2] > 0 and math.isnan(row.class_accuracy[2]) for row in read_log(folder / "y.csv"))
 
 
 def test_frames_that_were_deleted(tmp_path, failing):

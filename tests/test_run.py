@@ -1,19 +1,19 @@
 """What a run leaves behind must survive a crash, and is never deleted unasked."""
 
 import errno
-import gzip
 import json
-import math
 import os
+import shutil
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
 import cifar_train
-from longtail import run as run_module
 from longtail.checkpoints import save_checkpoint
-from longtail.run import Run, log_row, read_log
+from longtail.logs import read_log
+from longtail.records import Description, EpochRow
+from longtail.run import Run
 
 ARGUMENTS = {"seed": 0, "lr": 0.1, "resume": False}
 
@@ -26,65 +26,164 @@ SETTINGS = {key for key, value in vars(cifar_train.parse_arguments([])).items() 
 }
 
 
+def described(**arguments) -> Description:
+    return Description(arguments={**ARGUMENTS, **arguments})
+
+
 def finish(run: Run, epoch: int, is_best: bool = False, **state) -> None:
-    row = log_row({"epoch": epoch, "loss": 1 / 3, "accuracy": math.nan}, [0.5, 1.0], [1.5, 0.5])
+    row = EpochRow(epoch=epoch, loss=1 / 3, class_accuracy=[0.5, 1.0], class_weight=[1.5, 0.5])
     run.finish_epoch(row, {"epoch": epoch, "arguments": ARGUMENTS, "optimizer": {}, **state}, is_best)
-
-
-def test_a_file_of_absurd_size_is_not_read(tmp_path):
-    with open(tmp_path / "x.csv", "wb") as file:
-        file.truncate(1 << 40)  # a hole: no disk holds so much
-    with pytest.raises(ValueError, match=r"x\.csv has 1,099,511,627,776 bytes"):
-        read_log(tmp_path / "x.csv")
 
 
 def test_existing_run_is_never_touched(tmp_path):
     run = Run(tmp_path, "x")
-    assert run.open(ARGUMENTS, {}, resume=False, overwrite=False) is None
+    assert run.open(described()) is None
     finish(run, 1, is_best=True)
     before = {path: path.read_bytes() for path in run.files}
     with pytest.raises(FileExistsError, match="--resume.*--overwrite.*--save_model"):
-        run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+        run.open(described())
     assert before == {path: path.read_bytes() for path in run.files}
-    assert run.open(ARGUMENTS, {}, resume=False, overwrite=True) is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.lock"]
+
+
+def test_a_replaced_run_stays_until_the_first_new_epoch_is_saved(tmp_path):
+    """Its flags may turn out wrong: too large for the memory, a loss that is not finite."""
+    run = Run(tmp_path, "x", results=["test_more.json"], companions={"config.yaml": b"old"})
+    run.open(described())
+    for epoch in (1, 2):
+        finish(run, epoch, is_best=True)
+    (tmp_path / "test_more.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    again = Run(tmp_path, "x", results=["test_more.json"], companions={"config.yaml": b"new"})
+    del run
+    assert again.open(described(seed=1), "overwrite") is None
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+    finish(again, 1)
+    assert [row.epoch for row in read_log(again.log)] == [1]
+    assert not again.best.exists() and not (tmp_path / "test_more.json").exists()
+    assert json.loads(again.settings.read_text())["arguments"]["seed"] == 1
+    assert (tmp_path / "config.yaml").read_bytes() == b"new"
+    finish(again, 2)
+    assert [row.epoch for row in read_log(again.log)] == [1, 2]
 
 
 def test_a_run_that_is_killed_while_it_is_replaced_is_still_a_run(tmp_path, monkeypatch):
     """Else the config.yaml of ImageNet-LT's would be taken for the user's own, and --resume and --overwrite refused."""
     run = Run(tmp_path, "x")
-    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    run.open(described())
     finish(run, 1, is_best=True)
+    run.open(described(), "overwrite")
     with monkeypatch.context() as patch:
         patch.setattr(run, "_write_settings", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run.open(ARGUMENTS, {}, resume=False, overwrite=True)
+            finish(run, 1)
     assert [path for path in run.files if path.exists()] == [run.settings]
-    assert run.open(ARGUMENTS | {"seed": 1}, {}, resume=True, overwrite=False) is None  # starts again
+    assert run.open(described(seed=1), "resume") is None  # starts again
+    finish(run, 1)
     assert json.loads(run.settings.read_text())["arguments"]["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "left", "lost"),
+    [
+        (lambda log: log.unlink(), [], "1, 2, 3, 4"),
+        (lambda log: log.write_bytes(b""), [], "1, 2, 3, 4"),
+        (lambda log: log.write_text(log.read_text().splitlines()[0] + "\n"), [], "1, 2, 3, 4"),
+        (lambda log: os.truncate(log, log.stat().st_size - 35), [1, 2], "3, 4"),
+        (lambda log: log.write_text("".join(log.read_text().splitlines(keepends=True)[:2])), [1], "2, 3, 4"),
+    ],
+    ids=["deleted", "empty", "header", "cut", "shortened"],
+)
+def test_a_run_goes_on_without_the_rows_that_its_log_has_lost(change, left, lost, tmp_path):
+    run = Run(tmp_path, "x")
+    run.open(described())
+    for epoch in range(1, 5):
+        finish(run, epoch)
+    change(run.log)
+    assert run.open(described(), "resume")["epoch"] == 4
+    assert run.notes == [f"{run.log} has lost the rows of epochs {lost}; training continues without them"]
+    finish(run, 5)
+    assert [row.epoch for row in read_log(run.log)] == [*left, 5]
+
+
+def test_a_log_that_is_deleted_or_cut_while_the_run_trains(tmp_path):
+    run = Run(tmp_path, "x")
+    run.open(described())
+    finish(run, 1)
+    finish(run, 2)
+    os.truncate(run.log, run.log.stat().st_size - 5)
+    finish(run, 3)
+    assert [row.epoch for row in read_log(run.log)] == [1, 3]
+    run.log.unlink()
+    finish(run, 4)
+    assert [row.epoch for row in read_log(run.log)] == [4]
+
+
+@pytest.mark.parametrize("change", ["renamed", "deleted"])
+def test_a_run_whose_folder_another_run_has_taken_stops(change, tmp_path):
+    run = Run(tmp_path / "a", "x")
+    run.open(described())
+    finish(run, 1)
+    if change == "renamed":
+        run.folder.rename(tmp_path / "b")
+    else:
+        shutil.rmtree(run.folder)
+    with pytest.raises(OSError, match="a was renamed, deleted or replaced while this run trained"):
+        finish(run, 2)
+    assert not run.folder.exists()
+    other = Run(tmp_path / "a", "x")
+    other.open(described(seed=1))
+    finish(other, 1)
+    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    with pytest.raises(OSError, match="a was renamed, deleted or replaced while this run trained"):
+        finish(run, 2, is_best=True)
+    assert before == {path: path.read_bytes() for path in run.folder.iterdir()}
+
+
+def test_resume_refuses_data_of_other_class_counts(tmp_path):
+    run = Run(tmp_path, "x")
+    run.open(Description(class_counts=[5, 3]))
+    finish(run, 1, class_counts=[5, 3])
+    assert run.open(Description(class_counts=[5, 3]), "resume")["epoch"] == 1
+    with pytest.raises(ValueError, match=r"last_x.pth was trained on other data: .*\[5, 3\].*\[5, 2\]"):
+        run.open(Description(class_counts=[5, 2]), "resume")
+
+
+def test_another_number_of_threads_is_told(tmp_path):
+    run = Run(tmp_path, "x")
+    run.open(described(), versions={"threads": "2"})
+    finish(run, 1)
+    run.open(described(), "resume", versions={"threads": "2"})
+    assert run.notes == []
+    run.open(described(), "resume", versions={"threads": "1"})
+    assert len(run.notes) == 1 and "with 2 threads" in run.notes[0] and "OMP_NUM_THREADS=2" in run.notes[0]
+    finish(run, 2)
+    run.notes.clear()
+    run.open(described(), "resume", versions={"threads": "1"})  # as the last time
+    assert run.notes == []
 
 
 def test_resume_returns_the_last_state_and_cuts_the_log(tmp_path):
     run = Run(tmp_path, "x")
-    assert run.open(ARGUMENTS, {}, resume=True, overwrite=False) is None  # nothing to resume
+    assert run.open(described(), "resume") is None  # nothing to resume
     for epoch in (1, 2):
         finish(run, epoch)
     last = run.last.read_bytes()
     finish(run, 3)
     run.last.write_bytes(last)  # as if killed before `last` was in place
     (tmp_path / "last_x.pth.partial").write_bytes(b"half")
-    state = run.open({**ARGUMENTS, "resume": True}, {}, resume=True, overwrite=False)
+    state = run.open(described(resume=True), "resume")
     assert state["epoch"] == 2
-    assert [row["epoch"] for row in read_log(run.log)[1]] == ["1", "2"]
+    assert [row.epoch for row in read_log(run.log)] == [1, 2]
     assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_resumed_run_says_with_what_it_went_on(tmp_path):
     run = Run(tmp_path, "x")
-    run.open(ARGUMENTS, {"precision": "bf16", "versions": {"torch": "1"}}, resume=False, overwrite=False)
+    description = Description(arguments=ARGUMENTS, precision="bf16")
+    run.open(description, versions={"torch": "1"})
     finish(run, 1)
     before = json.loads(run.settings.read_text())
-    run.open(ARGUMENTS, {"precision": "bf16", "versions": {"torch": "2"}}, resume=True, overwrite=False)
+    run.open(description, "resume", {"torch": "2"})
     assert json.loads(run.settings.read_text()) == before  # nothing has been trained yet
     finish(run, 2)
     finish(run, 3)
@@ -95,17 +194,19 @@ def test_a_resumed_run_says_with_what_it_went_on(tmp_path):
 def test_a_fresh_start_removes_nothing_of_others(tmp_path):
     (tmp_path / "confusion.png").write_bytes(b"somebody's")
     run = Run(tmp_path, "x", results=["confusion.png"])
-    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    run.open(described())
     finish(run, 1, is_best=True)
     assert (tmp_path / "confusion.png").exists()
+    del run
     run = Run(tmp_path, "x", results=["confusion.png"])
-    run.open(ARGUMENTS, {}, resume=False, overwrite=True)
+    run.open(described(), "overwrite")
+    finish(run, 1)
     assert not (tmp_path / "confusion.png").exists()
 
 
 def test_a_row_that_found_no_space_is_taken_back(tmp_path, monkeypatch):
     run = Run(tmp_path, "x")
-    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    run.open(described())
     finish(run, 1)
     before = run.log.read_text()
     real = open
@@ -132,7 +233,7 @@ def test_a_row_that_found_no_space_is_taken_back(tmp_path, monkeypatch):
 
 def test_half_a_row_that_a_kill_left_is_dropped(tmp_path):
     run = Run(tmp_path, "x")
-    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    run.open(described())
     for epoch in (1, 2):
         finish(run, epoch)
     whole, last = run.log.read_bytes(), run.last.read_bytes()
@@ -141,7 +242,7 @@ def test_half_a_row_that_a_kill_left_is_dropped(tmp_path):
     for torn in (row[:1], row[: len(row) // 2], row[:-1], row):
         run.log.write_bytes(whole + torn)
         run.last.write_bytes(last)
-        assert run.open(ARGUMENTS, {}, resume=True, overwrite=False)["epoch"] == 2
+        assert run.open(described(), "resume")["epoch"] == 2
         assert run.log.read_bytes() == whole
 
 
@@ -149,7 +250,7 @@ def test_a_run_whose_state_is_gone_is_not_deleted_by_resume(tmp_path):
     """One logged epoch without a state is what a kill leaves; two are somebody's run."""
     for epochs, kept in ((1, False), (2, True)):
         run = Run(tmp_path / str(epochs), "x")
-        run.open({}, {}, resume=False, overwrite=False)
+        run.open(Description())
         for epoch in range(1, epochs + 1):
             finish(run, epoch, is_best=True)
         run.last.unlink()
@@ -158,10 +259,11 @@ def test_a_run_whose_state_is_gone_is_not_deleted_by_resume(tmp_path):
             with pytest.raises(
                 ValueError, match=r"last_x.pth is missing, though .*x.csv holds 2 epochs; --overwrite starts again"
             ):
-                run.open({}, {}, resume=True, overwrite=False)
+                run.open(Description(), "resume")
             assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
         else:
-            assert run.open({}, {}, resume=True, overwrite=False) is None
+            assert run.open(Description(), "resume") is None
+            finish(run, 1)
             assert not run.best.exists()
 
 
@@ -170,7 +272,7 @@ def test_weights_without_a_log_are_not_deleted_by_resume(tmp_path):
     run = Run(tmp_path, "x")
     run.best.write_bytes(b"somebody's weights")
     with pytest.raises(ValueError, match=r"last_x.pth is missing, though .*best_x.pth is there"):
-        run.open(ARGUMENTS, {}, resume=True, overwrite=False)
+        run.open(described(), "resume")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "best_x.pth": b"somebody's weights",
         "x.lock": b"",
@@ -179,114 +281,47 @@ def test_weights_without_a_log_are_not_deleted_by_resume(tmp_path):
 
 def test_resume_refuses_another_experiment(tmp_path):
     run = Run(tmp_path, "x")
-    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    run.open(described())
     finish(run, 1)
     with pytest.raises(ValueError, match=r"with lr 0\.1, not 0\.2"):
-        run.open({**ARGUMENTS, "lr": 0.2}, {}, resume=True, overwrite=False)
+        run.open(described(lr=0.2), "resume")
 
 
 @pytest.mark.parametrize("key", sorted(SETTINGS))
 def test_resume_keeps_every_setting_but_those_of_execution(tmp_path, key):
     run, arguments = Run(tmp_path, "x"), dict.fromkeys(SETTINGS, 0)
-    run.open(arguments, {}, resume=False, overwrite=False)
+    run.open(Description(arguments=arguments))
     finish(run, 1, arguments=arguments)
     if key in MAY_CHANGE:
-        assert run.open({**arguments, key: 1}, {}, resume=True, overwrite=False)["epoch"] == 1
+        assert run.open(Description(arguments={**arguments, key: 1}), "resume")["epoch"] == 1
     else:
         with pytest.raises(ValueError, match=f"with {key} 0, not 1"):
-            run.open({**arguments, key: 1}, {}, resume=True, overwrite=False)
+            run.open(Description(arguments={**arguments, key: 1}), "resume")
 
 
 @pytest.mark.parametrize("flag", ["resume", "overwrite"])
 def test_two_cannot_train_one_run(flag, tmp_path):
     first = Run(tmp_path, "x")
-    first.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    first.open(described())
     finish(first, 1)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(OSError, match=r"x\.json: another process trains this run"):
-        Run(tmp_path, "x").open(ARGUMENTS, {}, **{"resume": False, "overwrite": False, flag: True})
+        Run(tmp_path, "x").open(described(), flag)
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
-    Run(tmp_path, "y").open(ARGUMENTS, {}, resume=False, overwrite=False)  # another run in the same folder may
+    Run(tmp_path, "y").open(described())  # another run in the same folder may
     del first
-    assert Run(tmp_path, "x").open(ARGUMENTS, {}, resume=True, overwrite=False)["epoch"] == 1
-
-
-def test_log_row_and_format(tmp_path):
-    run = Run(tmp_path, "x")
-    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
-    finish(run, 1)
-    columns, rows = read_log(run.log)
-    assert columns == ["epoch", "loss", "accuracy", "accuracy_0", "accuracy_1", "weight_0", "weight_1"]
-    assert list(rows[0].values()) == ["1", "0.3333", "", "0.5", "1", "1.5", "0.5"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "epoch,loss\n",
-        "epoch,loss\n1\n",
-        "epoch,loss\n1,2,3\n",
-        "epoch,loss\nx,1\n",
-        "loss\n1\n",
-        "epoch,loss\n1,one\n",
-        "epoch,loss\n0,1\n",
-        "epoch\0,loss\n1,1\n",
-        'epoch,loss\n1,"2\n',
-        "epoch,loss\n1,nan\n",
-        "epoch,loss\n1,-inf\n",
-        "epoch,loss\n1,1e999\n",
-        "epoch,loss\n1,1_0\n",
-        "epoch,loss\n\u0661,1\n",
-        "epoch,loss\n1,1\n1,1\n",
-        "epoch,loss\n2,1\n1,1\n",
-        "epoch,loss\n" + 5000 * "9" + ",1\n",
-        "epoch,loss,loss\n1,1,1\n",
-    ],
-)
-def test_damaged_logs(tmp_path, text):
-    (tmp_path / "x.csv").write_text(text)
-    with pytest.raises(ValueError, match=r"x\.csv"):
-        read_log(tmp_path / "x.csv")
-
-
-def test_log_that_is_not_text(tmp_path):
-    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(ValueError, match=r"x\.csv"):
-        read_log(tmp_path / "x.csv")
-
-
-def test_gzipped_logs(tmp_path, monkeypatch):
-    log, text = tmp_path / "x.csv.gz", b"epoch,loss\n1,0.5\n2,0.25\n"
-    log.write_bytes(gzip.compress(text))
-    assert read_log(log) == (["epoch", "loss"], [{"epoch": "1", "loss": "0.5"}, {"epoch": "2", "loss": "0.25"}])
-    damaged = bytearray(gzip.compress(text))
-    damaged[12] ^= 255
-    for content in (text, b"", gzip.compress(text)[:-9], damaged, gzip.compress(b"epoch,loss\n1\n")):
-        log.write_bytes(content)
-        with pytest.raises(ValueError, match=r"x\.csv\.gz (is not a run's log|holds no finished epoch)"):
-            read_log(log)
-    monkeypatch.setattr(run_module, "LARGEST_LOG", 1000)
-    log.write_bytes(gzip.compress(text + b"3,0.125\n" * 1000))  # small, until it is unpacked
-    with pytest.raises(ValueError, match="it is too large"):
-        read_log(log)
+    assert Run(tmp_path, "x").open(described(), "resume")["epoch"] == 1
 
 
 def test_an_empty_state_is_refused_and_the_run_stays(tmp_path):
     run = Run(tmp_path, "x")
-    run.open(ARGUMENTS, {}, resume=False, overwrite=False)
+    run.open(described())
     finish(run, 1, is_best=True)
     save_checkpoint(run.last, {})
     before = {path: path.read_bytes() for path in run.files}
     with pytest.raises(ValueError, match="does not hold a run's state"):
-        run.open(ARGUMENTS, {}, resume=True, overwrite=False)
+        run.open(described(), "resume")
     assert before == {path: path.read_bytes() for path in run.files}
-
-
-def test_a_log_of_short_rows_is_refused_at_the_first(tmp_path):
-    (tmp_path / "x.csv").write_text("epoch\n" + "1\n" * (1 << 24))  # 3 GB, if they were rows
-    with pytest.raises(ValueError, match="epoch 1 follows epoch 1"):
-        read_log(tmp_path / "x.csv")
 
 
 @pytest.mark.parametrize(
@@ -304,10 +339,10 @@ def test_a_log_of_short_rows_is_refused_at_the_first(tmp_path):
 def test_new_best_weights_end_the_test_of_older_ones(content, stays, tmp_path):
     """A test.json of this run goes with the weights that it tells of; another run's, or what is no test, stays."""
     run = Run(tmp_path, "x", results=["confusion.png"])
-    run.open({}, {}, False, False)
+    run.open(Description())
     (tmp_path / "confusion.png").write_bytes(b"of those weights")
     (tmp_path / "test.json").write_text(content)
-    run.finish_epoch({"epoch": 1, "accuracy": 0.5}, {"epoch": 1}, is_best=False)
+    finish(run, 1)
     assert (tmp_path / "test.json").exists() and (tmp_path / "confusion.png").exists()
-    run.finish_epoch({"epoch": 2, "accuracy": 0.6}, {"epoch": 2}, is_best=True)
+    finish(run, 2, is_best=True)
     assert (tmp_path / "test.json").exists() == stays and not (tmp_path / "confusion.png").exists()

@@ -12,7 +12,8 @@ import cifar_train
 import strong_augmentation
 from cifar_dataset import PADDING, Augmentation, ImageSet, normalize
 from longtail.devices import Runtime
-from longtail.training import epoch_seed, train_epoch
+from longtail.seeds import epoch_seed
+from longtail.training import train_epoch
 from strong_augmentation import StrongAugmentation, cut_out
 
 CPU = Runtime(torch.device("cpu"))

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 import cifar_train
-from longtail.run import Run, read_log
+from longtail.logs import cells, read_log
+from longtail.run import Run
 
 DIGITS = ("--dataset", "digits", "--imbalance", "100", "--loss_type", "CDB-CE", "--device", "cpu")
 
@@ -26,7 +27,7 @@ def curves(folder) -> dict[str, list[tuple[int, float]]]:
 
 
 def expected(log) -> dict[str, list[tuple[int, float]]]:
-    rows = read_log(log)[1]
+    rows = [cells(row) for row in read_log(log)]
     names = [name for name in rows[0] if name != "epoch" and not name.startswith(("accuracy_", "weight_"))]
     return {
         name: [(int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-6)) for row in rows if row[name]]

@@ -13,9 +13,12 @@ from cdb_loss import CDBLoss
 from cifar_dataset import ImageSet
 from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
+from longtail.logs import read_log
 from longtail.losses import LOSSES, build_rival
-from longtail.run import Run, read_log
-from longtail.training import Training, backward, begin, epoch_seed, fit, train_epoch
+from longtail.records import Description
+from longtail.run import Run
+from longtail.seeds import epoch_seed
+from longtail.training import Training, backward, fit, start_or_resume, train_epoch
 from muon import Muon
 
 CPU = Runtime(torch.device("cpu"))
@@ -53,7 +56,7 @@ def training(epochs=3, loss_type="CDB-CE", inputs=INPUTS, norm=None, **settings)
 
 def open_run(tmp_path) -> Run:
     run = Run(tmp_path, "x")
-    run.open({}, {}, resume=False, overwrite=False)
+    run.open(Description())
     return run
 
 
@@ -75,11 +78,10 @@ def test_accumulated_parts_have_the_gradient_of_the_whole_batch():
 
 def test_weights_of_a_row_follow_from_its_accuracy(tmp_path):
     run = open_run(tmp_path)
-    fit(training(), run, {}, CPU)
-    for row in read_log(run.log)[1]:
-        difficulty = [1 - float(row[f"accuracy_{c}"]) for c in range(4)]
-        weights = [float(row[f"weight_{c}"]) for c in range(4)]
-        assert weights == pytest.approx([4 * d / sum(difficulty) for d in difficulty], rel=1e-3)
+    fit(training(), run, Description(), CPU)
+    for row in read_log(run.log):
+        difficulty = [1 - accuracy for accuracy in row.class_accuracy]
+        assert row.class_weight == pytest.approx([4 * d / sum(difficulty) for d in difficulty], rel=1e-3)
 
 
 def test_the_best_epoch_is_kept_not_the_last(tmp_path):
@@ -93,7 +95,7 @@ def test_the_best_epoch_is_kept_not_the_last(tmp_path):
 
     falling.val_batches = val_batches
     run = open_run(tmp_path)
-    fit(falling, run, {}, CPU)
+    fit(falling, run, Description(), CPU)
     best = load_checkpoint(run.best)
     assert (best["epoch"], best["accuracy"], falling.best_accuracy) == (2, 0.75, 0.75)
     assert torch.equal(best["state_dict"]["weight"], weights[1]) and not torch.equal(weights[1], weights[2])
@@ -103,10 +105,10 @@ def test_deferred_weights_come_with_the_third_of_three_epochs(tmp_path):
     """Effective numbers at beta 1/2: (1/2) / (1 - 1/2 ** n) for n = 1, 2, 3, 4 is 1, 2/3, 4/7, 8/15, in all 291/105."""
     deferring, run = training(epochs=3), open_run(tmp_path)
     deferring.criterion = build_rival("LDAM-DRW", [1, 2, 3, 4], beta=0.5)
-    fit(deferring, run, {}, CPU)
+    fit(deferring, run, Description(), CPU)
     deferred = [4 * share * 105 / 291 for share in (1, 2 / 3, 4 / 7, 8 / 15)]
-    for row, expected in zip(read_log(run.log)[1], ([1] * 4, [1] * 4, deferred), strict=True):
-        assert [float(row[f"weight_{c}"]) for c in range(4)] == pytest.approx(expected, rel=1e-3)
+    for row, expected in zip(read_log(run.log), ([1] * 4, [1] * 4, deferred), strict=True):
+        assert row.class_weight == pytest.approx(expected, rel=1e-3)
 
 
 def test_running_statistics_are_averaged_like_weights():
@@ -126,16 +128,14 @@ def test_the_average_of_the_weights_is_validated_and_kept(tmp_path):
     steps = []
     averaging.optimizer.register_step_post_hook(lambda *_: steps.append(averaging.model.weight.detach().clone()))
     run = open_run(tmp_path)
-    fit(averaging, run, {}, CPU)
+    fit(averaging, run, Description(), CPU)
     expected = ((steps[0] + steps[1]) / 2 + steps[2]) / 4 + steps[3] / 2
     best = load_checkpoint(run.best)
     assert torch.allclose(best["state_dict"]["weight"], expected, atol=1e-6)
     assert not torch.allclose(best["state_dict"]["weight"], averaging.model.weight, atol=1e-3)
     assert "trained" not in best and "optimizer" not in best
     logits = INPUTS @ expected.T + best["state_dict"]["bias"]
-    assert float(read_log(run.log)[1][0]["accuracy"]) == pytest.approx(
-        (logits.argmax(1) == LABELS).float().mean().item()
-    )
+    assert read_log(run.log)[0].accuracy == pytest.approx((logits.argmax(1) == LABELS).float().mean().item())
 
 
 def test_an_average_and_muon_resume_as_if_uninterrupted(tmp_path):
@@ -148,12 +148,12 @@ def test_an_average_and_muon_resume_as_if_uninterrupted(tmp_path):
         ]
         each.optimizer = Muon(groups, lr=0.5, momentum=0.9, nesterov=True)
     run = open_run(tmp_path)
-    fit(whole, open_run(tmp_path / "whole"), {}, CPU)
+    fit(whole, open_run(tmp_path / "whole"), Description(), CPU)
     first.epochs = 2
     first.schedule = lambda progress: 1 - progress * 2 / 3
-    fit(first, run, {}, CPU)
-    second.restore(load_checkpoint(run.last), run)
-    fit(second, run, {}, CPU)
+    fit(first, run, Description(), CPU)
+    second.restore(load_checkpoint(run.last), run.last)
+    fit(second, run, Description(), CPU)
     for ours, theirs in ((second.model, whole.model), (second.selected, whole.selected)):
         assert torch.equal(ours.weight, theirs.weight)
     assert not torch.equal(whole.selected.weight, whole.model.weight)
@@ -161,12 +161,12 @@ def test_an_average_and_muon_resume_as_if_uninterrupted(tmp_path):
 
 def test_validation_after_every_second_epoch_and_the_last(tmp_path):
     run = open_run(tmp_path)
-    fit(training(epochs=5, validate_after_every=2), run, {}, CPU)
-    assert [bool(row["accuracy"]) for row in read_log(run.log)[1]] == [False, True, False, True, True]
+    fit(training(epochs=5, validate_after_every=2), run, Description(), CPU)
+    assert [not math.isnan(row.accuracy) for row in read_log(run.log)] == [False, True, False, True, True]
 
 
 def test_an_epoch_without_validation_shows_no_accuracy(tmp_path, capsys):
-    fit(training(epochs=2, validate_after_every=2), open_run(tmp_path), {}, CPU)
+    fit(training(epochs=2, validate_after_every=2), open_run(tmp_path), Description(), CPU)
     first, second = (re.search("val accuracy ([^ ]+) ", line)[1] for line in capsys.readouterr().out.splitlines()[:2])
     assert first == "-" and 0 <= float(second) <= 1
 
@@ -175,12 +175,12 @@ def test_fewer_images_than_processes_are_refused(tmp_path):
     each = training()
     each.train_batches = lambda epoch: iter(())
     with pytest.raises(ValueError, match="40 training images are too few for 1 processes"):
-        fit(each, open_run(tmp_path), {}, CPU)
+        fit(each, open_run(tmp_path), Description(), CPU)
 
 
 def test_resume_is_exact(tmp_path):
     whole = training(epochs=4, loss_type="EQL")
-    fit(whole, open_run(tmp_path / "whole"), {}, CPU)
+    fit(whole, open_run(tmp_path / "whole"), Description(), CPU)
     run = open_run(tmp_path / "parts")
     first = training(epochs=4, loss_type="EQL")
     batches = first.train_batches
@@ -192,44 +192,44 @@ def test_resume_is_exact(tmp_path):
 
     first.train_batches = interrupted
     with pytest.raises(KeyboardInterrupt):
-        fit(first, run, {}, CPU)
+        fit(first, run, Description(), CPU)
     second = training(epochs=4, loss_type="EQL")
-    second.restore(load_checkpoint(run.last), run)
+    second.restore(load_checkpoint(run.last), run.last)
     assert second.first_epoch == 3
-    fit(second, run, {}, CPU)
+    fit(second, run, Description(), CPU)
     assert torch.equal(second.model.weight, whole.model.weight)
     assert second.best_accuracy == whole.best_accuracy
 
 
 def test_resume_in_another_precision_is_refused(tmp_path):
-    """`auto` may be bf16 on the first machine and fp32 on the second, where the flag helps; an earlier version's
-    state does not say."""
+    """`auto` may be bf16 on the first machine and fp32 on the second, where the flag helps.
+
+    An earlier version's state does not say.
+    """
     run = open_run(tmp_path)
-    fit(training(epochs=1), run, {"arguments": {"precision": "auto"}}, CPU)
+    fit(training(epochs=1), run, Description(arguments={"precision": "auto"}), CPU)
     in_bf16 = Runtime(CPU.device, bf16=True)
-    with pytest.raises(
-        ValueError, match="trained in fp32, and this run would go on in bf16: resume with precision fp32"
-    ):
-        begin(training(), run, {}, {}, True, False, in_bf16)
-    assert not begin(training(), run, {"precision": "fp32"}, {}, True, False, CPU)
+    with pytest.raises(ValueError, match="trained in fp32, .* bf16: resume with precision fp32"):
+        start_or_resume(training(), run, Description(), "resume", in_bf16)
+    assert not start_or_resume(training(), run, Description(arguments={"precision": "fp32"}), "resume", CPU)
     state = load_checkpoint(run.last)
     del state["precision"]
     torch.save(state, run.last)
-    assert not begin(training(), run, {}, {}, True, False, in_bf16)
+    assert not start_or_resume(training(), run, Description(), "resume", in_bf16)
     torch.save({**state, "arguments": {"precision": "fp32"}}, run.last)
-    with pytest.raises(ValueError, match="trained in fp32, and this run would go on in bf16"):
-        begin(training(), run, {"precision": "auto"}, {}, True, False, in_bf16)
+    with pytest.raises(ValueError, match="trained in fp32, .* bf16"):
+        start_or_resume(training(), run, Description(arguments={"precision": "auto"}), "resume", in_bf16)
 
 
 def test_restore_refuses_what_does_not_fit(tmp_path):
     run = open_run(tmp_path)
-    fit(training(), run, {}, CPU)
+    fit(training(), run, Description(), CPU)
     state = load_checkpoint(run.last)
     for key in ("criterion", "optimizer", "epoch"):
         with pytest.raises(ValueError, match="last_x.pth does not hold"):
-            training().restore({k: v for k, v in state.items() if k != key}, run)
+            training().restore({k: v for k, v in state.items() if k != key}, run.last)
     with pytest.raises(ValueError, match="last_x.pth does not fit"):
-        training().restore({**state, "state_dict": {}}, run)
+        training().restore({**state, "state_dict": {}}, run.last)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
@@ -237,16 +237,16 @@ def test_loss_or_gradient_that_is_not_finite_stops_at_its_batch(tmp_path, bad):
     inputs = INPUTS.clone()
     inputs[25] = bad
     run = open_run(tmp_path)
-    fit(training(epochs=1), run, {}, CPU)
+    fit(training(epochs=1), run, Description(), CPU)
     good = run.last.read_bytes()
     poisoned = training(epochs=2, inputs=inputs)
-    poisoned.restore(load_checkpoint(run.last), run)
+    poisoned.restore(load_checkpoint(run.last), run.last)
     poisoned.first_epoch = 2
     before = poisoned.model.weight.clone()
     with pytest.raises(ValueError, match=r"epoch 2, batch 3: loss .*gradient norm.*last finite loss was [0-9.]+;"):
         if bad == 1e30:  # a finite loss whose gradient overflows when squared
             poisoned.criterion = build_rival("CE", [10] * 4)
-        fit(poisoned, run, {}, CPU)
+        fit(poisoned, run, Description(), CPU)
     assert torch.isfinite(poisoned.model.weight).all()
     assert not torch.equal(before, poisoned.model.weight)
     assert run.last.read_bytes() == good
@@ -260,7 +260,7 @@ def test_a_gpu_reads_later_and_still_names_the_batch(tmp_path, monkeypatch, bad)
     inputs[25] = bad
     run, poisoned = open_run(tmp_path), training(inputs=inputs, loss_type="CE")
     with pytest.raises(ValueError, match=r"^epoch 1, batch 3: loss .*gradient norm.*last finite loss was [0-9.]+;"):
-        fit(poisoned, run, {}, CPU)
+        fit(poisoned, run, Description(), CPU)
     assert not run.last.exists() and not run.log.exists()
 
 
@@ -269,8 +269,8 @@ def test_reading_later_changes_no_number(tmp_path, monkeypatch):
     for every in (1, 3, 50):
         monkeypatch.setattr(Runtime, "batches_between_reads", every)
         run, same = open_run(tmp_path / str(every)), training()
-        fit(same, run, {}, CPU)
-        rows.append([row["loss"] for row in read_log(run.log)[1]])
+        fit(same, run, Description(), CPU)
+        rows.append([row.loss for row in read_log(run.log)])
         weights.append(same.model.weight)
     assert rows[0] == rows[1] == rows[2]
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
@@ -327,7 +327,7 @@ def test_solved_validation_keeps_training(tmp_path):
     run.model.weight.data = torch.eye(4)[:, :3] * 1e9
     run.model.bias.data = torch.tensor([0.0, 0, 0, 1])
     run.train_batches = lambda epoch: [(torch.zeros(4, 3), torch.arange(4))] * 4
-    fit(run, open_run(tmp_path), {}, CPU)
+    fit(run, open_run(tmp_path), Description(), CPU)
     assert run.best_accuracy == 1
     assert run.criterion.weight.tolist() == [1, 1, 1, 1]
 
@@ -336,29 +336,26 @@ def test_solved_validation_keeps_training(tmp_path):
     "change",
     [
         lambda state: {key: value for key, value in state.items() if key != "state_dict"},
-        lambda state: {**state, "criterion": {1: torch.ones(1)}},
-        lambda state: {**state, "optimizer": [1]},
-        lambda state: {**state, "optimizer": {"state": {0: [1]}}},
+        lambda state: {**state, "criterion": {"weight": torch.ones(1)}},
         lambda state: {**state, "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(7)}}}},
         lambda state: {**state, "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(4, 3, device="meta")}}}},
         lambda state: {**state, "optimizer": {"state": {9: {"momentum_buffer": torch.zeros(4, 3)}}}},
-        lambda state: {**state, "best_accuracy": 10**400},
     ],
 )
 def test_a_state_that_is_not_of_this_training(change, tmp_path):
     run = open_run(tmp_path)
-    fit(training(epochs=1), run, {}, CPU)
+    fit(training(epochs=1), run, Description(), CPU)
     with pytest.raises(ValueError, match=r"last_x\.pth"):
-        training(epochs=2).restore(change(load_checkpoint(run.last)), run)
+        training(epochs=2).restore(change(load_checkpoint(run.last)), run.last)
 
 
 def test_a_momentum_of_one_shared_number_gets_memory_of_its_own(tmp_path):
     """PyTorch would write to 12 numbers where one is."""
     run = open_run(tmp_path)
-    fit(training(epochs=1), run, {}, CPU)
+    fit(training(epochs=1), run, Description(), CPU)
     shared = {"state": {0: {"momentum_buffer": torch.zeros(1).expand(4, 3)}}}
     resumed = training(epochs=2)
-    resumed.restore({**load_checkpoint(run.last), "optimizer": shared}, run)
+    resumed.restore({**load_checkpoint(run.last), "optimizer": shared}, run.last)
     assert resumed.optimizer.state[resumed.model.weight]["momentum_buffer"].is_contiguous()
     assert resumed.optimizer.param_groups[0]["lr"] == 0.25  # half of 0.5, of this training's own groups
 
@@ -388,8 +385,8 @@ def test_where_validation_is_not_balanced_the_mean_of_the_classes_decides(tmp_pa
         answering = training(epochs=3, loss_type="CE", keep_by_class=keep_by_class)
         answering.parallel_model, answering.val_batches = Answering(answering.model), val_batches
         run = Run(tmp_path / str(keep_by_class), "x")
-        run.open({}, {}, resume=False, overwrite=False)
-        fit(answering, run, {}, CPU)
+        run.open(Description())
+        fit(answering, run, Description(), CPU)
         kept[keep_by_class] = load_checkpoint(run.best)["epoch"], answering.best_accuracy
         assert load_checkpoint(run.last).get("keep_by_class", False) == keep_by_class
     assert kept == {False: (1, 0.75), True: (2, 0.75)}
@@ -409,11 +406,11 @@ class Answering(nn.Module):
 def test_an_older_run_goes_on_keeping_by_accuracy(tmp_path):
     """Its best_accuracy is a top-1, which a mean of classes must not be compared with."""
     run, old = open_run(tmp_path), training()
-    fit(old, run, {}, CPU)
+    fit(old, run, Description(), CPU)
     state, resumed = load_checkpoint(run.last), training(epochs=4, keep_by_class=True)
     assert "keep_by_class" not in state
-    resumed.restore(state, run)
+    resumed.restore(state, run.last)
     assert not resumed.keep_by_class
     resumed.keep_by_class, again = True, training(epochs=4, keep_by_class=True)
-    again.restore({**resumed.state(), "epoch": 3}, run)
+    again.restore({**resumed.state(), "epoch": 3}, run.last)
     assert again.keep_by_class

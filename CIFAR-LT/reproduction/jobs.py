@@ -14,7 +14,7 @@ import torch
 import cifar_test
 import cifar_train
 from longtail.files import write_atomically
-from longtail.run import read_log
+from longtail.logs import read_log
 
 HERE = Path(__file__).resolve().parents[1]  # CIFAR-LT/
 RESULTS = HERE / "results"
@@ -155,7 +155,7 @@ class Job:
         if (self.result / "test.json").exists():
             return "finished"
         try:
-            return f"epoch {len(read_log(self.log, whole_lines=True)[1])}" if self.log.exists() else "open"
+            return f"epoch {len(read_log(self.log, whole_lines=True))}" if self.log.exists() else "open"
         except ValueError:  # damaged, or without a row yet: the training says which
             return "epoch ?"
 

@@ -8,9 +8,8 @@ import numpy as np
 
 from longtail import compare
 from longtail.files import hold_lock, write_atomically, write_between
+from longtail.logs import csv_text, load_log
 from longtail.metrics import SHOTS
-from longtail.plot import load_log
-from longtail.run import best_row, csv_text, read_log
 from longtail.tables import markdown
 from reproduction import jobs, plan
 from reproduction.figures import Line, draw_losses, draw_overview, draw_steadiness, draw_tau
@@ -29,16 +28,15 @@ def marks(table: str) -> tuple[str, str]:
 def table_row(entry: Entry, done: list[Job]) -> dict[str, str]:
     """Return the row of an entry with finished seeds: mean and standard deviation in %, over the seeds."""
     tests = [job.figures for job in done]
-    logs = [read_log(job.kept_log)[1] for job in done]
-    best = [best_row(log) for log in logs]
+    logs = [load_log(job.kept_log) for job in done]
     return {
         "imbalance": str(entry.imbalance),
         "loss": entry.label,
         "paper": f"{entry.published:.2f}" if entry.published else "-",
         "this repository": show([test["accuracy"] for test in tests]),
         "seeds": str(len(done)),
-        "best epoch": best_epochs([int(row["epoch"]) for row in best], [len(log) for log in logs]),
-        "validation": show([float(row["accuracy"]) for row in best]),
+        "best epoch": best_epochs([log.best_epoch for log in logs], [log.epochs for log in logs]),
+        "validation": show([log.best_accuracy for log in logs]),
         **{name: show([test["shots"][name] for test in tests]) for name in SHOTS[1:]},
     }
 

@@ -5,7 +5,7 @@ import hashlib
 
 from longtail.checkpoints import load_checkpoint
 from longtail.files import write_atomically
-from longtail.run import best_row, read_log
+from longtail.logs import load_log
 from reproduction import plan
 from reproduction.jobs import WEIGHTS, Job
 
@@ -26,9 +26,9 @@ def check_publishable(job: Job) -> None:
         raise ValueError(f"{job.folder} holds no run: --runs must be where it was trained")
     if job.log.read_bytes() != gzip.decompress(job.kept_log.read_bytes()):
         raise ValueError(f"{job.folder} holds another run than {job.result}: their logs differ")
-    best, kept = best_row(read_log(job.log)[1]), load_checkpoint(job.best)
-    if kept.get("epoch") != int(best["epoch"]):
-        raise ValueError(f"{job.best} is of epoch {kept.get('epoch')}, the log's best is {best['epoch']}")
+    best, kept = load_log(job.log).best_epoch, load_checkpoint(job.best).get("epoch")
+    if kept != best:
+        raise ValueError(f"{job.best} is of epoch {kept}, the log's best is {best}")
 
 
 def section(job: Job) -> str:

@@ -25,15 +25,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CIFAR-LT"))
 import cifar_train
 from cifar_dataset import ImageSet, evaluation_batches, first_of_each_class, hold_out, long_tail_counts
 from longtail.checkpoints import load_checkpoint, load_weights
-from longtail.cli import ArgumentParser, exit_code, seed_number
+from longtail.cli import ArgumentParser, exit_code, plain_arguments, seed_number
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
+from longtail.logs import load_log
 from longtail.metrics import SHOTS, count_confusion, shot_accuracy
-from longtail.plot import find_log, load_log
 from longtail.run import Run
 from longtail.tables import markdown
-from longtail.training import begin, fit
+from longtail.training import fit, start_or_resume
 from reproduction.pages import weight_swing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,16 +80,18 @@ def train_and_test(args: Namespace, folder: Path, runtime: Runtime) -> None:
     train_set, val_set, test_set = read_mnist()
     counts = train_set.class_counts(10)
     training = cifar_train.build_training(args, RECIPE, "linear", train_set, val_set, runtime)
-    arguments = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, type(None)))}
-    description = {
-        "dataset": "mnist5k",
-        "class_counts": counts,
-        "class_names": [str(digit) for digit in range(10)],
-        "recipe": RECIPE.plain(),
-    }
+    description = cifar_train.CifarDescription(
+        arguments=plain_arguments(args),
+        class_names=[str(digit) for digit in range(10)],
+        class_counts=counts,
+        dataset="mnist5k",
+        head="linear",
+        normalization="train",
+        recipe=RECIPE.plain(),
+    )
     run = Run(folder, "mnist5k")
-    begin(training, run, arguments, description, resume=True, overwrite=False, runtime=runtime)
-    fit(training, run, {"arguments": arguments, **description}, runtime)
+    start_or_resume(training, run, description, "resume", runtime)
+    fit(training, run, description, runtime)
     load_weights(training.model, load_checkpoint(run.best)["state_dict"], run.best)
     confusion = count_confusion(training.model, evaluation_batches(test_set, "train", runtime), 10, runtime).cpu()
     correct, total = confusion.diagonal(), confusion.sum(1)
@@ -117,13 +119,13 @@ def row(name: str, runs: list[Path]) -> dict[str, str]:
         return f"{statistics.mean(values):.{digits}f}{spread}"
 
     tests = [json.loads((run / "test.json").read_text())["shots"] for run in runs]
-    logs = [load_log(find_log(run)) for run in runs]
-    swings = [weight_swing(find_log(run)) for run in runs]
+    logs = [load_log(run) for run in runs]
+    swings = [weight_swing(run) for run in runs]
     return {
         "loss": name,
         "seeds": str(len(runs)),
         **{shot: show([100 * test[shot] for test in tests]) for shot in SHOTS},
-        "validation": show([100 * log.measures["accuracy"][log.best] for log in logs]),
+        "validation": show([100 * log.best_accuracy for log in logs]),
         "weights swing by": show(swings, 3),
     }
 

@@ -10,7 +10,6 @@ epoch stands for each.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -23,8 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CIFAR-LT"))
 import cifar_train
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.plot import beside, find_log
-from longtail.run import read_log
+from longtail.logs import find_log, load_log
 from longtail.training import train_epoch, validate
 
 SETTINGS = ("dataset", "imbalance", "loss_type", "tau", "difficulty", "recipe", "batch_size", "max_epochs")
@@ -32,7 +30,7 @@ SETTINGS = ("dataset", "imbalance", "loss_type", "tau", "difficulty", "recipe", 
 
 def first_epoch(log: Path, goal: float) -> int:
     """The first epoch with that validation accuracy; a ValueError says what the best was."""
-    accuracies = [float(row["accuracy"]) for row in read_log(log)[1]]
+    accuracies = load_log(log).measures["accuracy"].tolist()
     if max(accuracies) < goal:
         raise ValueError(f"{log}: the best validation accuracy is {max(accuracies)}, below {goal}")
     return next(epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= goal)
@@ -43,7 +41,7 @@ def goal_timer(log: Path, epochs: int, data_root: Path, runtime: Runtime) -> Cal
 
     One epoch is measured, with its validation, from random weights; all epochs are equally long.
     """
-    arguments = json.loads(beside(log).read_text())["arguments"]
+    arguments = load_log(log).arguments
     flags = [word for key in SETTINGS if arguments.get(key) is not None for word in (f"--{key}", str(arguments[key]))]
     args = cifar_train.parse_arguments([*flags, "--data_root", str(data_root)])
     training = cifar_train.prepare(args, runtime)[0]

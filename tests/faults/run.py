@@ -46,7 +46,7 @@ import longtail.run  # noqa: E402
 from forked import fork, free_port, run_script  # noqa: E402
 from longtail.checkpoints import load_checkpoint  # noqa: E402
 from longtail.cli import ArgumentParser, positive_int, seed_number  # noqa: E402
-from longtail.run import read_log  # noqa: E402
+from longtail.logs import cells, read_log  # noqa: E402
 
 CIFAR = ROOT / "CIFAR-LT/cifar_train.py"
 DIGITS = ("--dataset", "digits", "--imbalance", "100")
@@ -203,7 +203,7 @@ def equal(one: Any, two: Any) -> bool:
 
 
 def rows_of(log: Path) -> list[dict[str, str]]:
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_log(log)[1]]
+    return [{key: value for key, value in cells(row).items() if key not in TIMES} for row in read_log(log)]
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
@@ -586,7 +586,7 @@ def long_run(epochs: int, work: Path, growth: float = MEMORY_GROWTH) -> Row:
             if not log.exists():
                 continue
             try:
-                done = len(read_log(log)[1])
+                done = len(read_log(log))
                 look = resident(child), len(list(Path(f"/proc/{child}/fd").iterdir()))
                 if not all(look):  # it has just ended, and holds nothing any more
                     break

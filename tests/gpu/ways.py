@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gpu import small_data
 from gpu.check import ROOT, Checks, Outcome, Place, can_compile
-from longtail.run import best_row, read_log
+from longtail.logs import load_log, read_log
 
 SCRIPT = ROOT / "CIFAR-LT/cifar_train.py"
 EPOCHS = 8
@@ -89,12 +89,12 @@ def train(words: list[str]) -> None:
 
 def judge(place: Place, folder: Path, epochs: int) -> Outcome:
     """Compare a finished run's best accuracy with that of the first, in fp32 on one device."""
-    rows = read_log(log_of(folder))[1]
-    accuracy = float(best_row(rows)["accuracy"])
-    reference = float(best_row(read_log(log_of(place.out / "ways/fp32"))[1])["accuracy"])
-    complete = [int(row["epoch"]) for row in rows] == list(range(1, epochs + 1))
+    log = load_log(log_of(folder))
+    accuracy = log.best_accuracy
+    reference = load_log(log_of(place.out / "ways/fp32")).best_accuracy
+    complete = log.measures["epoch"].tolist() == list(range(1, epochs + 1))
     return Outcome(
-        f"{len(rows)} epochs, validation accuracy {accuracy:.3f}, {float(rows[-1]['seconds']):.2f} s an epoch",
+        f"{log.epochs} epochs, validation accuracy {accuracy:.3f}, {log.measures['seconds'][-1]:.2f} s an epoch",
         f"{epochs} epochs, accuracy within {APART} of {reference:.3f} and at least {LEARNT}",
         complete and abs(accuracy - reference) <= APART and accuracy >= LEARNT,
     )
@@ -148,7 +148,7 @@ def killed(place: Place, epochs: int = EPOCHS) -> Outcome:
     process.kill()
     if process.wait() != -signal.SIGKILL:
         raise RuntimeError("the run ended before it was killed")
-    if not 0 < len(read_log(log_of(folder), whole_lines=True)[1]) < epochs:
+    if not 0 < len(read_log(log_of(folder), whole_lines=True)) < epochs:
         raise RuntimeError("the run was not killed in its middle")
     train(words)
     return judge(place, folder, epochs)

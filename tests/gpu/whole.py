@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from gpu.check import ROOT, Checks, Outcome, Place
-from longtail.run import best_row, read_log
+from longtail.logs import load_log
 
 TRAIN, TEST = (ROOT / "CIFAR-LT" / name for name in ("cifar_train.py", "cifar_test.py"))
 COMMAND = ("--class_num", "100", "--imbalance", "200", "--loss_type", "CDB-CE", "--tau", "1.5", "--n_gpus", "1")
@@ -53,13 +53,13 @@ def first_command(place: Place, epochs: int = EPOCHS, more: tuple[str, ...] = ()
     code = train(place, folder, more)
     if not (folder / f"{STEM}.csv").exists():
         return Outcome("no epoch was finished in the time", finished=False)
-    rows = read_log(folder / f"{STEM}.csv")[1]
-    seconds = statistics.median(float(row["seconds"]) for row in rows)
+    log = load_log(folder / f"{STEM}.csv")
+    seconds = statistics.median(log.measures["seconds"])
     found = (
-        f"{len(rows)} of {epochs} epochs, {seconds:.1f} s an epoch, {seconds * epochs / 60:.0f} min for all; "
-        f"best validation accuracy {float(best_row(rows)['accuracy']):.4f}"
+        f"{log.epochs} of {epochs} epochs, {seconds:.1f} s an epoch, {seconds * epochs / 60:.0f} min for all; "
+        f"best validation accuracy {log.best_accuracy:.4f}"
     )
-    if code or len(rows) < epochs:
+    if code or log.epochs < epochs:
         return Outcome(found, finished=False)
     test = [
         sys.executable,
