@@ -18,7 +18,18 @@ from longtail.run import Run
 ARGUMENTS = {"seed": 0, "lr": 0.1, "resume": False}
 
 
-MAY_CHANGE = {"resume", "overwrite", "download", "n_gpus", "device", "workers", "compile", "tensorboard", "precision"}
+MAY_CHANGE = {
+    "resume",
+    "overwrite",
+    "download",
+    "n_gpus",
+    "device",
+    "workers",
+    "compile",
+    "tensorboard",
+    "precision",
+    "teacher",
+}
 
 
 SETTINGS = {key for key, value in vars(cifar_train.parse_arguments([])).items() if not isinstance(value, Path)} | {
