@@ -5,15 +5,27 @@ Sizes as torchvision publishes them, and whole runs with the smallest of them.
 
 import contextlib
 import json
+import sys
+from urllib.error import URLError
 
 import pytest
 import torch
 from torchvision import models
 
-from backbones import BACKBONES, check_batches, load_pretrained, torchvision_backbone, training_precision
+from backbones import (
+    BACKBONES,
+    check_batches,
+    fetch_published,
+    load_pretrained,
+    load_published,
+    torchvision_backbone,
+    training_precision,
+)
 from image_builders import make_folder
+from imagenet_config import read_config
 from imagenet_run import BEST
 from imagenet_table import name_of
+from imagenet_training import build_optimizer, cosine_schedule
 from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
 from longtail.training import train_epoch
@@ -230,3 +242,118 @@ def test_such_a_batch_ends_before_the_first_epoch(data, tmp_path, failing):
     count = len((data / "Small_train.txt").read_text().splitlines())
     file = write_config(tmp_path, data, "x", image_size=32, test_resize=32, batch_size=count - 1)
     assert "choose another batch_size" in failing(main, "--cfg", file)
+
+
+WEIGHTS_18 = "resnet18-f37072fd.pth"  # as torchvision's page of models names them
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """PyTorch's folder of downloaded weights, empty, on a machine without a network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(URLError("no network")))
+    folder = tmp_path / "torch/hub/checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_published_weights_are_used(cache, data, tmp_path, capsys):
+    """With a learning rate of nothing the weights stay what they were; the file holds random ones under its name."""
+    torch.manual_seed(2)
+    weights = models.resnet18().state_dict()
+    torch.save(weights, cache / WEIGHTS_18)
+    settings = {"backbone": "resnet18", "pretrained": "imagenet", "num_epochs": 2, "lr": 1e-30, "warmup_epochs": 1}
+    state = last(run(tmp_path, data, "x", **settings))
+    assert torch.equal(state["feat_model"]["layer4.1.conv2.weight"], weights["layer4.1.conv2.weight"])
+    assert state["arguments"]["pretrained"] == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "file"),
+    [("resnet18", WEIGHTS_18), ("timm/vit_tiny_patch16_224", "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors")],
+)
+def test_without_a_network_the_file_its_folder_and_the_key_are_named(backbone, file, cache, data, tmp_path, failing):
+    if backbone.startswith("timm"):
+        pytest.importorskip("timm")
+    settings = {"backbone": backbone, "pretrained": "imagenet", "image_size": 224, "test_resize": 256}
+    error = failing(main, "--cfg", write_config(tmp_path, data, "x", **settings))
+    assert str(cache) in error and file in error and "key pretrained" in error
+    assert not (tmp_path / "x").exists()
+
+
+def test_there_are_no_published_weights_of_resnet10(cache, data, tmp_path, failing):
+    error = failing(main, "--cfg", write_config(tmp_path, data, "x", pretrained="imagenet"))
+    assert "no published weights for backbone resnet10" in error
+
+
+def test_a_damaged_download_is_named(cache, data, tmp_path, failing):
+    (cache / WEIGHTS_18).write_bytes(b"<html>a login</html>")
+    file = write_config(tmp_path, data, "x", backbone="resnet18", pretrained="imagenet")
+    assert str(cache / WEIGHTS_18) in failing(main, "--cfg", file)
+
+
+def test_a_network_of_timm_gets_the_images_that_it_knows(cache):
+    """This one was trained with mean and std 0.5; its weights come from a file in PyTorch's folder."""
+    timm = pytest.importorskip("timm")
+    safetensors = pytest.importorskip("safetensors.torch")
+    name = "vit_tiny_patch16_224"
+    torch.manual_seed(3)
+    theirs = timm.create_model(name, num_classes=1000).eval()
+    file = cache / f"{name}.augreg_in21k_ft_in1k.safetensors"
+    safetensors.save_file(theirs.state_dict(), file)
+    ours = ImageNetModel(5, backbone=f"timm/{name}").eval()
+    load_published(ours.feat_model, f"timm/{name}", fetch_published(f"timm/{name}"))
+    pixels = torch.rand(2, 3, 224, 224)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    theirs.reset_classifier(0)
+    with torch.no_grad():
+        assert torch.allclose(ours.feat_model((pixels - mean) / std), theirs((pixels - 0.5) / 0.5), atol=1e-4)
+    file.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=file.name):
+        load_published(ours.feat_model, f"timm/{name}", file)
+
+
+def test_a_run_with_a_network_of_timm(data, tmp_path, failing, capsys):
+    """Trained with AdamW, resumed and tested. A size or a name that does not fit is told before training."""
+    pytest.importorskip("timm")
+    settings = {
+        "backbone": "timm/test_vit",
+        "image_size": 160,
+        "test_resize": 160,
+        "num_epochs": 2,
+        "optimizer": "adamw",
+    }
+    folder = run(tmp_path, data, "x", **settings)
+    assert main(["--cfg", str(tmp_path / "x.yaml"), "--resume"]) == 0
+    assert main(["--test", "--model_dir", str(folder)]) == 0
+    assert last(folder)["arguments"]["backbone"] == "timm/test_vit"
+    small = write_config(tmp_path, data, "y", **{**settings, "backbone": "timm/vit_tiny_patch16_224"})
+    assert "backbone timm/vit_tiny_patch16_224 does not take image_size 160" in failing(main, "--cfg", small)
+    unknown = write_config(tmp_path, data, "y", **{**settings, "backbone": "timm/resnet1888"})
+    assert "backbone timm/resnet1888: Unknown model" in failing(main, "--cfg", unknown)
+
+
+def test_without_timm_its_networks_are_refused(data, tmp_path, monkeypatch, failing):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    file = write_config(tmp_path, data, "x", backbone="timm/resnet18")
+    assert "backbone timm/resnet18 needs timm: pip install timm" in failing(main, "--cfg", file)
+
+
+def test_the_classifier_has_a_rate_of_its_own(data, tmp_path):
+    settings = {"lr": 0.01, "head_lr": 0.1, "weight_decay": 0.05, "optimizer": "adamw"}
+    config = read_config(write_config(tmp_path, data, "x", **settings))
+    model = ImageNetModel(3)
+    optimizer = build_optimizer(model, config)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    body, head = optimizer.param_groups
+    assert (body["initial_lr"], head["initial_lr"], body["weight_decay"]) == (0.01, 0.1, 0.05)
+    assert [tuple(parameter.shape) for parameter in head["params"]] == [(3, 512), (3,)]
+    assert len(body["params"]) + 2 == len(list(model.parameters()))
+
+
+def test_the_rate_rises_in_the_warm_up_and_falls_afterwards():
+    """Of four epochs the first warms up: half of it is half the rate, but for the hundredth with which it begins."""
+    schedule = cosine_schedule(4, 1)
+    assert schedule(0) == pytest.approx(0.01 / 1.01) and schedule(0.125) == pytest.approx(0.51 / 1.01)
+    third = [1.0, 0.75, 0.25]  # (1 + cos) / 2 at 0, 60 and 120 degrees
+    assert [schedule(epoch / 4 + 0.1) for epoch in (1, 2, 3)] == pytest.approx(third)
