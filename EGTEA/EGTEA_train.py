@@ -24,6 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ is beside this folder
 
 from cdb_loss import CDBLoss
+from clip_model import ClipDescription
 from egtea_clips import check_labels, count_labels, names_file, read_class_names, read_clips, split_identity
 from egtea_dataset import ClipSet, evaluation_batches, memory_format, training_batches
 from longtail.cli import (
@@ -43,7 +44,7 @@ from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.loss_flags import absent_classes_line, add_loss_arguments, build_loss, complete_loss_arguments
 from longtail.losses import find_loss
-from longtail.records import Description, Plain
+from longtail.records import Plain
 from longtail.run import Run
 from longtail.training import Training, fit, start_or_resume
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, load_pretrained, warn_of_bf16
@@ -231,16 +232,6 @@ def parameter_groups(model: ResNeXt3D, lr: float, head_lr: float | None) -> list
     return [{"params": body, "initial_lr": lr}, {"params": list(model.fc.parameters()), "initial_lr": head_lr}]
 
 
-@dataclass(kw_only=True)
-class ClipDescription(Description):
-    """What a checkpoint of this experiment says of itself."""
-
-    frames_per_clip: int
-    sample_size: int
-    head: str
-    normalization: str
-
-
 def run_arguments(args: Namespace) -> dict[str, Plain]:
     """Return what a run's files say of its flags: no paths, of which a run is independent."""
     arguments = plain_arguments(args) | {"pretrained_model": args.pretrained_model.name}
@@ -289,7 +280,6 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
         frames_per_clip=args.frames_per_clip,
         sample_size=args.sample_size,
         head=head,
-        normalization="kinetics-mean",
     )
 
 
