@@ -4,7 +4,10 @@
     probabilities = model(model.transform(picture)[None]).softmax(1)         # a PIL picture of 32x32 pixels
     print(model.class_names[probabilities.argmax()])
 
-Each entry is a network in evaluation mode. `resnet32_cifar100_lt` comes with `.transform` and `.class_names`.
+    model = torch.hub.load("OWNER/NAME", "trained", weights="runs/x")         # a run of yours, of any experiment
+
+Each entry is a network in evaluation mode. `resnet32_cifar100_lt` and `trained` come with `.transform` and
+`.class_names`.
 """
 
 import sys
@@ -76,3 +79,13 @@ def resnext3d101(num_classes: int = 19, weights: str | None = None) -> nn.Module
     elif weights:
         load_pretrained(model, _Path(weights))
     return model.eval()
+
+
+def trained(weights: str) -> nn.Module:
+    """Return the network of a run of any experiment: its folder, or its checkpoint.
+
+    It is in evaluation mode, with `.transform`, `.class_names` and `.input_shape`.
+    """
+    from longtail.trained import load_run
+
+    return load_run(weights)

@@ -1,8 +1,6 @@
 """Apply a trained model to a user's images: one row for each, with its most probable classes."""
 
 import contextlib
-import csv
-import io
 import os
 import sys
 from collections import Counter
@@ -22,7 +20,8 @@ from imagenet_run import image_loader, load_best
 from longtail.cli import some
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.files import check_place, write_atomically
+from longtail.files import check_place
+from longtail.predictions import PredictionTable
 from longtail.signals import raise_if_stopped, stop_signals
 from path_table import PathTable
 from resnet10 import ImageNetModel
@@ -94,54 +93,26 @@ def probabilities(
         yield model.classifier(features.float()).softmax(1).cpu(), errors
 
 
-def rows_of(likely: Tensor, errors: dict[int, str], names: list[str], top: int) -> Iterator[list[object]]:
-    """Yield class and probability of the `top` most probable classes of each image, and its error."""
-    values, classes = likely.topk(top)
-    for index in range(len(likely)):
-        if index in errors:
-            yield [*[""] * (2 * top), errors[index]]
-            continue
-        row: list[object] = []
-        for c, value in zip(classes[index].tolist(), values[index].tolist(), strict=True):
-            row += [names[c], f"{value:.6f}"]
-        yield [*row, ""]
-
-
-def predict(config: Config, inputs: Inputs, top: int, runtime: Runtime) -> tuple[str, bool]:
-    """Return a CSV table of predictions for the images, and whether every one could be used."""
+def predict(config: Config, inputs: Inputs, top: int, runtime: Runtime) -> PredictionTable:
+    """Return the predictions for the images, a row for each."""
     if runtime.world_size > 1:
         raise ValueError("--predict runs in one process; --n_gpus gives it several GPUs")
     checkpoint, model = load_best(config, config.path("model_dir"), runtime)
     names = checkpoint.get("class_names") or [str(c) for c in range(config.num_classes)]
-    top = min(top, len(names))
     labels = torch.zeros(len(inputs.paths), dtype=torch.long)
     images = ImageList(inputs.source, inputs.root, PathTable(inputs.paths), labels, "")
     loader = image_loader(config, images, runtime, strict=False)
-    rows: list[list[object]] = []
+    table = PredictionTable(names, top)
+    paths = (inputs.shown(path) for path in inputs.paths)
     with tqdm(desc="predicting", total=len(inputs.paths), unit="image", disable=None) as bar:
         for likely, errors in probabilities(model, loader, runtime):
-            rows += rows_of(likely, errors, names, top)
+            for index, path in zip(range(len(likely)), paths, strict=False):
+                if index in errors:
+                    table.add_error(path, errors[index])
+                else:
+                    table.add(path, likely[index])
             bar.update(len(likely))
-    shown = [inputs.shown(path) for path in inputs.paths]
-    wrong = [path for path, row in zip(shown, rows, strict=True) if row[-1]]
-    if wrong:
-        print(
-            f"{len(wrong)} of {len(shown)} images cannot be used, see the column error: {some(wrong)}", file=sys.stderr
-        )
-    return prediction_table(shown, rows, top), not wrong
-
-
-def prediction_table(paths: list[str], rows: list[list[object]], top: int) -> str:
-    """Return the CSV table, with a heading."""
-    heading = ["path"]
-    for rank in range(1, top + 1):
-        heading += [f"class_{rank}", f"probability_{rank}"]
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow([*heading, "error"])
-    for path, row in zip(paths, rows, strict=True):
-        table.writerow([path, *row])
-    return text.getvalue()
+    return table
 
 
 def write_predictions(config: Config, source: Path, root: Path | None, out: Path | None, top: int) -> int:
@@ -153,19 +124,11 @@ def write_predictions(config: Config, source: Path, root: Path | None, out: Path
     with contextlib.redirect_stdout(messages), start_runtime(config.n_gpus, config.precision, config.device) as runtime:
         if inputs.ignored:
             print(f"{source}: {len(inputs.paths):,} images{endings_line(inputs.ignored)}")
-        table, complete = predict(config, inputs, top, runtime)
+        table = predict(config, inputs, top, runtime)
+    if table.failed:
+        failed = f"{len(table.failed)} of {len(inputs.paths)} images cannot be used, see the column error"
+        print(f"{failed}: {some(table.failed)}", file=sys.stderr)
+    table.write(out)
     if out:
-        write_atomically(out, table.encode("utf-8", "surrogateescape"))
         print(f"{out}: predictions for {source}", flush=True)
-    else:
-        print_bytes(table.encode("utf-8", "surrogateescape"))
-    return 0 if complete else 1
-
-
-def print_bytes(content: bytes) -> None:
-    """Print text as it is in files; a notebook's stdout takes text alone."""
-    if hasattr(sys.stdout, "buffer"):
-        sys.stdout.buffer.write(content)
-    else:
-        sys.stdout.write(content.decode("utf-8", "replace"))
-    sys.stdout.flush()
+    return 1 if table.failed else 0

@@ -24,6 +24,20 @@ logs.py               a run's log: written, read, which epoch is kept
 run.py                the folder of a run: its log, its last and best checkpoint, resuming
 batch_losses.py       an epoch's losses, read from the device and checked
 training.py           the training loop: epochs, validation, class weights
+trained.py            load_run: the network of a run of any experiment
 plot.py               a run's log as pictures; a script
 compare.py            settings over several seeds: differences and interval; a script
 """
+
+from typing import Any
+
+__all__ = ["load_run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import load_run when it is asked for: the modules above that need no torch must stay so."""
+    if name == "load_run":
+        from longtail.trained import load_run
+
+        return load_run
+    raise AttributeError(f"module 'longtail' has no attribute {name!r}")

@@ -202,3 +202,13 @@ def test_a_released_checkpoint_predicts_numbers_for_names(trained, data, tmp_pat
     assert main(["--predict", str(tmp_path / "a.jpg"), *places]) == 0
     (row,) = predicted(capsys.readouterr().out)
     assert {row["class_1"], row["class_2"], row["class_3"]} == {"0", "1", "2"}
+
+
+def test_files_that_are_left_out_are_counted(trained, tmp_path, capsys):
+    """Of a phone's HEIC files, a file without an ending and a text nothing is predicted, and one line says so."""
+    for name in ("a.jpg", "b.heic", "c.HEIC", "d", "e.txt"):
+        (tmp_path / name).write_bytes(jpeg())
+    assert main(["--predict", str(tmp_path), "--model_dir", str(trained)]) == 0
+    captured = capsys.readouterr()
+    assert [row["path"] for row in predicted(captured.out)] == [str(tmp_path / "a.jpg")]
+    assert f"{tmp_path}: 1 images; 4 files are left out" in captured.err and ".heic: 1" in captured.err

@@ -70,6 +70,7 @@ def test_the_hub_lists_networks_alone():
         "resnet10",
         "resnet32_cifar100_lt",
         "resnext3d101",
+        "trained",
     ]
 
 

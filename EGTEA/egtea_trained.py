@@ -1,0 +1,42 @@
+"""A trained network of this experiment, for longtail.load_run."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from egtea_dataset import View, frame_indices, normalize
+from longtail.checkpoints import load_weights
+from longtail.trained import pixels_of
+from resnext3d import ResNeXt3D
+
+
+def trained_network(checkpoint: dict[str, Any], path: Path) -> nn.Module:
+    """Return the network of a checkpoint, with `.transform`, for a clip, and `.class_names`."""
+    if "class_names" not in checkpoint:
+        raise ValueError(f"{path} does not name its classes: EGTEA_test.py tests a released checkpoint")
+    model = ResNeXt3D(len(checkpoint["class_names"]), checkpoint["head"])
+    load_weights(model, checkpoint["state_dict"], path)
+    frames, size = checkpoint["frames_per_clip"], checkpoint["sample_size"]
+    model.transform = partial(to_input, frames=frames, size=size)
+    model.class_names, model.input_shape = checkpoint["class_names"], (3, frames, size, size)
+    return model
+
+
+def to_input(clip: Tensor | np.ndarray | Sequence[object], frames: int, size: int) -> Tensor:
+    """Return the network's input (3, frames, size, size): the centres of equal parts of a clip, and its centre square.
+
+    clip: an array (T, H, W, 3) or a tensor (T, 3, H, W) of bytes, or a sequence of pictures.
+    """
+    import cv2
+
+    seen = []
+    for index in frame_indices(len(clip), frames):
+        picture = np.ascontiguousarray(pixels_of(clip[int(index)]).permute(1, 2, 0).numpy())
+        matrix = View().matrix(*picture.shape[:2], size)
+        seen.append(cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP))
+    return normalize(torch.from_numpy(np.stack(seen))[None])[0].contiguous()
