@@ -143,7 +143,7 @@ def problem_with(args: Namespace) -> str:
     if any(getattr(args, method) for method in METHODS) and not args.test:
         return "--tau_norm, --ncm and --logit_adjustment belong to --test"
     if (uses or args.compare) and (args.resume or args.overwrite or args.tensorboard):
-        return "--resume, --overwrite and --tensorboard belong to the training of one run"
+        return "--resume, --overwrite and --tensorboard belong to training a single run"
     if args.seeds and not args.compare:
         return "--seeds belongs to --compare"
     if args.compare and (args.loss_type or args.seed is not None):

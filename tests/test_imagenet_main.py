@@ -884,7 +884,7 @@ def test_losses_are_compared(compared, capsys):
         (["--compare", "CE"], "name two losses or more"),
         (["--compare", "CE", "CE"], "name two losses or more"),
         (["--compare", "CE", "CDBCE"], "loss_type must be one of"),
-        (["--compare", "CE", "CDB-CE", "--resume"], "belong to the training of one run"),
+        (["--compare", "CE", "CDB-CE", "--resume"], "belong to training a single run"),
         (["--compare", "CE", "CDB-CE", "--seed", "1"], "leave out --loss_type and --seed"),
         (["--compare", "CE", "Balanced_Softmax", "--tau", "1"], "--tau: tau 1.0 does nothing with loss_type CE"),
         (["--seeds", "2"], "--seeds belongs to --compare"),

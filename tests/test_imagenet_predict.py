@@ -156,7 +156,7 @@ def test_a_list_of_paths_starts_at_its_own_folder(trained, tmp_path, capsys):
         (["--predict", "{tmp}/empty.txt"], "empty.txt lists no image"),
         (["--predict", "{tmp}", "--out", "{tmp}/none/x.csv"], "x.csv: there is no folder"),
         (["--predict", "{tmp}/none.jpg", "--out", "{tmp}"], "is a folder; name a file"),
-        (["--predict", "{tmp}", "--test"], "--test and --predict are two commands"),
+        (["--predict", "{tmp}", "--test"], "--test, --predict and --compare are three commands"),
         (["--test", "--top", "3"], "--out and --top belong to --predict"),
         (["--predict", "{tmp}", "--top", "0"], "--top: must be a whole number of at least 1"),
         (["--predict", "{tmp}", "--resume"], "belong to training"),
