@@ -17,7 +17,9 @@ from longtail.metrics import Batches
 
 NUM_CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
 HELD_OUT_PER_CLASS = 25  # paper, section 4.1: images of each class for validation
-PROTOCOLS = ("paper", "common", "paper-on-test")  # see long_tailed; all but the first look at the test set
+VALIDATED_ON_TEST = ("common", "paper-on-test")  # protocols; see long_tailed
+UNVALIDATED = ("all", "refit")
+PROTOCOLS = ("paper", *VALIDATED_ON_TEST, "all")  # that a user chooses; --refit brings its own
 DIGITS_HELD_OUT, DIGITS_TEST = 20, 40  # images of each class
 DIGITS_SIDE = 16  # pixels, twice the originals': a demo has to be quick
 NORMALIZATION = {  # mean, std of R, G, B on a scale of 0 to 1
@@ -149,9 +151,10 @@ def check_present(dataset: str, data_root: Path, download: bool) -> None:
 
 def hold_out(images: ImageSet, per_class: int) -> tuple[Tensor, Tensor]:
     """Return the indices of the rest and of the last `per_class` images of each class, both in file order."""
-    held = torch.cat([(images.labels == c).nonzero().flatten()[-per_class:] for c in images.labels.unique()])
     mask = torch.zeros(len(images), dtype=torch.bool)
-    mask[held] = True
+    for c in images.labels.unique():
+        indices = (images.labels == c).nonzero().flatten()
+        mask[indices[len(indices) - per_class :]] = True
     return (~mask).nonzero().flatten(), mask.nonzero().flatten()
 
 
@@ -172,31 +175,36 @@ def first_of_each_class(labels: Tensor, counts: list[int]) -> Tensor:
     return torch.cat([(labels == c).nonzero().flatten()[:count] for c, count in enumerate(counts)]).sort().values
 
 
-def long_tailed(dataset: str, data_root: Path, imbalance: float, protocol: str = "paper") -> tuple[ImageSet, ImageSet]:
-    """Return the long-tailed training set and the balanced set on which difficulty is measured and the epoch is chosen.
+def long_tailed(
+    dataset: str, data_root: Path, imbalance: float, protocol: str = "paper"
+) -> tuple[ImageSet, ImageSet | None]:
+    """Return the long-tailed training set, and the set on which difficulty is measured and the epoch is chosen, if any.
 
     "paper" holds out the last HELD_OUT_PER_CLASS images of each class before the cut. "common" is what most other
     papers do: it cuts all images and validates on the test set. The test set then chooses the epoch, which makes the
     numbers too good, and gives CDB its difficulties, which no rival gets. "paper-on-test" separates the two changes:
-    the paper's training set, validated on the test set.
+    the paper's training set, validated on the test set. "all" adds the images that "paper" holds out to its training
+    set, and "refit" has the training set of "common"; both validate nothing.
     """
     images = read_split(dataset, data_root, "train")
     num_classes = NUM_CLASSES[dataset]
-    if protocol == "common":
-        train, validation = images, read_split(dataset, data_root, "test")
-    else:
-        per_class = DIGITS_HELD_OUT if dataset == "digits" else HELD_OUT_PER_CLASS
-        if min(images.class_counts(num_classes)) <= per_class:
+    held_out = 0
+    if protocol not in ("common", "refit"):
+        held_out = DIGITS_HELD_OUT if dataset == "digits" else HELD_OUT_PER_CLASS
+        if min(images.class_counts(num_classes)) <= held_out:
             raise ValueError(
-                f"{data_root}: a class of {dataset} has {per_class} images or fewer, all of which validation takes"
+                f"{data_root}: a class of {dataset} has {held_out} images or fewer, all of which validation takes"
             )
-        rest, held = hold_out(images, per_class)
-        train, validation = (
-            images[rest],
-            images[held] if protocol == "paper" else read_split(dataset, data_root, "test"),
-        )
-    counts = long_tail_counts(min(train.class_counts(num_classes)), num_classes, imbalance)
-    return train[first_of_each_class(train.labels, counts)], validation
+    rest, held = hold_out(images, held_out)
+    counts = long_tail_counts(min(images[rest].class_counts(num_classes)), num_classes, imbalance)
+    kept = rest[first_of_each_class(images.labels[rest], counts)]
+    if protocol == "all":
+        kept = torch.cat([kept, held]).sort().values
+    if protocol in UNVALIDATED:
+        return images[kept], None
+    if protocol in VALIDATED_ON_TEST:
+        return images[kept], read_split(dataset, data_root, "test")
+    return images[kept], images[held]
 
 
 def normalize(images: Tensor, constants: str = "train") -> Tensor:

@@ -152,6 +152,20 @@ def test_other_protocols_cut_from_all_images_or_validate_on_the_test_set(tmp_pat
     ]
 
 
+def test_protocols_without_validation_train_on_what_others_hold_out(tmp_path):
+    """35 images of a class: "all" has 10 * 10 ** (-c / 9) and the last 25, "refit" the same as "common"."""
+    write_cifar(tmp_path, "cifar10", per_class=35)
+    train, validation = long_tailed("cifar10", tmp_path, 10, "all")
+    assert validation is None
+    assert train.class_counts(10) == [25 + count for count in (10, 7, 5, 4, 3, 2, 2, 1, 1, 1)]
+    paper, held = long_tailed("cifar10", tmp_path, 10)
+    seen = sorted(paper.images[:, 0, 0, 0].tolist() + held.images[:, 0, 0, 0].tolist())
+    assert sorted(train.images[:, 0, 0, 0].tolist()) == seen
+    train, validation = long_tailed("cifar10", tmp_path, 10, "refit")
+    assert validation is None
+    assert torch.equal(train.images, long_tailed("cifar10", tmp_path, 10, "common")[0].images)
+
+
 def test_digits():
     train, val = long_tailed("digits", Path("nowhere"), 20)
     test = read_split("digits", Path("nowhere"), "test")
