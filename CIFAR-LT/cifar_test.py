@@ -25,7 +25,7 @@ from cifar_dataset import (
     HELD_OUT_PER_CLASS,
     NORMALIZATION,
     NUM_CLASSES,
-    PROTOCOLS,
+    VALIDATED_ON_TEST,
     ImageSet,
     check_present,
     class_names,
@@ -180,11 +180,15 @@ def validation_set(args: Namespace, description: dict[str, Any]) -> ImageSet:
         raise ValueError(
             f"--logit_adjustment needs the class counts, which {args.saved_model_path} does not hold: give --imbalance"
         )
-    if (protocol := description["protocol"] or "paper") != "paper":
+    protocol = description["protocol"] or "paper"
+    if protocol in VALIDATED_ON_TEST:
         raise ValueError(
             f"--logit_adjustment needs validation images; with --protocol {protocol} the test set took their place"
         )
-    return long_tailed(description["dataset"], args.data_root, imbalance=1)[1]  # the same images at any imbalance
+    _, validation = long_tailed(description["dataset"], args.data_root, 1, protocol)  # the same at any imbalance
+    if validation is None:
+        raise ValueError(f"--logit_adjustment needs validation images; with protocol {protocol} none were held out")
+    return validation
 
 
 class WithMirror(nn.Module):
@@ -255,7 +259,7 @@ def test(args: Namespace) -> None:
                 **({"flip": True} if args.flip else {}),
                 **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root)).entries(),
             }
-            if description["protocol"] in PROTOCOLS[1:]:
+            if description["protocol"] in VALIDATED_ON_TEST:
                 print(
                     "this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: "
                     f"--protocol {description['protocol']}"

@@ -51,6 +51,7 @@ from longtail.cli import (
 from longtail.devices import Runtime
 from longtail.distillation import Distillation, Teacher
 from longtail.distributed import start_runtime
+from longtail.logs import find_log
 from longtail.loss_flags import add_loss_arguments, build_loss, complete_loss_arguments
 from longtail.losses import LOSSES, find_loss
 from longtail.records import Description, Plain
@@ -58,6 +59,7 @@ from longtail.run import Run
 from longtail.seeds import epoch_seed
 from longtail.training import Training, fit, start_or_resume
 from muon import Muon
+from refit import logged_weights, replay_weights
 from resnet32 import ResNet32
 from strong_augmentation import StrongAugmentation
 from teachers import checksum, find_checkpoint, load_teachers, logit_scale
@@ -150,7 +152,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         choices=PROTOCOLS,
         default="paper",
         help="paper (default): hold out 25 images of each class for validation, cut the rest; common: cut all images "
-        "and validate on the test set, as many papers do; paper-on-test: cut as paper, validate on the test set",
+        "and validate on the test set, as many papers do; paper-on-test: cut as paper, validate on the test set; "
+        "all: cut as paper and add what it holds out, validate nothing, keep the last epoch",
     )
     data.add_argument("--download", action="store_true", help="fetch the data set into --data_root if it is missing")
     add_loss_arguments(parser)
@@ -187,6 +190,14 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         metavar="RUN",
         help="learn from finished runs too: half of the loss is 4 times the divergence from the mean of their "
         "probabilities at temperature 2; RUN is a run's folder, its CSV file or a checkpoint",
+    )
+    training.add_argument(
+        "--refit",
+        type=file_path,
+        metavar="RUN",
+        help="train as a finished run did, whose flags are given again, on the images that other papers train on: all "
+        "are cut, nothing is held out, the last epoch is kept; epoch e has the class weights of the run's log after "
+        "epoch e - 1; RUN is the run's folder or its CSV file",
     )
     training.add_argument("--seed", type=seed_number, default=0, help="default: 0")
     training.add_argument(
@@ -228,6 +239,14 @@ def complete(args: Namespace) -> Namespace:
         raise ValueError(f"--head linear: --loss_type {args.loss_type} takes cosines; drop --head")
     args.head = args.head or loss.head
     args.teacher = [find_checkpoint(run) for run in args.teacher]
+    if args.protocol == "all" and loss.measures_difficulty:
+        raise ValueError(
+            f"--protocol all holds no images out, on which --loss_type {args.loss_type} measures difficulty"
+        )
+    if args.refit and args.protocol != "paper":
+        raise ValueError(f"--refit goes with --protocol paper, not {args.protocol}: it has a training set of its own")
+    if args.refit:
+        args.protocol = "refit"
     return args
 
 
@@ -254,7 +273,7 @@ def build_training(
     recipe: Recipe,
     head: str,
     train_set: ImageSet,
-    val_set: ImageSet,
+    val_set: ImageSet | None,
     runtime: Runtime,
     teachers: Sequence[Teacher] = (),
 ) -> Training:
@@ -273,7 +292,7 @@ def build_training(
         train_batches=lambda epoch: training_batches(
             train_set, args.batch_size, recipe.flip, epoch_seed(args.seed, epoch), runtime, augmentation
         ),
-        val_batches=lambda: evaluation_batches(val_set, "train", runtime),
+        val_batches=None if val_set is None else lambda: evaluation_batches(val_set, "train", runtime),
         batches_per_epoch=math.ceil(len(train_set) / args.batch_size),
         images_per_epoch=len(train_set),
         num_classes=args.class_num,
@@ -311,6 +330,8 @@ def run_arguments(args: Namespace) -> dict[str, Plain]:
     arguments = plain_arguments(args)
     arguments["teacher"] = " ".join(f"{path.parent.name}/{path.name}" for path in args.teacher)
     arguments["teacher_sha256"] = " ".join(checksum(path) for path in args.teacher)
+    arguments["refit"] = args.refit.name if args.refit else ""
+    arguments["refit_sha256"] = checksum(find_log(args.refit)) if args.refit else ""
     return arguments
 
 
@@ -318,9 +339,10 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, CifarDescripti
     """Return data, model, loss and optimizer at epoch 1, and what a checkpoint says of them."""
     runtime.check_batch_size(args.batch_size)
     runtime.broadcast(check_present(args.dataset, args.data_root, args.download) if runtime.is_main else None)
-    train_set, val_set = (
-        part.to(runtime.device) for part in long_tailed(args.dataset, args.data_root, args.imbalance, args.protocol)
-    )
+    train_set, val_set = long_tailed(args.dataset, args.data_root, args.imbalance, args.protocol)
+    train_set = train_set.to(runtime.device)
+    if val_set is not None:
+        val_set = val_set.to(runtime.device)
     counts, recipe = train_set.class_counts(args.class_num), RECIPES[args.recipe]
     is_scaled = args.head == "cosine" and not find_loss(args.loss_type).cosine_scale
     description = CifarDescription(
@@ -334,9 +356,12 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, CifarDescripti
     )
     teachers = load_teachers(args.teacher, description, runtime)
     training = build_training(args, recipe, description.head, train_set, val_set, runtime, teachers)
+    if args.refit:
+        replay_weights(training, logged_weights(args.refit, description.arguments))
+    held_out = "none" if val_set is None else len(val_set)
     runtime.say(
         f"{args.dataset}, imbalance {args.imbalance:g}: {len(train_set)} training images of {args.class_num} classes "
-        f"({max(counts)} to {min(counts)} a class), {len(val_set)} for validation; {args.loss_type}; {runtime}"
+        f"({max(counts)} to {min(counts)} a class), {held_out} for validation; {args.loss_type}; {runtime}"
     )
     return training, description
 

@@ -28,7 +28,7 @@ def find_checkpoint(run: Path) -> Path:
 def checksum(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
     if not path.is_file():
-        raise FileNotFoundError(f"--teacher: no checkpoint at {path}")
+        raise FileNotFoundError(f"there is no file {path}")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

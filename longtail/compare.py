@@ -137,6 +137,8 @@ def validated(log: Log) -> list[float]:
 
     A log holds no numbers of validation images: in a group, classes count alike.
     """
+    if np.isnan(log.best_accuracy):
+        raise ValueError(f"{log.folder}/{log.name} holds no validated epoch: test the run, with --json RUN/test.json")
     share = torch.from_numpy(log.accuracy[log.best])
     groups = shot_accuracy(share.nan_to_num(), share.isfinite(), log.class_counts.tolist())
     shares = [log.measures["accuracy"][log.best], *(groups[name] for name in SHOTS[1:]), share.nanmean().item()]

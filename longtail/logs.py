@@ -118,9 +118,12 @@ def validation_score(accuracy: float, class_accuracy: Sequence[float], keep_by_c
 
 
 def best_index(rows: Sequence[EpochRow], keep_by_class: bool = False) -> int:
-    """Return the index of the row of the kept epoch: the first with the best score. ValueError without validation."""
+    """Return the index of the row of the kept epoch: the first with the best score, or the last without validation."""
     scores = [validation_score(row.accuracy, row.class_accuracy, keep_by_class) for row in rows]
-    return max((index for index, score in enumerate(scores) if not math.isnan(score)), key=lambda index: scores[index])
+    validated = [index for index, score in enumerate(scores) if not math.isnan(score)]
+    if not validated:
+        return len(rows) - 1
+    return max(validated, key=lambda index: scores[index])
 
 
 @dataclass(frozen=True)
@@ -194,8 +197,6 @@ def load_log(run: Path) -> Log:
         raise ValueError(
             f"{path} has weights of {len(rows[0].class_weight)} classes, its settings {len(settings.class_counts)}"
         )
-    if all(math.isnan(row.accuracy) for row in rows):
-        raise ValueError(f"{path} holds no validated epoch yet")
     return Log(
         folder=path.resolve().parent.name,
         name=settings_path(path).stem,

@@ -16,8 +16,9 @@ from typing_extensions import Self
 
 Plain = str | int | float | bool | None
 # Settings that say how a run is computed, not what. --resume may change them, and processes of a job may differ in
-# them. Of the precision, what `auto` means is compared; of a teacher, which network it is (teacher_sha256).
-EXECUTION = ("n_gpus", "device", "workers", "compile", "download", "tensorboard", "precision", "teacher")
+# them. Of the precision, what `auto` means is compared; of a teacher, which network it is (teacher_sha256); of a run
+# to refit, its log (refit_sha256).
+EXECUTION = ("n_gpus", "device", "workers", "compile", "download", "tensorboard", "precision", "teacher", "refit")
 
 
 @dataclass(kw_only=True)

@@ -38,7 +38,8 @@ class Training:
     device. `schedule` maps progress, the epochs done (with a fraction) over all epochs, to a factor of each parameter
     group's initial_lr. `loss_function`, if given, is trained with instead of the criterion, whose weights then serve
     another purpose: to draw images by them. The epoch with the best validation accuracy is kept, or with
-    `keep_by_class` the one with the best mean of the class accuracies, in which each class counts alike.
+    `keep_by_class` the one with the best mean of the class accuracies, in which each class counts alike. Where
+    val_batches is None nothing is validated, and the last epoch is kept.
     """
 
     model: nn.Module
@@ -47,7 +48,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: Callable[[float], float]
     train_batches: Callable[[int], Batches]
-    val_batches: Callable[[], Batches]
+    val_batches: Callable[[], Batches] | None
     batches_per_epoch: int
     images_per_epoch: int
     num_classes: int
@@ -214,11 +215,15 @@ def fit(training: Training, run: Run, description: Description, runtime: Runtime
         is_best = score > training.best_accuracy
         if is_best:
             training.best_accuracy = score
+        is_kept = is_best or training.val_batches is None
         if runtime.is_main:
             described = dataclasses.replace(description, epoch=epoch, accuracy=row.accuracy)
-            run.finish_epoch(row, {**training.state(), **described.entries()}, is_best)
+            run.finish_epoch(row, {**training.state(), **described.entries()}, is_kept)
         seconds_per_epoch = (time.perf_counter() - start) / (epoch - training.first_epoch + 1)
         runtime.say(progress_line(training, row, score, seconds_per_epoch * (training.epochs - epoch)))
+    if training.val_batches is None:
+        runtime.say(f"kept the last epoch: {run.best}")
+        return
     suffix = " (mean of classes)" if training.keep_by_class else ""
     runtime.say(f"best validation accuracy{suffix} {training.best_accuracy:.4f}: {run.best}")
 
@@ -232,7 +237,8 @@ def run_epoch(training: Training, epoch: int, runtime: Runtime) -> EpochRow:
     loss = train_epoch(training, epoch, runtime)
     images_per_second = training.images_per_epoch / (time.perf_counter() - start)
     class_accuracy, accuracy = torch.full((training.num_classes,), math.nan), math.nan
-    if epoch % training.validate_after_every == 0 or epoch == training.epochs:
+    is_due = epoch % training.validate_after_every == 0 or epoch == training.epochs
+    if is_due and training.val_batches is not None:
         class_accuracy, accuracy = validate(training, runtime)
     return EpochRow(
         epoch=epoch,
@@ -257,6 +263,7 @@ def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
     if training.ema:
         runtime.synchronize(training.selected)
         model = training.selected
+    assert training.val_batches is not None
     confusion = count_confusion(model, training.val_batches(), training.num_classes, runtime)
     correct, total = confusion.diagonal(), confusion.sum(1)
     training.criterion.update(correct, total)

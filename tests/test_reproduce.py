@@ -111,6 +111,21 @@ def test_teachers_are_runs_or_published_weights(tmp_path):
     assert job.teachers == [tmp_path / "A_seed0", ROOT / "pretrained_weights/B_seed1.pth"]
 
 
+def test_a_refit_names_its_run(tmp_path):
+    """The run's folder, or its log in results/, which is in every clone."""
+    entry = plan.strong(100, "CE", refit="A_seed0")
+    assert entry.name == "cifar100_imbalance100_CE_strong_refit" and entry.label == "CE, refit"
+    assert not entry.is_adjustable and plan.strong(100, "CE").is_adjustable
+    assert Job(entry, 0, tmp_path).refitted == jobs.RESULTS / "A_seed0"
+    (tmp_path / "A_seed0").mkdir()
+    assert Job(entry, 0, tmp_path).refitted == tmp_path / "A_seed0"
+
+
+def test_what_was_not_measured_is_a_dash():
+    assert pages.show([0.5, 0.7]) == "60.00 ± 14.14"
+    assert pages.show([None]) == pages.show([float("nan"), 0.5]) == "-"
+
+
 def test_a_pilots_seeds_are_not_its_rows(results):
     """Seeds 0 and 10 of one setting: each counts in a row of its own."""
     row, pilot = plan.strong(100, "Balanced_Softmax"), plan.pilot("Balanced_Softmax")

@@ -32,7 +32,7 @@ class Entry:
     """One row of a table: its settings, and the accuracy in % that the paper gives (None: it gives none).
 
     threads: of PyTorch, where the number is part of the setting; another number rounds differently.
-    teachers: the names of the runs that it learns from.
+    teachers: the names of the runs that it learns from. refit: the name of the run that it trains again.
     """
 
     dataset: str
@@ -49,6 +49,7 @@ class Entry:
     batch_size: str = ""
     head: str = ""
     teachers: tuple[str, ...] = ()
+    refit: str = ""
     threads: str = ""
     first_seed: int = 0
     published: float | None = field(default=None, compare=False)
@@ -60,7 +61,8 @@ class Entry:
 
         It is on cross-entropy, with validation images to choose its strength.
         """
-        return self.loss_type == "CE" and self.dataset != "digits" and self.protocol in ("", "paper")
+        has_validation = self.protocol in ("", "paper") and not self.refit
+        return self.loss_type == "CE" and self.dataset != "digits" and has_validation
 
     @property
     def settings(self) -> dict[str, str]:
@@ -74,6 +76,8 @@ class Entry:
         parts += [WORDS.get(key, "") + value for key, value in self.settings.items()]
         if self.teachers:
             parts.append(f"teachers{len(self.teachers)}")
+        if self.refit:
+            parts.append("refit")
         if self.threads:
             parts.append(f"{self.threads}threads")
         return "_".join(parts)
@@ -87,6 +91,8 @@ class Entry:
                 parts.append(f"{WORDS.get(key, key)} {value.replace('_', ' ')}")
         if self.teachers:
             parts.append(f"teachers {len(self.teachers)}")
+        if self.refit:
+            parts.append("refit")
         return ", ".join(parts)
 
     @property
@@ -131,6 +137,12 @@ class Job:
         return [folder if folder.exists() else WEIGHTS / f"{folder.name}.pth" for folder in folders]
 
     @property
+    def refitted(self) -> Path:
+        """The run that is trained again: its folder below `runs`, or its log in results/ if there is none."""
+        folder = self.runs / self.entry.refit
+        return folder if folder.exists() else RESULTS / self.entry.refit
+
+    @property
     def result(self) -> Path:
         return RESULTS / self.name
 
@@ -168,6 +180,8 @@ class Job:
         train = [*self.entry.flags, "--seed", str(self.seed), "--save_model", str(self.folder), "--resume", *data]
         if self.entry.teachers:
             train += ["--teacher", *map(str, self.teachers)]
+        if self.entry.refit:
+            train += ["--refit", str(self.refitted)]
         settings = self.folder / f"{self.log.stem}.json"
         if settings.exists() and (precision := json.loads(settings.read_text()).get("precision")):
             train += ["--precision", precision]  # what `auto` meant where the run began

@@ -1,5 +1,6 @@
 """Write the published tables and pictures from the logs of finished runs alone."""
 
+import math
 import statistics
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -49,8 +50,8 @@ def best_epochs(epochs: list[int], of: list[int]) -> str:
 
 
 def show(shares: list[float | None]) -> str:
-    """Return '38.92', or '38.92 ± 0.31' for several seeds, in %; '-' for a group without classes."""
-    if None in shares:
+    """Return '38.92', or '38.92 ± 0.31' for several seeds, in %; '-' where one was not measured."""
+    if any(share is None or math.isnan(share) for share in shares):
         return "-"
     percent = [100 * round(share, 6) for share in shares]  # without the traces of single precision
     spread = f" ± {statistics.stdev(percent):.2f}" if len(percent) > 1 else ""

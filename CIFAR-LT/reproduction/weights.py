@@ -37,6 +37,8 @@ def section(job: Job) -> str:
     command = f"python cifar_train.py {' '.join(job.entry.flags)} --seed {job.seed}"
     if job.entry.teachers:
         command += f" --teacher {' '.join(job.entry.teachers)}"
+    if job.entry.refit:
+        command += f" --refit {job.entry.refit}"
     return (
         f"## {path.name}\n\n- command: `{command}`\n"
         f"- test accuracy: {job.figures['accuracy']:.4f}, by\n"
