@@ -36,7 +36,11 @@ def results(tmp_path, monkeypatch):
     def finish(entry: Entry, seed: int, accuracy: float) -> None:
         job = Job(entry, seed, tmp_path)
         job.result.mkdir(parents=True)
-        job.kept_log.write_bytes(gzip.compress(b"epoch,accuracy\n1,0.2\n2,0.5\n3,0.4\n4,\n"))
+        rows = [f"{epoch},1,{accuracy},,1" for epoch, accuracy in enumerate(("0.2", "0.5", "0.4", ""), 1)]
+        log = "\n".join(["epoch,loss,accuracy,accuracy_0,weight_0", *rows, ""])
+        job.kept_log.write_bytes(gzip.compress(log.encode()))
+        settings = job.kept_log.with_suffix("").with_suffix(".json")
+        settings.write_text(json.dumps({"arguments": {"loss_type": entry.loss_type}, "class_counts": [4]}))
         shots = {"all": accuracy, "many": accuracy + 0.2, "medium": accuracy + 0.1, "few": accuracy - 0.2}
         job.result.joinpath("test.json").write_text(json.dumps({"accuracy": accuracy, "shots": shots}))
 
