@@ -48,6 +48,7 @@ from longtail.cli import (
     run_mode,
     seed_number,
 )
+from longtail.compiling import compile_for_training
 from longtail.devices import Runtime
 from longtail.distillation import Distillation, Teacher
 from longtail.distributed import start_runtime
@@ -283,9 +284,11 @@ def build_training(
     torch.manual_seed(args.seed)
     model = ResNet32(args.class_num, head).to(runtime.device, memory_format=torch.channels_last)
     parallel_model = runtime.parallelize(model)
+    if args.compile:
+        parallel_model = compile_for_training(parallel_model, args.batch_size, runtime)
     training = Training(
         model=model,
-        parallel_model=torch.compile(parallel_model) if args.compile else parallel_model,
+        parallel_model=parallel_model,
         criterion=build_loss(args, counts, CDBLoss).to(runtime.device),
         optimizer=build_optimizer(model, args.lr, recipe),
         schedule=recipe.schedule,

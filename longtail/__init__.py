@@ -7,6 +7,7 @@ records.py            what travels: a checkpoint's description, a row of the log
 seeds.py              seeds for the parts of a run (no torch)
 pictures.py           figures that need no display (no torch)
 devices.py            Runtime: device, rank, precision, DataParallel and DistributedDataParallel
+compiling.py          torch.compile, for whole training batches
 distributed.py        start a Runtime; how the processes of a job find each other
 checkpoints.py        save and safely load checkpoints and weights
 tensorboard.py        the log for TensorBoard

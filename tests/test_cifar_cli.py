@@ -616,10 +616,10 @@ def test_torchrun_needs_a_batch_that_divides():
 
 
 def test_compile_is_for_what_trains_not_for_what_is_kept(monkeypatch):
-    monkeypatch.setattr(torch, "compile", torch.nn.Sequential)  # the real one takes a minute
+    monkeypatch.setattr(torch, "compile", lambda model, mode: torch.nn.Sequential(model))  # the real one takes a minute
     args = cifar_train.parse_arguments([*map(str, SHORT), "--compile"])
     training, _ = cifar_train.prepare(args, Runtime(torch.device("cpu")))
-    assert training.parallel_model[0] is training.model
+    assert training.parallel_model.model is training.parallel_model.compiled[0] is training.model
     assert "conv1.weight" in training.state()["state_dict"]
 
 

@@ -25,6 +25,7 @@ from cdb_loss import CDBLoss
 from cifar_dataset import ImageSet, evaluation_batches, long_tail_counts
 from cifar_train import PAPER, build_optimizer, training_batches
 from longtail.cli import PRECISIONS
+from longtail.compiling import compile_for_training
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.metrics import count_confusion
@@ -108,7 +109,7 @@ def ours(
     optimizer = build_optimizer(model, PAPER.lr, PAPER)
     training = Training(
         model=model,
-        parallel_model=torch.compile(model) if compiled else model,
+        parallel_model=compile_for_training(model, batch, runtime) if compiled else model,
         criterion=CDBLoss(len(COUNTS), tau=1.5).to(runtime.device),
         optimizer=optimizer,
         schedule=lambda progress: 1.0,
