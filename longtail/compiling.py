@@ -24,10 +24,10 @@ class CompiledForTraining(nn.Module):
 
 
 def compile_for_training(model: nn.Module, batch_size: int, runtime: Runtime) -> nn.Module:
-    """Return the view of a parallel model to train with, for a whole batch of `batch_size` over all processes.
+    """Return the view of a parallel model to train with. `batch_size` is that of all processes together.
 
-    On one GPU a step is a CUDA graph ("reduce-overhead"), which the host starts at once. With several processes gradients
-    are exchanged in between. Raise ValueError for DataParallel, which copies the model to each GPU in every step.
+    On one GPU a step is a CUDA graph ("reduce-overhead"), which the host starts at once. With several processes
+    gradients are exchanged in between. Raise ValueError for DataParallel, which copies the model in every step.
     """
     if runtime.gpus > 1:
         raise ValueError(
