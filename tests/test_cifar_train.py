@@ -180,7 +180,7 @@ def test_head_flag_gives_scaled_cosines():
         flags = [*DIGITS, "--loss_type", loss_type, "--head", "cosine"]
         training, description = prepare(parse_arguments(flags), CPU)
         training.model.linear.weight.data = torch.eye(64)[:10]
-        largest[description["head"]] = training.model(images).abs().max().item()
+        largest[description.head] = training.model(images).abs().max().item()
     assert largest["scaled_cosine"] == pytest.approx(32 * largest["cosine"])
     assert 0.1 < largest["cosine"] <= 1
 
