@@ -22,9 +22,9 @@ from torch import Tensor
 from egtea_clips import Clip, clip_folder, natural_order
 from longtail.devices import Runtime, send
 from longtail.files import check_file
+from longtail.folders import is_hidden
 from longtail.metrics import Batches
 from longtail.seeds import epoch_seed
-from video_files import is_hidden
 
 MEAN = (114.7748, 107.7354, 99.4750)  # RGB 0..255, no std: what the Kinetics network was trained with
 MAX_ANGLE = 10.0  # degrees

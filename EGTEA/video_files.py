@@ -4,24 +4,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from egtea_clips import natural_order
+from longtail.folders import walk_files
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
 
-def is_hidden(name: str) -> bool:
-    """Return whether a system or a file server put a file there: ._clip.mp4, .DS_Store, @eaDir."""
-    return name.startswith(".") or name == "@eaDir"
-
-
 def find_videos(root: Path) -> list[Path]:
-    """Return all videos below a folder, without hidden ones. Raise OSError or ValueError if there is none."""
+    """Return all videos below a folder, but no hidden ones. Raise OSError or ValueError if there is none."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder of videos")
-    videos = []
-    for path in sorted(root.rglob("*")):
-        inside = path.relative_to(root)
-        if path.suffix.lower() in SUFFIXES and not any(map(is_hidden, inside.parts)):
-            videos.append(path)
+    videos = sorted(path for path in walk_files(root) if path.suffix.lower() in SUFFIXES)
     if not videos:
         raise ValueError(f"{root} holds no video ({', '.join(SUFFIXES)})")
     return videos

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imagenet_decoding import SUFFIXES
 from longtail.cli import some
-from longtail.signals import raise_if_stopped
+from longtail.folders import is_hidden, walk_files
 
 SPLITS = ("train", "val", "test")
 # What others call the splits, in any case.
@@ -22,11 +22,6 @@ SPLIT_NAMES = {
     "testing": "test",
     "evaluation": "test",
 }
-# Folders of file systems, of Synology and QNAP (@eaDir, #recycle), Windows and macOS, in lower case.
-SYSTEM_FOLDERS = (
-    *("@eadir", "@recycle", "@tmp", "#recycle", "#snapshot"),
-    *("$recycle.bin", "system volume information", "lost+found", "__macosx"),
-)
 
 Tree = dict[str, list[str]]  # images of each class
 
@@ -36,38 +31,18 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is passed over: a hidden one, or one that a system keeps for itself."""
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
-
-
 def walk_images(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the images in a folder, at any depth and behind links, as paths below it; and its other files' endings.
 
     Hidden files and folders are passed over. Raise OSError for another folder that cannot be read.
     """
-
-    def fail(error: OSError) -> None:
-        raise OSError(f"{error.filename} cannot be read: {error.strerror}; allow that, or move the folder away")
-
     images: list[str] = []
     others: Counter[str] = Counter()
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        raise_if_stopped()
-        real = os.path.realpath(parent)
-        if real in seen:  # a link has led in a circle
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        for name in files:
-            if is_hidden(name):
-                continue
-            if is_image(name):
-                images.append((Path(parent) / name).relative_to(folder).as_posix())
-            else:
-                others[Path(name).suffix or name] += 1
+    for path in walk_files(folder):
+        if is_image(path.name):
+            images.append(path.relative_to(folder).as_posix())
+        else:
+            others[path.suffix or path.name] += 1
     return sorted(images), others
 
 

@@ -2,6 +2,7 @@
 
 files.py              write a file whole, lock it, identify it, replace a part of a page (no torch)
 signals.py            stop at SIGINT, SIGTERM and SIGHUP; wait for something without missing them (no torch)
+folders.py            the files in a user's folder, without hidden ones (no torch)
 cli.py                the argument parser, argument types, exit codes (no torch)
 records.py            what travels: a checkpoint's description, a row of the log, a test's figures (no torch)
 seeds.py              seeds for the parts of a run (no torch)

@@ -153,6 +153,8 @@ def test_a_fifth_of_each_class_is_held_out_and_one_clip_from_five_on(tmp_path, c
     sizes = {"2": 23, "10": 5, "jump": 4}
     root = class_folders(tmp_path / "clips", {name: [f"x{n}" for n in range(size)] for name, size in sizes.items()})
     (root / "2/._x0.mp4").touch()
+    (root / "10").rename(tmp_path / "elsewhere")
+    (root / "10").symlink_to(tmp_path / "elsewhere")
     splits = split_folders(root, tmp_path / "out")
     counts = {split: [sum(label == c for _, label in clips) for c in range(3)] for split, clips in splits.items()}
     assert counts == {"train": [15, 3, 4], "val": [4, 1, 0], "test": [4, 1, 0]}

@@ -49,7 +49,7 @@ def test_shared_modules_import_only_from_those_before_them_in_the_map():
         before.add(f"longtail.{module}")
 
 
-@pytest.mark.parametrize("module", ["files", "signals", "cli", "records", "pictures"])
+@pytest.mark.parametrize("module", ["files", "signals", "folders", "cli", "records", "pictures"])
 def test_these_need_no_torch(module):
     code = f"import sys, longtail.{module}; print('torch' in sys.modules, 'numpy' in sys.modules)"
     assert (
