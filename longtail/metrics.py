@@ -2,7 +2,7 @@
 macro F1."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +19,31 @@ SHOTS = ("all", "many", "medium", "few")
 SHOT_SIZES = f"many > {MANY_ABOVE} training images, medium {FEW_BELOW}-{MANY_ABOVE}, few < {FEW_BELOW}"
 
 
+def predictions(model: nn.Module, batches: Batches, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the labels of each batch, and the classes that the model takes its images for."""
+    model.eval()
+    for inputs, labels in batches:
+        raise_if_stopped()
+        with runtime.autocast():
+            logits = model(inputs)
+        yield labels, logits.argmax(1)
+
+
+@torch.no_grad()
+def count_correct(model: nn.Module, batches: Batches, num_classes: int, runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """Return how many images of each class the model gets right, and how many there are, (C,) integers each.
+
+    Both are summed over the processes. `batches` yields this process's images and labels, on the runtime's device. A
+    confusion matrix would say it too, but of 10,000 classes it has 800 MB.
+    """
+    counts = torch.zeros(2, num_classes, dtype=torch.long, device=runtime.device)
+    for labels, taken in predictions(model, batches, runtime):
+        right = taken == labels
+        counts.index_add_(1, labels, torch.stack([right, torch.ones_like(right)]).long())
+    correct, total = runtime.sum(counts)
+    return correct, total
+
+
 @torch.no_grad()
 def count_confusion(model: nn.Module, batches: Batches, num_classes: int, runtime: Runtime) -> Tensor:
     """Return how many images of class i (row) were taken for class j (column): (C, C) integers, summed over the
@@ -27,12 +52,8 @@ def count_confusion(model: nn.Module, batches: Batches, num_classes: int, runtim
     `batches` yields this process's images and labels, on the runtime's device.
     """
     counts = torch.zeros(num_classes * num_classes, dtype=torch.long, device=runtime.device)
-    model.eval()
-    for inputs, labels in batches:
-        raise_if_stopped()
-        with runtime.autocast():
-            logits = model(inputs)
-        cells = labels * num_classes + logits.argmax(1)
+    for labels, taken in predictions(model, batches, runtime):
+        cells = labels * num_classes + taken
         counts.index_add_(0, cells, torch.ones_like(cells))
     return runtime.sum(counts).view(num_classes, num_classes)
 
@@ -59,12 +80,10 @@ def macro_f1(confusion: Tensor) -> float:
     return (2 * confusion.diagonal().double() / either)[either > 0].mean().item()
 
 
-def balanced_accuracy(confusion: Tensor) -> float:
-    """Return the mean of the accuracies of the classes that have images, so that each counts alike, from a confusion
-    matrix (C, C)."""
-    confusion = confusion.cpu()
-    total = confusion.sum(1)
-    return (confusion.diagonal().double() / total)[total > 0].mean().item()
+def balanced_accuracy(correct: Tensor, total: Tensor) -> float:
+    """Return the mean of the accuracies of the classes that have images, so that each counts alike; counts are (C,)."""
+    correct, total = correct.cpu(), total.cpu()  # not every GPU has float64
+    return (correct.double() / total)[total > 0].mean().item()
 
 
 def precisions(confusion: Tensor) -> Tensor:
@@ -100,7 +119,7 @@ def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] |
     return TestFigures(
         images=int(total.sum()),
         accuracy=(correct.sum() / total.sum()).item(),
-        balanced_accuracy=balanced_accuracy(confusion),
+        balanced_accuracy=balanced_accuracy(correct, total),
         f1=macro_f1(confusion),
         shots=shots,
         classes=classes,

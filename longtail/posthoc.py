@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from longtail.devices import Runtime
-from longtail.metrics import Batches, balanced_accuracy, count_confusion
+from longtail.metrics import Batches, balanced_accuracy, count_correct
 from longtail.signals import raise_if_stopped
 
 STRENGTHS = [step / 10 for step in range(31)]  # of logit adjustment, tried on validation
@@ -58,7 +58,7 @@ def best_of(
     """
 
     def accuracy(value: float) -> float:
-        confusion = count_confusion(build(value).to(runtime.device), outputs, num_classes, exact(runtime))
-        return round(balanced_accuracy(confusion), 9)  # equal up to rounding is equal
+        counts = count_correct(build(value).to(runtime.device), outputs, num_classes, exact(runtime))
+        return round(balanced_accuracy(*counts), 9)  # equal up to rounding is equal
 
     return max(values, key=accuracy)

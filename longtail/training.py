@@ -21,7 +21,7 @@ from longtail.batch_losses import LossMeter
 from longtail.checkpoints import load_weights, shape_of
 from longtail.devices import Runtime
 from longtail.logs import validation_score
-from longtail.metrics import Batches, count_confusion
+from longtail.metrics import Batches, count_correct
 from longtail.records import Description, EpochRow
 from longtail.run import Mode, Run, versions
 from longtail.seeds import epoch_seed
@@ -264,8 +264,7 @@ def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
         runtime.synchronize(training.selected)
         model = training.selected
     assert training.val_batches is not None
-    confusion = count_confusion(model, training.val_batches(), training.num_classes, runtime)
-    correct, total = confusion.diagonal(), confusion.sum(1)
+    correct, total = count_correct(model, training.val_batches(), training.num_classes, runtime)
     training.criterion.update(correct, total)
     return correct / total, (correct.sum() / total.sum()).item()
 

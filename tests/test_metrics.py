@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from longtail.devices import Runtime
-from longtail.metrics import class_figures, count_confusion, report, shot_accuracy
+from longtail.metrics import class_figures, count_confusion, count_correct, report, shot_accuracy
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -18,6 +18,21 @@ def test_confusion_counts_every_image_once():
     labels = torch.tensor([0, 1, 1, 2, 2])
     confusion = count_confusion(model, zip(logits.split(2), labels.split(2), strict=True), 3, CPU)
     assert confusion.tolist() == [[1, 0, 0], [0, 1, 1], [1, 0, 1]]
+
+
+def test_correct_images_are_counted_for_each_class():
+    """Right are one of two images of class 0, one of two of class 1, the only one of class 2; class 3 has none."""
+    logits = torch.eye(4)[[0, 1, 2, 2, 3]]
+    labels = torch.tensor([0, 1, 1, 2, 0])
+    correct, total = count_correct(nn.Identity(), zip(logits.split(2), labels.split(2), strict=True), 4, CPU)
+    assert (correct.tolist(), total.tolist()) == ([1, 1, 1, 0], [2, 2, 1, 0])
+
+
+def test_counting_needs_memory_for_the_classes_and_not_for_their_square():
+    """A matrix of 60,000 classes would have 29 GB."""
+    labels = torch.tensor([59_999, 3])
+    correct, total = count_correct(nn.Identity(), [(torch.eye(2), labels)], 60_000, CPU)
+    assert (int(correct.sum()), int(total.sum()), int(total[59_999])) == (0, 2, 1)
 
 
 def test_shots():

@@ -28,7 +28,7 @@ from longtail.cli import PRECISIONS
 from longtail.compiling import compile_for_training
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
-from longtail.metrics import count_confusion
+from longtail.metrics import count_correct
 from longtail.training import Training, train_epoch
 from resnet32 import ResNet32
 
@@ -175,7 +175,7 @@ def main() -> None:
         )
         rounds = [(speed(args.batches), candidates[best](args.batches)) for _ in range(args.rounds)]
         start = time.perf_counter()
-        count_confusion(
+        count_correct(
             training.model, evaluation_batches(ImageSet(images[:2500], labels[:2500]), "train", runtime), 100, runtime
         )
         validation = time.perf_counter() - start
