@@ -144,9 +144,26 @@ def find_images(root: Path, out: Path, depth: int = 1) -> Found:
         for empty in subfolders(root / name):
             if depth == 1 and root / name / empty != out:
                 tree.setdefault(empty, [])  # named in the report
-        found.trees[split] = dict(sorted(tree.items()))
+        found.trees[split] = tree
+    found.trees = {split: dict(sorted(tree.items())) for split, tree in with_short_names(found.trees).items()}
     check_known(root, splits, found)
     return found
+
+
+def with_short_names(trees: dict[str, Tree]) -> dict[str, Tree]:
+    """Return the trees with each class named by its last folder alone, unless two classes of train/ would share it.
+
+    So a class may lie deeper in one split than in another.
+    """
+    names = [name.split("/")[-1] for name in trees["train"]]
+    if len(set(names)) < len(names):
+        return trees
+    renamed: dict[str, Tree] = {}
+    for split, tree in trees.items():
+        renamed[split] = {}
+        for name, images in tree.items():
+            renamed[split].setdefault(name.split("/")[-1], []).extend(images)
+    return renamed
 
 
 def images_below(base: Path, out: Path, found: Found) -> list[str]:

@@ -407,10 +407,20 @@ def test_classes_may_lie_deeper(tmp_path, capsys):
     assert (tmp_path / "one/classes.txt").read_text() == "Fruit\nRoots\n"
     assert "the classes are the folders at depth 1; --depth chooses others: 3 at 2, 4 at 3" in capsys.readouterr().out
     lists = made(root, tmp_path / "three", "--depth", 3)
-    assert (tmp_path / "three/classes.txt").read_text() == (
-        "Fruit/Apple/Green\nFruit/Apple/Red\nFruit/Pear/Abate\nRoots/Leek\n"
+    assert (tmp_path / "three/classes.txt").read_text() == "Abate\nGreen\nLeek\nRed\n"
+    assert counts(lists["train"]) == [3, 3, 3, 4]
+    make_images(root, {"Roots/Radish/Red": 5})  # now two classes would be called Red
+    made(root, tmp_path / "full", "--depth", 3)
+    assert (tmp_path / "full/classes.txt").read_text() == (
+        "Fruit/Apple/Green\nFruit/Apple/Red\nFruit/Pear/Abate\nRoots/Leek\nRoots/Radish/Red\n"
     )
-    assert counts(lists["train"]) == [3, 4, 3, 3]
+
+
+def test_a_class_may_lie_deeper_in_one_split(tmp_path, capsys):
+    """As the mushrooms of a public set of groceries."""
+    folders = {"train/Roots/Leek": 5, "train/Roots/Beet": 5, "test/Roots/Leek": 2, "test/Roots/Long/Beet": 3}
+    lists = made(make_images(tmp_path, folders), tmp_path / "out", "--depth", 3)
+    assert counts(lists["test"]) == [3, 2] and lists["test"][0] == "test/Roots/Long/Beet/000.jpg 0"
 
 
 def test_copies_of_an_image_stay_in_one_list(tmp_path, capsys):
