@@ -9,16 +9,16 @@ import os
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from longtail.cli import some
 from longtail.files import blob_id, check_file, read_text
-from path_table import PathTable
 
 SHOWN = 5  # missing images that an error names
 LARGEST_LIST = 1 << 28  # bytes; the 1.28 million lines of all of ImageNet-1k have 52 million
@@ -27,13 +27,14 @@ LINE = re.compile(r"(.*[^\s,;])[\s,;]+([0-9]+)")  # path and label
 
 @dataclass(frozen=True)
 class ImageList:
-    """The paths below `root` and labels (N,) of a list file, in its order; `blob` is git's id of the file, `note` a
-    remark for the user.
+    """The images of a list file, in its order: `paths` (N,) below `root`, from encode_paths, and `labels` (N,).
+
+    `blob` is git's id of the file, `note` a remark for the user.
     """
 
     file: Path
     root: Path
-    paths: Sequence[str]
+    paths: np.ndarray
     labels: Tensor
     blob: str
     note: str = ""
@@ -41,15 +42,32 @@ class ImageList:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def path(self, index: int) -> str:
+        """Return where an image is."""
+        return os.path.join(self.root, os.fsdecode(self.paths[index]))
+
+    def names(self) -> list[str]:
+        """Return the paths below `root`."""
+        return [os.fsdecode(path) for path in self.paths]
+
+    def with_paths(self, paths: Iterable[str]) -> "ImageList":
+        """Return the list with other paths for the same images."""
+        return dataclasses.replace(self, paths=encode_paths(paths))
+
     def class_counts(self, num_classes: int) -> list[int]:
         return self.labels.bincount(minlength=num_classes).tolist()
 
     def class_names(self, num_classes: int) -> list[str]:
         """Return the folder of each class's first image; ILSVRC names its folders by WordNet id."""
         names = [""] * num_classes
-        for path, label in zip(reversed(self.paths), reversed(self.labels.tolist()), strict=True):
+        for path, label in zip(reversed(self.names()), reversed(self.labels.tolist()), strict=True):
             names[label] = path.split("/")[-2] if "/" in path else str(label)
         return names
+
+
+def encode_paths(paths: Iterable[str]) -> np.ndarray:
+    """Return paths as one array of bytes, (N,): a million take as many times the longest one's length."""
+    return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
 
 
 def read_list(file: Path, root: Path, num_classes: int, repeats: bool = False) -> ImageList:
@@ -84,7 +102,7 @@ def read_list(file: Path, root: Path, num_classes: int, repeats: bool = False) -
         if repeated
         else ""
     )
-    return ImageList(file, root, PathTable(paths), torch.tensor(labels), blob_id(content), note)
+    return ImageList(file, root, encode_paths(paths), torch.tensor(labels), blob_id(content), note)
 
 
 def meaningful_lines(content: bytes, file: Path) -> Iterator[tuple[int, str]]:
@@ -166,11 +184,11 @@ def locate(*lists: ImageList) -> tuple[ImageList, ...]:
     root = lists[0].root
     if not root.is_dir():
         raise FileNotFoundError(
-            f"data_root {root} not found: name the folder that holds {lists[0].paths[0].split('/')[0]}/ "
+            f"data_root {root} not found: name the folder that holds {lists[0].names()[0].split('/')[0]}/ "
             "with --data_root or in the YAML"
         )
-    found = {path: path for path in find_present(root, {path for images in lists for path in images.paths})}
-    missing = {path: images for images in lists for path in images.paths if path not in found}
+    found = {path: path for path in find_present(root, {path for images in lists for path in images.names()})}
+    missing = {path: images for images in lists for path in images.names() if path not in found}
     if missing:
         flat = find_present(root, {flattened(path) for path in missing})
         found |= {path: flattened(path) for path in missing if flattened(path) in flat}
@@ -181,20 +199,20 @@ def locate(*lists: ImageList) -> tuple[ImageList, ...]:
             f"{len(missing)} of {sum(map(len, lists))} listed images are not below data_root {root}: {first}"
             f"{', ...' if len(missing) > SHOWN else ''} (listed in {next(iter(missing.values())).file})"
         )
-    return tuple(dataclasses.replace(images, paths=PathTable(found[path] for path in images.paths)) for images in lists)
+    return tuple(images.with_paths(found[path] for path in images.names()) for images in lists)
 
 
 def check_leaks(*lists: ImageList) -> None:
     """Raise ValueError if an image stands in two of the lists, which `locate` has returned."""
     list_of: dict[str, ImageList] = {}
     for images in lists:
-        shared = [path for path in images.paths if list_of.get(path, images) is not images]
+        shared = [path for path in images.names() if list_of.get(path, images) is not images]
         if shared:
             raise ValueError(
                 f"{shared[0]} stands in {list_of[shared[0]].file} and in {images.file}: what is trained on must not be "
                 f"validated or tested on; remove it from one of them ({len(shared)} such lines)"
             )
-        list_of |= dict.fromkeys(images.paths, images)
+        list_of |= dict.fromkeys(images.names(), images)
 
 
 def flattened(path: str) -> str:

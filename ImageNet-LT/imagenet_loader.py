@@ -1,121 +1,47 @@
-"""Turn lists of images into batches: worker processes make the views, the device normalises them.
+"""Turn lists of images into batches: processes make the views, the device normalises them.
 
 All randomness of an image comes from one number that the epoch's generator drew for it, so that the number of workers
 and of processes changes nothing.
 """
 
 import contextlib
-import ctypes
-import math
-import multiprocessing
 import os
-import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from imagenet_decoding import has_more_frames, use_image
+from imagenet_decoding import WHITE
 from imagenet_lists import ImageList
+from imagenet_readers import Part, Readers, Unit, ViewSettings
 from imagenet_sampling import draw_epoch
-from imagenet_transforms import evaluation_view, normalize, training_view
+from imagenet_transforms import normalize
 from longtail.devices import Runtime
 from longtail.metrics import Batches
-from longtail.signals import raise_if_stopped
 
-UNIT = 64  # images that a worker hands over at once
 EVALUATION_BATCH = 256
-MOST_WORKERS = 16
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+KEPT_SHARE = 1 / 8  # of the memory, for the views of a validation set, so that they are decoded once
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's, in bytes or `max`
 
 
-class Part(NamedTuple):
-    """Some images of a batch, (n, H, W, 3) uint8; what is wrong with unusable ones, by place; and what to tell the
-    user.
-    """
-
-    views: Tensor
-    errors: dict[int, str]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Views(Dataset):
-    """Map a unit of work, indices and their seeds (None: evaluation views), to a Part.
-
-    If `strict`, it ends at the first error.
-    """
-
-    images: ImageList
-    image_size: int
-    test_resize: int
-    strict: bool
-
-    def __getitem__(self, unit: tuple[list[int], list[int] | None]) -> Part:
-        indices, seeds = unit
-        views = torch.zeros(len(indices), self.image_size, self.image_size, 3, dtype=torch.uint8)
-        errors, note = {}, ""
-        for place, index in enumerate(indices):
-            path = self.images.root / self.images.paths[index]
-            try:
-                view, more_frames = use_image(path, partial(self.view, seed=seeds[place] if seeds else None))
-                views.numpy()[place] = view
-            except ValueError as error:
-                errors[place] = str(error)
-                if self.strict:
-                    break
-            else:
-                note = (
-                    f"{path} has several frames or pages: the first one is used, here and in files like it"
-                    if more_frames
-                    else note
-                )
-        return Part(views, errors, note)
-
-    def view(self, content: bytes, seed: int | None) -> tuple[np.ndarray, bool]:
-        """Return the view, and whether the file holds more than what was decoded."""
-        if seed is None:
-            view = evaluation_view(content, self.image_size, self.test_resize)
-        else:
-            view = training_view(content, self.image_size, seed)
-        return view, has_more_frames(content)
-
-
-def start_worker(parent: int, _number: int) -> None:
-    """Make a worker end with its parent, however that ends, and use one core."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above
-        os._exit(1)
-
-
-def count_workers(asked: int | None) -> int:
-    """Return `asked`, or this process's share of the machine's cores, at most MOST_WORKERS."""
-    if asked is not None:
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-
-
-def units_of(batches: list[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[list[int], list[int] | None]]:
-    """Cut batches of indices and seeds into units of work, one by one: a list of all units would take much memory."""
-    for indices, seeds in batches:
-        for start in range(0, len(indices), UNIT):
-            end = start + UNIT
-            yield indices[start:end].tolist(), None if seeds is None else seeds[start:end].tolist()
+def memory_for_views() -> int:
+    """Return how many bytes of views this process may keep: its share of KEPT_SHARE of the memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    if CGROUP_LIMIT.exists():
+        limit = CGROUP_LIMIT.read_text().strip()
+        if limit.isdigit():
+            memory = min(memory, int(limit))
+    return int(memory * KEPT_SHARE) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 class ImageLoader:
-    """The batches of one list on `runtime`'s device."""
+    """The batches of one list on `runtime`'s device.
+
+    With `strict`, an image that cannot be used is an error. With `keep_views`, evaluation_batches reads the images once
+    and keeps their views, if memory allows.
+    """
 
     def __init__(
         self,
@@ -125,92 +51,107 @@ class ImageLoader:
         workers: int | None,
         runtime: Runtime,
         strict: bool = True,
+        white_level: int = WHITE,
+        keep_views: bool = False,
     ):
-        import cv2  # noqa: F401  (before the workers fork, so that each starts at once)
-        import torchvision.io  # noqa: F401
-
-        self.labels, self.runtime, self.told = images.labels, runtime, False
-        self.views, self.workers = Views(images, image_size, test_resize, strict), count_workers(workers)
+        self.images, self.workers, self.runtime = images, workers, runtime
+        self.settings = ViewSettings(image_size, test_resize, white_level, strict)
+        self.readers: Readers | None = None
+        self.note_was_printed = False
+        self.keep_views = keep_views
+        self.kept: list[Tensor] = []
 
     def training_batches(self, probabilities: Tensor | None, batch_size: int, seed: int) -> Batches:
         """Yield this process's part of each batch of an epoch, augmented.
 
         `seed` and `probabilities` (C,) alone decide the order.
         """
+        labels = self.images.labels
         generator = torch.Generator().manual_seed(seed)
-        order = draw_epoch(self.labels, probabilities, generator)
+        order = draw_epoch(labels, probabilities, generator)
         seeds = torch.randint(2**62, (len(order),), generator=generator)
-        shares = [
-            share for batch in torch.arange(len(order)).split(batch_size) if len(share := self.runtime.share(batch))
-        ]
-        parts = self.load([(order[share], seeds[share]) for share in shares])
-        for share, (images, _) in zip(shares, parts, strict=True):
-            yield images, self.runtime.move(self.labels[order[share]])
+        shares = [self.runtime.share(batch) for batch in torch.arange(len(order)).split(batch_size)]
+        shares = [share for share in shares if len(share)]
+        batches = self.load([(order[share], seeds[share]) for share in shares])
+        for share, (views, _) in zip(shares, batches, strict=True):
+            yield self.to_device(views), self.runtime.move(labels[order[share]])
 
     def evaluation_batches(self) -> Batches:
         """Yield this process's images in the list's order. Each image belongs to one process."""
-        for share, (images, _) in zip(self.evaluation_shares(), self.checked_batches(), strict=True):
-            yield images, self.runtime.move(self.labels[share])
+        for share, views in zip(self.evaluation_shares(), self.evaluation_views(), strict=True):
+            yield self.to_device(views), self.runtime.move(self.images.labels[share])
 
     def checked_batches(self) -> Iterator[tuple[Tensor, dict[int, str]]]:
-        """Yield images as evaluation_batches does, and by their place in the batch what is wrong with unusable ones."""
-        return self.load([(share, None) for share in self.evaluation_shares()])
+        """Yield images as evaluation_batches does, and by their position in the batch what is wrong with some."""
+        for views, errors in self.load([(share, None) for share in self.evaluation_shares()]):
+            yield self.to_device(views), errors
 
     def evaluation_shares(self) -> list[Tensor]:
         """Return the indices of each of this process's evaluation batches."""
-        shares = torch.arange(len(self.labels))[self.runtime.rank :: self.runtime.world_size].split(EVALUATION_BATCH)
-        return [share for share in shares if len(share)]
+        indices = torch.arange(len(self.images))[self.runtime.rank :: self.runtime.world_size]
+        return [share for share in indices.split(EVALUATION_BATCH) if len(share)]
+
+    def evaluation_views(self) -> Iterator[Tensor]:
+        """Yield the views of each evaluation batch, (N, H, W, 3) uint8, from memory if they were kept."""
+        if self.kept:
+            yield from self.kept
+            return
+        shares = self.evaluation_shares()
+        bytes_of_views = sum(map(len, shares)) * 3 * self.settings.image_size**2
+        keeps = self.keep_views and bytes_of_views <= memory_for_views()
+        kept = []
+        for views, _ in self.load([(share, None) for share in shares]):
+            if keeps:
+                kept.append(views)
+            yield views
+        if keeps:
+            self.kept = kept
+            self.close()
 
     def load(self, batches: list[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, dict[int, str]]]:
-        """Yield the images of each batch of indices and seeds, (N, 3, H, W) float on the device, and their errors by
-        place.
-        """
-        counts = [math.ceil(len(indices) / UNIT) for indices, _ in batches]
-        workers = min(self.workers, sum(counts))
-        settings = {}
-        if workers:
-            context = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-            ahead = max(2, math.ceil(2 * max(counts) / workers))
-            settings = {
-                "multiprocessing_context": context,
-                "worker_init_fn": partial(start_worker, os.getpid()),
-                "prefetch_factor": ahead,
-            }
-        loader = DataLoader(
-            self.views,
-            batch_size=None,
-            sampler=units_of(batches),
-            num_workers=workers,
-            pin_memory=self.runtime.pins_memory,
-            **settings,
-        )
-        parts = iter(loader)
-        for count in counts:
-            batch = [self.next_part(parts) for _ in range(count)]
-            errors = {
-                number * UNIT + place: error
-                for number, part in enumerate(batch)
-                for place, error in part.errors.items()
-            }
-            views = torch.cat([part.views for part in batch]) if count > 1 else batch[0].views
-            yield normalize(views.permute(0, 3, 1, 2)), errors  # channels last in memory
+        """Yield the views of each batch of indices and seeds, (N, H, W, 3) uint8, and their errors by position.
 
-    def next_part(self, parts: Iterator[Part]) -> Part:
-        """Return the next unit on the device.
-
-        Raise ValueError for an image that cannot be used, OSError for a worker that died.
+        Raise ValueError for an image that cannot be used if the loader is strict, OSError if a process died.
         """
-        try:
+        largest = max((len(indices) for indices, _ in batches), default=0)
+        if not self.readers:
+            self.readers = Readers(self.settings, self.workers, images_ahead=2 * largest)
+        units = (unit for batch in batches for unit in self.units_of(*batch))
+        with contextlib.closing(self.readers.parts(units)) as parts:
+            for indices, _ in batches:
+                yield self.stack(parts, len(indices))
+            next(parts, None)  # lets the readers see that the epoch has ended
+
+    def stack(self, parts: Iterator[Part], images: int) -> tuple[Tensor, dict[int, str]]:
+        """Return the views of a batch of so many images from its parts, and the errors by position in it."""
+        pinned = self.runtime.pins_memory
+        views = torch.empty(self.settings.shape(images), dtype=torch.uint8, pin_memory=pinned)
+        errors = {}
+        for start in range(0, images, self.settings.unit):
             part = next(parts)
-        except RuntimeError as error:
-            raise_if_stopped()
-            raise OSError(
-                f"a worker that reads images died: {error}; it may lack memory (or shared memory, /dev/shm): "
-                "--workers 0 does without"
-            ) from None
-        if part.errors and self.views.strict:
-            raise ValueError(next(iter(part.errors.values())))
-        if part.note and not self.told:
-            tqdm.write(part.note)
-            self.told = True
-        return part._replace(views=self.runtime.move(part.views))
+            for position, error in part.errors.items():
+                if self.settings.strict:
+                    raise ValueError(error)
+                errors[start + position] = error
+            if part.note and not self.note_was_printed:
+                tqdm.write(part.note)
+                self.note_was_printed = True
+            views[start : start + len(part.views)] = torch.from_numpy(part.views)
+        return views, errors
+
+    def units_of(self, indices: Tensor, seeds: Tensor | None) -> Iterator[Unit]:
+        """Cut a batch of indices and seeds into units of work."""
+        for start in range(0, len(indices), self.settings.unit):
+            end = start + self.settings.unit
+            paths = [self.images.path(index) for index in indices[start:end].tolist()]
+            yield Unit(paths, None if seeds is None else seeds[start:end].tolist())
+
+    def to_device(self, views: Tensor) -> Tensor:
+        """Return a batch of views on the device, (N, 3, H, W) float, channels last in memory."""
+        return normalize(self.runtime.move(views).permute(0, 3, 1, 2))
+
+    def close(self) -> None:
+        """End the processes that read images."""
+        if self.readers:
+            self.readers.close()
+        self.readers = None

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from imagenet_config import Config
 from imagenet_folders import walk_images
-from imagenet_lists import LINE, ImageList, meaningful_lines
+from imagenet_lists import LINE, ImageList, encode_paths, meaningful_lines
 from imagenet_loader import ImageLoader
 from imagenet_run import image_loader, load_best
 from longtail.cli import some
@@ -23,7 +23,6 @@ from longtail.distributed import start_runtime
 from longtail.files import check_place
 from longtail.predictions import PredictionTable
 from longtail.signals import raise_if_stopped, stop_signals
-from path_table import PathTable
 from resnet10 import ImageNetModel
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")
@@ -100,7 +99,7 @@ def predict(config: Config, inputs: Inputs, top: int, runtime: Runtime) -> Predi
     checkpoint, model = load_best(config, config.path("model_dir"), runtime)
     names = checkpoint.get("class_names") or [str(c) for c in range(config.num_classes)]
     labels = torch.zeros(len(inputs.paths), dtype=torch.long)
-    images = ImageList(inputs.source, inputs.root, PathTable(inputs.paths), labels, "")
+    images = ImageList(inputs.source, inputs.root, encode_paths(inputs.paths), labels, "")
     loader = image_loader(config, images, runtime, strict=False)
     table = PredictionTable(names, top)
     paths = (inputs.shown(path) for path in inputs.paths)

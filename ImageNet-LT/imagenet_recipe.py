@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from backbones import is_transformer
-from imagenet_decoding import EncodedImage, use_image
+from imagenet_decoding import read_image
 from resnet10 import build_backbone
 
 SAMPLE = 200  # images whose size decides that of the views
@@ -52,8 +52,8 @@ def view_sizes(root: Path, paths: list[str]) -> tuple[int, int]:
     sides = []
     for path in random.Random(0).sample(paths, min(SAMPLE, len(paths))):
         try:
-            image = use_image(root / path, EncodedImage)
-        except ValueError:  # training will name it
+            image = read_image(root / path)
+        except Exception:  # a decoder may raise anything over a damaged file; training will name it
             continue
         sides.append(min(image.height, image.width))
     side = int(statistics.median(sides)) if sides else TEST_RESIZE

@@ -31,9 +31,9 @@ def read_configured_list(config: Config, split: str) -> ImageList:
     return read_list(file, config.path("data_root"), config.num_classes, repeats=split == "train")
 
 
-def image_loader(config: Config, images: ImageList, runtime: Runtime, strict: bool = True) -> ImageLoader:
-    """Return a loader of a list's images in the sizes of the configuration."""
-    return ImageLoader(images, config.image_size, config.test_resize, config.workers, runtime, strict)
+def image_loader(config: Config, images: ImageList, runtime: Runtime, **settings: bool) -> ImageLoader:
+    """Return a loader of a list's images in the sizes of the configuration; `settings` are the loader's others."""
+    return ImageLoader(images, config.image_size, config.test_resize, config.workers, runtime, **settings)
 
 
 def check_use(checkpoint: dict[str, Any], path: Path, config: Config) -> None:

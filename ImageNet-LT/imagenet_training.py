@@ -189,7 +189,7 @@ def build_training(
     counts = train_set.class_counts(config.num_classes)
     criterion = build_criterion(config, counts).to(runtime.device)
     train_loader = image_loader(config, train_set, runtime)
-    val_loader = image_loader(config, val_set, runtime)
+    val_loader = image_loader(config, val_set, runtime, keep_views=True)
     probabilities = sampling_of_epochs(config, counts, criterion)
     return TwoPartTraining(
         model=model,

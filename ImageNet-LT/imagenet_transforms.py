@@ -1,9 +1,5 @@
-"""Turn an image file into one view of it: crop, resize, jitter.
+"""Turn decoded pixels into a view: resize, mirror, jitter, normalise. These are pure functions."""
 
-These are pure functions; a training view depends on its seed alone.
-"""
-
-import math
 import random
 
 import numpy as np
@@ -11,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagenet_decoding import EncodedImage, check_pixels
+from imagenet_decoding import check_pixels
 from longtail.devices import send
 
 # of ImageNet, R, G, B on a scale of 0 to 1
@@ -19,14 +15,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
 LEVELS = np.arange(256)  # of a uint8
 JITTER = 0.4  # of brightness, contrast and saturation; released code
-AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop; Szegedy et al., CVPR 2015
-
-
-def reduction_for(height: int, width: int, size: int) -> int:
-    """Return the strongest reduction that leaves `height` and `width` at least `size`, so that the result loses no
-    detail.
-    """
-    return next((factor for factor in (8, 4, 2) if min(height, width) >= factor * size), 1)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -38,17 +26,21 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(image, (height, width), mode="bilinear", antialias=True)[0]
 
 
-def random_crop(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of a crop with random area and aspect ratio, or of a central one if ten
-    draws do not fit.
-    """
-    for _ in range(10):
-        area, ratio = height * width * rng.uniform(*AREA), math.exp(rng.uniform(*map(math.log, RATIO)))
-        rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
-        if 0 < rows <= height and 0 < columns <= width:
-            return rng.randint(0, height - rows), rng.randint(0, width - columns), rows, columns
-    rows, columns = min(height, round(width / RATIO[0])), min(width, round(height * RATIO[1]))
-    return (height - rows) // 2, (width - columns) // 2, rows, columns
+def augment(crop: Tensor, image_size: int, rng: random.Random) -> np.ndarray:
+    """Return a crop (3, H, W) resized, perhaps mirrored, and jittered: (image_size, image_size, 3) uint8."""
+    import cv2
+
+    pixels = resize(crop, image_size, image_size).permute(1, 2, 0).contiguous().numpy()
+    if rng.random() < 0.5:
+        pixels = cv2.flip(pixels, 1)
+    return jitter(pixels, rng)
+
+
+def jitter(image: np.ndarray, rng: random.Random) -> np.ndarray:
+    """Change brightness, contrast and saturation, each by a random factor, in random order."""
+    for adjust in rng.sample((adjust_brightness, adjust_contrast, adjust_saturation), 3):
+        image = adjust(image, rng.uniform(1 - JITTER, 1 + JITTER))
+    return image
 
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -73,30 +65,6 @@ def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
     return cv2.transform(image, factor * np.eye(3) + (1 - factor) * np.tile(GREY, (3, 1)))
 
 
-def jitter(image: np.ndarray, rng: random.Random) -> np.ndarray:
-    """Change brightness, contrast and saturation, each by a random factor, in random order."""
-    for adjust in rng.sample((adjust_brightness, adjust_contrast, adjust_saturation), 3):
-        image = adjust(image, rng.uniform(1 - JITTER, 1 + JITTER))
-    return image
-
-
-def training_view(content: bytes, image_size: int, seed: int) -> np.ndarray:
-    """Return a random crop, resized, perhaps mirrored, jittered: (image_size, image_size, 3) uint8."""
-    import cv2
-
-    rng = random.Random(seed)
-    encoded = EncodedImage(content)
-    top, left, height, width = random_crop(encoded.height, encoded.width, rng)
-    image = encoded.decode(reduction_for(height, width, image_size))
-    # 1, or what the decoder made of the reduction
-    reduced = (image.shape[1] / encoded.height, image.shape[2] / encoded.width)
-    top, height = (round(value * reduced[0]) for value in (top, height))
-    left, width = (round(value * reduced[1]) for value in (left, width))
-    view = resize(image[:, top : top + height, left : left + width], image_size, image_size)
-    pixels = view.permute(1, 2, 0).contiguous().numpy()
-    return jitter(cv2.flip(pixels, 1) if rng.random() < 0.5 else pixels, rng)
-
-
 def resized_sides(height: int, width: int, test_resize: int) -> tuple[int, int]:
     """Return height and width once the shorter side is `test_resize`.
 
@@ -108,13 +76,14 @@ def resized_sides(height: int, width: int, test_resize: int) -> tuple[int, int]:
     return rows, columns
 
 
-def evaluation_view(content: bytes, image_size: int, test_resize: int) -> np.ndarray:
-    """Resize the shorter side to `test_resize` and return the middle: (image_size, image_size, 3) uint8."""
-    encoded = EncodedImage(content)
-    rows, columns = resized_sides(encoded.height, encoded.width, test_resize)
-    image = encoded.decode(reduction_for(encoded.height, encoded.width, test_resize))
+def middle(image: Tensor, height: int, width: int, image_size: int, test_resize: int) -> np.ndarray:
+    """Resize the shorter side to `test_resize` and return the middle: (image_size, image_size, 3) uint8.
+
+    `height` and `width` are those in the file, of which `image`, (3, H, W), may be a reduction.
+    """
+    rows, columns = resized_sides(height, width, test_resize)
     image = resize(image, rows, columns)
-    top, left = (round((side - image_size) / 2) for side in image.shape[1:])
+    top, left = round((rows - image_size) / 2), round((columns - image_size) / 2)
     return image[:, top : top + image_size, left : left + image_size].permute(1, 2, 0).numpy()
 
 
@@ -122,5 +91,11 @@ def normalize(images: Tensor) -> Tensor:
     """Convert (N, 3, H, W) uint8, channels last in memory, to floats that have mean 0 and variance 1 on ImageNet."""
     # (N, H, 3W): constants of a whole row are faster than of 3 channels
     rows = images.permute(0, 2, 3, 1).flatten(2)
-    mean, std = (send(255 * torch.tensor(values).repeat(images.shape[3]), images.device) for values in (MEAN, STD))
+    mean, std = row_constants(images.shape[3], images.device)
     return rows.float().sub_(mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+
+
+def row_constants(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return MEAN and STD on a scale of 0 to 255, repeated for each pixel of a row."""
+    mean, std = (255 * torch.tensor(values).repeat(width) for values in (MEAN, STD))
+    return send(mean, device), send(std, device)

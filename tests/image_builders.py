@@ -1,10 +1,14 @@
 """Small images, and folders of them with lists, for the tests."""
 
 import io
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from imagenet_decoding import EncodedImage
+from imagenet_readers import ViewSettings, read_view
 
 SPLITS = ("train", "val", "test")
 
@@ -39,3 +43,34 @@ def make_folder(root: Path, counts: dict[str, list[int]], prefix: str = "Small",
                 lines.append(f"{folder}/{name} {c}\n")
         (root / f"{prefix}_{split}.txt").write_text("".join(lines))
     return root
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **settings) -> bytes:
+    """The file's content; a JPEG of quality 95 unless another is named."""
+    if kind == "JPEG":
+        settings = {"quality": 95, **settings}
+    file = io.BytesIO()
+    image.save(file, kind, **settings)
+    return file.getvalue()
+
+
+def pixels(content: bytes) -> np.ndarray:
+    """What is decoded from a file's content, (H, W, 3)."""
+    return EncodedImage(content).decode().permute(1, 2, 0).numpy()
+
+
+def training_view(content: bytes, image_size: int, seed: int) -> np.ndarray:
+    """The training view of a file with this content."""
+    return view_of(content, seed, ViewSettings(image_size, image_size))
+
+
+def evaluation_view(content: bytes, image_size: int, test_resize: int) -> np.ndarray:
+    """The evaluation view of a file with this content."""
+    return view_of(content, None, ViewSettings(image_size, test_resize))
+
+
+def view_of(content: bytes, seed: int | None, settings: ViewSettings) -> np.ndarray:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        return read_view(Path(file.name), seed, settings)[0]

@@ -9,22 +9,11 @@ import pytest
 import torchvision.io
 from PIL import Image, ImageOps
 
-from imagenet_decoding import EncodedImage, has_more_frames, jpeg_header
-from imagenet_transforms import evaluation_view, training_view
+from image_builders import encoded, evaluation_view, pixels, training_view
+from imagenet_decoding import EncodedImage, has_more_frames
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
 RED, BLUE = (255, 0, 0), (0, 0, 255)
-
-
-def saved(image: Image.Image, kind: str, **settings) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **settings)
-    return file.getvalue()
-
-
-def pixels(content: bytes) -> np.ndarray:
-    """(H, W, 3)"""
-    return EncodedImage(content).decode().permute(1, 2, 0).numpy()
 
 
 def quarters(width: int = 48, height: int = 32) -> Image.Image:
@@ -38,12 +27,13 @@ def quarters(width: int = 48, height: int = 32) -> Image.Image:
 def with_orientation(orientation: int, kind: str = "JPEG") -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return saved(quarters(), kind, exif=exif, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+    settings = {"subsampling": 0} if kind == "JPEG" else {}
+    return encoded(quarters(), kind, exif=exif, **settings)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_are_divided_by_257(kind):
-    view = pixels(saved(Image.fromarray(RAMP), kind))
+    view = pixels(encoded(Image.fromarray(RAMP), kind))
     assert np.array_equal(view[..., 0], np.round(RAMP / 257)) and np.array_equal(view[..., 0], view[..., 2])
     assert view.mean() == pytest.approx(127.5, abs=0.01) and len(np.unique(view)) == 256
 
@@ -52,7 +42,7 @@ def test_sixteen_bits_of_other_writers():
     """OpenCV's TIFF, big-endian and compressed, and three channels, of which Pillow keeps the high byte."""
     assert np.array_equal(pixels(cv2.imencode(".tiff", RAMP)[1].tobytes())[..., 1], np.round(RAMP / 257))
     big_endian = Image.frombytes("I;16B", (256, 256), RAMP.astype(">u2").tobytes())
-    assert np.array_equal(pixels(saved(big_endian, "TIFF"))[..., 1], np.round(RAMP / 257))
+    assert np.array_equal(pixels(encoded(big_endian, "TIFF"))[..., 1], np.round(RAMP / 257))
     color = pixels(cv2.imencode(".png", np.stack([RAMP, RAMP, RAMP], 2))[1].tobytes())
     assert np.abs(color[..., 0] - RAMP / 257).max() <= 1
 
@@ -60,7 +50,7 @@ def test_sixteen_bits_of_other_writers():
 def test_floats_are_multiplied_by_255():
     """0, 1/255 and so on to 1: each value is its own level."""
     ramp = (np.arange(256, dtype=np.float32) / 255).reshape(16, 16)
-    assert pixels(saved(Image.fromarray(ramp), "TIFF"))[..., 0].ravel().tolist() == list(range(256))
+    assert pixels(encoded(Image.fromarray(ramp), "TIFF"))[..., 0].ravel().tolist() == list(range(256))
 
 
 @pytest.mark.parametrize(
@@ -76,12 +66,12 @@ def test_floats_are_multiplied_by_255():
 def test_an_unknown_scale_is_refused(values, match):
     kind = np.float32 if isinstance(values[0], float) else np.int32
     with pytest.raises(ValueError, match=match):
-        EncodedImage(saved(Image.fromarray(np.array([values], dtype=kind)), "TIFF"))
+        EncodedImage(encoded(Image.fromarray(np.array([values], dtype=kind)), "TIFF"))
 
 
 def test_integers_of_32_bits_that_are_bytes_stay_what_they_are():
     values = np.array([[0, 7, 255]], dtype=np.int32)
-    assert pixels(saved(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 7, 255]
+    assert pixels(encoded(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 7, 255]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -115,7 +105,7 @@ def test_views_of_a_phone_held_upright():
     tall.paste(255, (0, 0, 200, 20))  # its upper half is white
     exif = Image.Exif()
     exif[0x0112] = 6
-    views = [training_view(saved(tall, "JPEG", exif=exif), 16, seed) for seed in range(20)]
+    views = [training_view(encoded(tall, "JPEG", exif=exif), 16, seed) for seed in range(20)]
     assert all(
         np.abs(view[:, 0].astype(int) - view[:, -1]).max() < 60 for view in views
     )  # it changes from row to row alone
@@ -130,9 +120,10 @@ def test_views_of_a_phone_held_upright():
     ],
 )
 def test_a_damaged_or_impossible_orientation_says_nothing(block, recwarn):
-    plain = saved(quarters(), "JPEG")
+    plain = encoded(quarters(), "JPEG")
     content = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + plain[2:]
-    assert jpeg_header(content) == (32, 48, 3, 1)
+    image = EncodedImage(content)
+    assert (image.height, image.width, image.orientation) == (32, 48, 1)
     assert np.array_equal(pixels(content), pixels(plain))
     assert not [warning for warning in recwarn if warning.category is UserWarning]  # Pillow's would be lines of its own
 
@@ -140,7 +131,7 @@ def test_a_damaged_or_impossible_orientation_says_nothing(block, recwarn):
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_torchvision_without_its_decoder_gives_the_same_pixels(monkeypatch, mode):
     noise = np.random.default_rng(0).integers(0, 256, (45, 67, 3), dtype=np.uint8)
-    content = saved(Image.fromarray(noise).convert(mode), "JPEG", quality=80)
+    content = encoded(Image.fromarray(noise).convert(mode), "JPEG", quality=80)
     before = pixels(content)
     monkeypatch.delattr(torchvision.io, "decode_jpeg")
     assert np.array_equal(before, pixels(content)) and len(np.unique(before)) > 100
@@ -152,37 +143,37 @@ def test_transparent_is_white():
     for x, alpha in enumerate((0, 128, 255)):
         image.putpixel((x, 0), (*RED, alpha))
     for kind in ("PNG", "TIFF"):
-        assert pixels(saved(image, kind))[0].tolist() == [[255, 255, 255], [255, 127, 127], [255, 0, 0]]
+        assert pixels(encoded(image, kind))[0].tolist() == [[255, 255, 255], [255, 127, 127], [255, 0, 0]]
     grey = Image.merge("LA", (Image.new("L", (2, 1), 50), Image.frombytes("L", (2, 1), bytes([0, 255]))))
-    assert pixels(saved(grey, "PNG"))[0, :, 0].tolist() == [255, 50]
+    assert pixels(encoded(grey, "PNG"))[0, :, 0].tolist() == [255, 50]
     palette = Image.new("P", (2, 1), 1)
     palette.putpalette([9, 9, 9, 60, 70, 80])
     palette.putpixel((0, 0), 0)
     for kind in ("PNG", "GIF"):
-        assert pixels(saved(palette, kind, transparency=0))[0].tolist() == [[255, 255, 255], [60, 70, 80]]
+        assert pixels(encoded(palette, kind, transparency=0))[0].tolist() == [[255, 255, 255], [60, 70, 80]]
 
 
 def test_opaque_pixels_do_not_change():
     rng = np.random.default_rng(0)
     colors = rng.integers(0, 256, (64, 64, 4), dtype=np.uint8)
     colors[..., 3] = 255
-    assert np.array_equal(pixels(saved(Image.fromarray(colors), "PNG")), colors[..., :3])
+    assert np.array_equal(pixels(encoded(Image.fromarray(colors), "PNG")), colors[..., :3])
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_the_first_frame_of_an_animation(kind):
     first, second = Image.new("RGB", (20, 10), RED), Image.new("RGB", (20, 10), BLUE)
     settings = {"lossless": True} if kind == "WEBP" else {}
-    content = saved(first, kind, save_all=True, append_images=[second], **settings)
-    assert has_more_frames(content) and not has_more_frames(saved(first, kind))
+    content = encoded(first, kind, save_all=True, append_images=[second], **settings)
+    assert has_more_frames(content) and not has_more_frames(encoded(first, kind))
     assert np.array_equal(pixels(content), np.asarray(first))
-    assert not has_more_frames(saved(first, "JPEG"))
+    assert EncodedImage(content).has_more_frames and not EncodedImage(encoded(first)).has_more_frames
 
 
 def test_a_gif_whose_second_frame_is_cut_is_still_an_image():
     """Cut anywhere after its first frame, it decodes to that frame, and nothing fails on the way."""
     first, second = quarters(), Image.effect_noise((48, 32), 90).convert("RGB")
-    content, alone = saved(first, "GIF", save_all=True, append_images=[second]), saved(first, "GIF")
+    content, alone = encoded(first, "GIF", save_all=True, append_images=[second]), encoded(first, "GIF")
     for end in range(len(alone) + 20, len(content), 211):
         assert isinstance(has_more_frames(content[:end]), bool)
         assert np.array_equal(pixels(content[:end]), np.asarray(first))

@@ -15,20 +15,17 @@ import torch
 from PIL import Image
 
 from conftest import ROOT
-from image_builders import jpeg, make_folder
-from imagenet_decoding import EncodedImage, jpeg_header
-from imagenet_lists import ImageList, locate, read_list
-from imagenet_loader import ImageLoader, count_workers
+from image_builders import encoded, evaluation_view, jpeg, make_folder, pixels, training_view
+from imagenet_decoding import Crop, EncodedImage, random_crop, reduction_for
+from imagenet_lists import ImageList, encode_paths, locate, read_list
+from imagenet_loader import ImageLoader
+from imagenet_readers import count_workers
 from imagenet_transforms import (
     adjust_brightness,
     adjust_contrast,
     adjust_saturation,
-    evaluation_view,
     jitter,
     normalize,
-    random_crop,
-    reduction_for,
-    training_view,
 )
 from longtail.devices import Runtime
 
@@ -42,33 +39,25 @@ def picture(width=500, height=375, mode="RGB") -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
 
 
-def encoded(image: Image.Image, kind="JPEG") -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
-    return file.getvalue()
-
-
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_decoding_is_pillows(mode):
     content = encoded(picture(mode=mode))
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
-    image = EncodedImage(content).decode().permute(1, 2, 0).numpy()
-    assert jpeg_header(content) == (375, 500, {"RGB": 3, "L": 1, "CMYK": 4}[mode], 1)
-    assert np.abs(image - expected).max() <= 2
+    image = EncodedImage(content)
+    assert (image.height, image.width, image.orientation, image.image.mode) == (375, 500, 1, mode)
+    assert np.abs(pixels(content) - expected).max() <= 2
 
 
 def test_a_png_named_jpeg_is_read():
     content = encoded(picture(), "PNG")
-    assert jpeg_header(content) is None
-    assert np.array_equal(EncodedImage(content).decode().permute(1, 2, 0).numpy(), np.asarray(picture()))
+    assert np.array_equal(pixels(content), np.asarray(picture()))
     assert training_view(content, 32, 0).shape == (32, 32, 3)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00", b"GIF89a", b"\xff\xd8" + b"\xff" * 20]
-)
+@pytest.mark.parametrize("content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00", b"\xff\xd8" + b"\xff" * 20])
 def test_a_header_that_is_none(content):
-    assert jpeg_header(content) is None
+    with pytest.raises(ValueError):
+        EncodedImage(content)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +87,9 @@ def test_reduced_decoding_costs_no_quality(factor):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_reduced_training_view_is_the_full_one(seed, monkeypatch):
     content = encoded(picture(200, 160).resize((1600, 1280), Image.BICUBIC))
-    monkeypatch.setattr("imagenet_transforms.AREA", (0.5, 1.0))
+    monkeypatch.setattr("imagenet_decoding.AREA", (0.5, 1.0))
     reduced = training_view(content, 64, seed).astype(int)
-    monkeypatch.setattr("imagenet_transforms.reduction_for", lambda *_: 1)
+    monkeypatch.setattr("imagenet_decoding.reduction_for", lambda *_: 1)
     assert np.abs(reduced - training_view(content, 64, seed)).mean() < 4
 
 
@@ -190,9 +179,7 @@ def test_a_training_view_is_the_crop_jittered(monkeypatch):
     image = np.zeros((64, 64, 3), np.uint8)
     image[8:24, 16:48] = 100
     content = encoded(Image.fromarray(image), "PNG")
-    monkeypatch.setattr(
-        "imagenet_transforms.random_crop", lambda height, width, rng: (height // 8, width // 4, height // 4, width // 2)
-    )
+    monkeypatch.setattr("imagenet_decoding.random_crop", lambda *_: Crop(8, 16, 16, 32))
     views = np.stack([training_view(content, 16, seed) for seed in range(200)]).astype(int)
     assert (np.ptp(views, axis=(1, 2, 3)) == 0).all()
     assert 57 <= views.min() < 63 and 137 < views.max() <= 140  # each step rounds down
@@ -219,24 +206,25 @@ def epoch(images, workers=0, runtime=CPU, seed=5):
 def test_workers_change_nothing(images):
     alone, helped = epoch(images), epoch(images, workers=2)
     assert [len(labels) for _, labels in alone] == [70, 30]
-    for (pixels, labels), (others, other_labels) in zip(alone, helped, strict=True):
-        assert torch.equal(pixels, others) and torch.equal(labels, other_labels)
+    for (views, labels), (others, other_labels) in zip(alone, helped, strict=True):
+        assert torch.equal(views, others) and torch.equal(labels, other_labels)
     assert not torch.equal(alone[0][0], epoch(images, seed=6)[0][0])
 
 
 def test_an_image_is_seen_anew_in_every_epoch(tmp_path):
     """A list of one image, sixteen times: no view of an epoch comes again, in it or in the next."""
     (tmp_path / "a.JPEG").write_bytes(encoded(picture(90, 70)))
-    one = ImageList(tmp_path / "list.txt", tmp_path, ["a.JPEG"] * 16, torch.zeros(16, dtype=torch.long), "")
-    views = [view.numpy().tobytes() for seed in (5, 6) for pixels, _ in epoch(one, seed=seed) for view in pixels]
+    labels = torch.zeros(16, dtype=torch.long)
+    one = ImageList(tmp_path / "list.txt", tmp_path, encode_paths(["a.JPEG"] * 16), labels, "")
+    views = [view.numpy().tobytes() for seed in (5, 6) for batch, _ in epoch(one, seed=seed) for view in batch]
     assert len(set(views)) == len(views) == 32
 
 
 def test_processes_share_the_same_batches(images):
     whole = epoch(images)
     parts = [epoch(images, runtime=Runtime(CPU.device, rank=rank, world_size=2)) for rank in range(2)]
-    for (pixels, labels), *shares in zip(whole, *parts, strict=True):
-        assert torch.equal(pixels, torch.cat([share for share, _ in shares]))
+    for (views, labels), *shares in zip(whole, *parts, strict=True):
+        assert torch.equal(views, torch.cat([share for share, _ in shares]))
         assert torch.equal(labels, torch.cat([share for _, share in shares]))
 
 
@@ -268,7 +256,7 @@ def test_processes_divide_evaluation(images):
 def test_a_damaged_image_is_named(tmp_path, workers, damage, match):
     root = make_folder(tmp_path, {"train": [2, 2, 2], "val": [1, 1, 1], "test": [1, 1, 1]})
     images = read_list(root / "Small_train.txt", root, 3)
-    bad = root / images.paths[3]
+    bad = root / images.names()[3]
     rng = np.random.default_rng(0)
     content = encoded(Image.fromarray(rng.integers(0, 256, (90, 90, 3)).astype(np.uint8)))
     bad.unlink()
@@ -348,7 +336,7 @@ def claiming(content: bytes, height: int, width: int) -> bytes:
     "view", [lambda content: evaluation_view(content, 32, 36), lambda content: training_view(content, 32, 0)]
 )
 def test_a_header_that_claims_too_much_is_refused_before_decoding(content, view, recwarn):
-    with pytest.raises(ValueError, match="pixels; 1 to .* are allowed"):
+    with pytest.raises(ValueError, match="pixels; 1 to .* are allowed|its format is unknown"):
         view(content)
     assert not recwarn.list  # Pillow's own warning would be lines of its own
 
@@ -361,18 +349,3 @@ def test_a_strip_is_not_resized_to_more_than_memory_holds():
 def test_an_image_that_is_a_program_is_none():
     with pytest.raises(ValueError, match="its format is unknown"):
         EncodedImage(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 90\n%%EndComments\nshowpage\n")
-
-
-def test_an_image_that_is_a_pipe_or_huge_is_named(tmp_path):
-    root = make_folder(tmp_path, {"train": [2, 2, 2], "val": [1, 1, 1], "test": [1, 1, 1]})
-    images = read_list(root / "Small_train.txt", root, 3)
-    bad = root / images.paths[0]
-    bad.unlink()
-    os.mkfifo(bad)
-    with pytest.raises(ValueError, match="is not a regular file"):
-        epoch(images)
-    bad.unlink()
-    bad.touch()
-    os.truncate(bad, 1 << 40)
-    with pytest.raises(ValueError, match="has 1,099,511,627,776 bytes"):
-        epoch(images)

@@ -7,7 +7,6 @@ import pytest
 
 from image_builders import SPLITS, make_folder
 from imagenet_lists import check_classes, check_leaks, locate, parse_line, read_list
-from path_table import PathTable
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def lists(root: Path):
 
 def test_a_list_is_read_in_order(folder):
     train = lists(folder)[0]
-    assert train.paths[4] == "train/n00000001/n00000001_train0.JPEG"
+    assert train.names()[4] == "train/n00000001/n00000001_train0.JPEG"
     assert train.labels.tolist() == [0, 0, 0, 0, 1, 1, 2]
     assert train.class_counts(3) == [4, 2, 1]
     assert train.class_names(3) == ["n00000000", "n00000001", "n00000002"]
@@ -72,13 +71,9 @@ def test_a_list_as_a_spreadsheet_saves_it(folder, end):
     with open(folder / "sheet.csv", "a", newline="", encoding="utf-8") as file:
         file.write(end.join(["", "é/a.jpg,0", "", "b.jpg\t2", "   ", " # the last one", "c d.jpg 1", ""]))
     images = read_list(folder / "sheet.csv", folder, 3)
-    assert (
-        list(images.paths) == ["é/a.jpg", "b.jpg", "c d.jpg"]
-        and images.labels.tolist() == [0, 2, 1]
-        and not images.note
-    )
+    assert images.names() == ["é/a.jpg", "b.jpg", "c d.jpg"] and images.labels.tolist() == [0, 2, 1] and not images.note
     (folder / "marked.csv").write_bytes(b"\xef\xbb\xbfa.jpg 0\n")
-    assert list(read_list(folder / "marked.csv", folder, 3).paths) == ["a.jpg"]
+    assert read_list(folder / "marked.csv", folder, 3).names() == ["a.jpg"]
 
 
 def test_the_first_line_with_a_backslash_is_named(folder):
@@ -93,7 +88,7 @@ def test_a_training_list_may_repeat_a_path(folder):
     """Three lines of one image and two of another one: five images, of which three are told as repetitions."""
     (folder / "over.txt").write_text("# oversampled\na 0\nb 1\na 0\nb 1\n./a 0\n")
     images = read_list(folder / "over.txt", folder, 3, repeats=True)
-    assert list(images.paths) == ["a", "b", "a", "b", "a"] and images.class_counts(3) == [3, 2, 0]
+    assert images.names() == ["a", "b", "a", "b", "a"] and images.class_counts(3) == [3, 2, 0]
     assert images.note == f"{folder}/over.txt: 3 of 5 lines repeat a path (a, in lines 2 and 4); each line counts"
     with pytest.raises(
         ValueError, match="over.txt, line 4: a stands in line 2 already; only a training list may repeat a path"
@@ -107,22 +102,20 @@ def test_a_training_list_may_repeat_a_path(folder):
 def test_an_image_in_two_lists_is_a_leak(folder):
     train, val, test = lists(folder)
     check_leaks(train, val, test)
-    leaking = dataclasses.replace(test, paths=PathTable([val.paths[1], train.paths[0]]))
+    leaking = test.with_paths([val.names()[1], train.names()[0]])
     with pytest.raises(
-        ValueError, match=rf"{val.paths[1]} stands in .*Small_val.txt and in .*Small_test.txt: .* \(2 such lines\)"
+        ValueError, match=rf"{val.names()[1]} stands in .*Small_val.txt and in .*Small_test.txt: .* \(2 such lines\)"
     ):
         check_leaks(train, val, leaking)
-    check_leaks(
-        dataclasses.replace(train, paths=PathTable([*train.paths, train.paths[0]])), val, test
-    )  # repeated in one list
+    repeated = train.with_paths([*train.names(), train.names()[0]])
+    check_leaks(repeated, val, test)
 
 
-def test_a_table_of_paths_is_a_sequence(tmp_path):
-    paths = ["a.jpg", "", "train/é ü/漢.jpg", "bad\udcff.jpg"]
-    table = PathTable(paths)
-    assert list(table) == paths and len(table) == 4 and table[-2] == paths[2] and list(reversed(table)) == paths[::-1]
-    with pytest.raises(IndexError):
-        table[4]
+def test_any_path_survives_the_array_of_bytes(folder):
+    paths = ["a.jpg", "train/é ü/漢.jpg", "bad\udcff.jpg"]
+    images = lists(folder)[0].with_paths(paths)
+    assert images.names() == paths and len(images) == 3
+    assert images.path(1) == f"{folder}/train/é ü/漢.jpg" and images.path(-1) == f"{folder}/bad\udcff.jpg"
 
 
 def test_a_bad_list_names_file_and_line(folder):
@@ -149,18 +142,18 @@ def test_every_class_needs_an_image(folder):
 
 
 def test_all_there(folder):
-    assert list(locate(*lists(folder))[0].paths) == list(lists(folder)[0].paths)
+    assert locate(*lists(folder))[0].names() == lists(folder)[0].names()
 
 
 def test_flat_validation_images_are_found(tmp_path):
     root = make_folder(tmp_path, {"train": [1, 1, 1], "val": [1, 1, 1], "test": [2, 2, 2]}, flat_test=True)
     test = locate(*lists(root))[2]
-    assert test.paths[2] == "val/ILSVRC2012_val_00010000.JPEG"
-    assert all((root / path).is_file() for path in test.paths)
+    assert test.names()[2] == "val/ILSVRC2012_val_00010000.JPEG"
+    assert all((root / path).is_file() for path in test.names())
 
 
 def test_missing_images_are_counted_and_five_named(folder):
-    for path in list(lists(folder)[0].paths)[1:]:
+    for path in lists(folder)[0].names()[1:]:
         (folder / path).unlink()
     with pytest.raises(
         FileNotFoundError,

@@ -371,7 +371,8 @@ def test_the_exponent_is_chosen_on_validation_and_means_are_of_training(
 def test_the_views_of_training_are_of_the_configured_size(data, tmp_path, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        "imagenet_run.ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or ImageLoader(images, *rest)
+        "imagenet_run.ImageLoader",
+        lambda images, *rest, **more: sizes.append(rest[:2]) or ImageLoader(images, *rest, **more),
     )
     training = prepared(tmp_path, data, image_size=20)
     assert sizes == [(20, 36), (20, 36)]  # of the training and of the validation images
@@ -381,7 +382,8 @@ def test_the_views_of_training_are_of_the_configured_size(data, tmp_path, monkey
 def test_the_views_of_a_test_are_of_the_configured_size(first_stage, monkeypatch, capsys):
     sizes = []
     monkeypatch.setattr(
-        "imagenet_run.ImageLoader", lambda images, *rest: sizes.append(rest[:2]) or ImageLoader(images, *rest)
+        "imagenet_run.ImageLoader",
+        lambda images, *rest, **more: sizes.append(rest[:2]) or ImageLoader(images, *rest, **more),
     )
     assert main(["--test", "--model_dir", str(first_stage)]) == 0
     assert sizes == [(32, 36)]

@@ -216,8 +216,7 @@ def test_check_finds_what_cannot_be_used(tmp_path, capsys):
     lines = (tmp_path / "out/unusable.txt").read_text().splitlines()
     assert [line.partition(": ")[0] for line in lines] == [repr(name) for name in sorted(bad)]
     assert (
-        "is not an image that can be decoded: Image is incomplete or truncated" in lines[0]
-        and "its format is unknown" in lines[1]
+        "is not an image that can be decoded: Truncated File Read" in lines[0] and "its format is unknown" in lines[1]
     )
     assert "15360000 x 256 pixels" in lines[2]
     output = capsys.readouterr().out
@@ -264,7 +263,7 @@ def test_odd_names(tmp_path, capsys):
     )
     assert (tmp_path / "out/classes.txt").read_text() == "#c\na\nb\nlinked\n~d\n"
     train = read_list(tmp_path / "out/train.txt", root, 5)
-    assert all((root / path).is_file() for path in train.paths) and train.class_counts(5) == [3, 5, 3, 3, 1]
+    assert all((root / path).is_file() for path in train.names()) and train.class_counts(5) == [3, 5, 3, 3, 1]
     assert "left out, because their names do not end as those of images do: 1 (.txt)" in capsys.readouterr().out
 
 

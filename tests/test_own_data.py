@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 import EGTEA_train
-import imagenet_loader
-from image_builders import jpeg, make_folder
+import imagenet_readers
+from image_builders import encoded, jpeg, make_folder
+from imagenet_readers import ViewSettings
 from imagenet_run import BEST
-from imagenet_transforms import evaluation_view
 from longtail.logs import read_log
 from main import main
 from test_egtea_cli import make_data, training
-from test_imagenet_decoding import saved, with_orientation
+from test_imagenet_decoding import with_orientation
 from test_imagenet_main import COUNTS, last, run, write_config
 
 PAGE = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head></html>\n"
@@ -110,22 +110,24 @@ def test_a_run_on_odd_images(data, tmp_path, monkeypatch, capsys):
         Image.new("RGBA", (40, 36), (0, 0, 0, 0)),
         [Image.new("RGB", (40, 36), color) for color in ("red", "blue")],
     )
-    animation = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    animation = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     contents = [
-        saved(Image.fromarray(ramp), "PNG"),
-        saved(Image.fromarray(grey), "TIFF"),
+        encoded(Image.fromarray(ramp), "PNG"),
+        encoded(Image.fromarray(grey), "TIFF"),
         with_orientation(6),
-        saved(clear, "PNG"),
+        encoded(clear, "PNG"),
         animation,
         animation,
     ]
     paths, seen = replace_images(data, contents), {}
 
-    def view(content: bytes, image_size: int, seed: int) -> np.ndarray:
-        seen[content] = evaluation_view(content, 32, 32)
-        return seen[content]
+    def view(path: Path, seed: int | None, settings: ViewSettings) -> tuple[np.ndarray, bool]:
+        result = read_view(path, None, ViewSettings(32, 32))
+        seen[path.read_bytes()] = result[0]
+        return result
 
-    monkeypatch.setattr(imagenet_loader, "training_view", view)
+    read_view = imagenet_readers.read_view
+    monkeypatch.setattr(imagenet_readers, "read_view", view)
     run(tmp_path, data, "x", num_epochs=2)
     means = [seen[content].mean((0, 1)).tolist() for content in contents[:5]]
     assert means[0] == pytest.approx([127.5] * 3, abs=2)  # it was 254.4
@@ -143,10 +145,10 @@ def test_a_run_on_odd_images(data, tmp_path, monkeypatch, capsys):
     ("content", "reason"),
     [
         (
-            saved(Image.fromarray(np.full((9, 9), 2.0, dtype=np.float32)), "TIFF"),
+            encoded(Image.fromarray(np.full((9, 9), 2.0, dtype=np.float32)), "TIFF"),
             "its floats run from 2 to 2, and must lie between 0 and 1",
         ),
-        (jpeg()[:400], "Image is incomplete or truncated"),
+        (jpeg()[:400], "Truncated File Read"),
         (PAGE, "its format is unknown"),
     ],
 )

@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ stands
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # and the experiment's modules in it
 
 from imagenet_config import PUBLISHED, check_backbone
-from imagenet_decoding import SUFFIXES, EncodedImage, use_image
+from imagenet_decoding import SUFFIXES, problem, read_image
 from imagenet_folders import SPLIT_NAMES, SPLITS, Found, Tree, find_images, split_folders, walk_images
 from imagenet_lists import format_line
-from imagenet_loader import count_workers
+from imagenet_readers import count_workers
 from imagenet_recipe import TEST_RESIZE, config_text, recipe
 from imagenet_transforms import resized_sides
 from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, seed_number, some
@@ -100,19 +100,13 @@ def check_lines(found: Found) -> None:
 
 def examine(path: Path) -> tuple[bytes, str]:
     """Decode an image as training and test will. Return a digest of the file, and what is wrong with it, or nothing."""
-    digests = []
-
-    def decode(content: bytes) -> None:
-        digests.append(hashlib.sha256(content).digest())
-        image = EncodedImage(content)
+    try:
+        image = read_image(path)
         resized_sides(image.height, image.width, TEST_RESIZE)
         image.decode()
-
-    try:
-        use_image(path, decode)
-    except ValueError as error:
-        return b"", str(error).removeprefix(f"{path} ")
-    return digests[0], ""
+    except Exception as error:  # a decoder may raise anything over a damaged file
+        return b"", problem(error)
+    return hashlib.sha256(image.content).digest(), ""
 
 
 def check_images(root: Path, found: Found) -> None:

@@ -26,7 +26,7 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ImageNet-LT"))
 
-from imagenet_lists import ImageList
+from imagenet_lists import ImageList, encode_paths
 from imagenet_loader import ImageLoader
 from imagenet_transforms import MEAN, STD
 from longtail.devices import Runtime
@@ -80,9 +80,9 @@ def compare(folder: Path, falloff: float, images: int, rounds: int, runtime: Run
     for name in names:
         (folder / name).write_bytes(synthetic_jpeg(rng, falloff))
     size = sum((folder / name).stat().st_size for name in names) / images
-    loader = ImageLoader(
-        ImageList(folder / "list", folder, names, torch.zeros(images, dtype=torch.long), ""), 224, 256, 0, runtime
-    )
+    labels = torch.zeros(images, dtype=torch.long)
+    listed = ImageList(folder / "list", folder, encode_paths(names), labels, "")
+    loader = ImageLoader(listed, 224, 256, 0, runtime)
     seconds = [(reference([folder / name for name in names]), ours(loader, seed)) for seed in range(rounds + 1)][1:]
     ratios = [old / new for old, new in seconds]
     old, new = (images / statistics.median(column) for column in zip(*seconds, strict=True))

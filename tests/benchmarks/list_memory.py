@@ -1,7 +1,6 @@
 """Memory of the workers that read images, over an epoch of a list with many paths.
 
     python tests/benchmarks/list_memory.py [--images 1000000] [--folders 1000] [--workers 8]
-    python tests/benchmarks/list_memory.py --paths list        # paths as a list of str instead of one block of bytes
 
 The images are links, each with a name of its own, to one tiny JPEG. USS is what a process has for itself alone, PSS
 adds its share of what it has in common with others (Linux, /proc/PID/smaps_rollup); both are summed over the workers.
@@ -9,7 +8,6 @@ What they need to decode images at all is there after a tenth of the epoch.
 """
 
 import argparse
-import dataclasses
 import multiprocessing
 import os
 import re
@@ -78,20 +76,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--folders", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--paths", choices=("block", "list"), default="block", help="what holds the paths")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         file = make_images(Path(folder), args.images, args.folders)
         (images,) = locate(read_list(file, Path(folder), args.folders))
-        if args.paths == "list":
-            images = dataclasses.replace(images, paths=list(images.paths))
         own, start = memory(os.getpid())[1], time.perf_counter()
         measured = epoch(images, args.workers)
         uss, pss = ([value >> 20 for value in column] for column in zip(*measured, strict=True))
         print(
-            f"{args.images} paths, {args.workers} workers, paths as {args.paths}; "
-            f"main process {own >> 20} MB before they start; "
+            f"{args.images} paths, {args.workers} workers; main process {own >> 20} MB before they start; "
             f"epoch of {time.perf_counter() - start:.0f} s"
         )
         print(

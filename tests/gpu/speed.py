@@ -19,7 +19,7 @@ from cifar_dataset import ImageSet
 from egtea_dataset import memory_format
 from gpu import small_data
 from gpu.check import Checks, Outcome, Place, can_compile
-from imagenet_lists import ImageList
+from imagenet_lists import ImageList, encode_paths
 from imagenet_loader import ImageLoader
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
@@ -136,7 +136,8 @@ def images_from_files(place: Place, size: int = 224, batch: int = 512, batches: 
         small_data.photo(rng).save(folder / f"{number}.JPEG", quality=90)
     count = batches * batch
     labels = torch.arange(count) % 1000
-    listed = ImageList(folder / "list", folder, [f"{number % files}.JPEG" for number in range(count)], labels, "")
+    paths = encode_paths(f"{number % files}.JPEG" for number in range(count))
+    listed = ImageList(folder / "list", folder, paths, labels, "")
     reset(place.device)
     with start_runtime(device=place.device) as runtime:
         training = build_training(ImageNetModel(1000).to(runtime.device, memory_format=torch.channels_last), 1000)
@@ -151,7 +152,7 @@ def images_from_files(place: Place, size: int = 224, batch: int = 512, batches: 
         ][1:]
         share = statistics.median(1 - with_input / without for without, with_input in pairs)
         return Outcome(
-            f"{spread([b for _, b in pairs])} images/s with {loader.workers} workers, "
+            f"{spread([b for _, b in pairs])} images/s with {loader.readers.workers} workers, "
             f"{spread([a for a, _ in pairs])} without input, which takes {100 * share:.0f} % of the time"
             f"{peak(place.device)}"
         )
