@@ -40,7 +40,8 @@ from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import check_place, write_atomically
 from longtail.heads import HEADS
-from longtail.metrics import SHOT_SIZES, SHOTS, Batches, count_confusion, report
+from longtail.hits import count_with_hits, pack_hits
+from longtail.metrics import SHOT_SIZES, SHOTS, Batches, report
 from longtail.posthoc import STRENGTHS, LogitShift, best_of, exact, extract
 from resnet32 import ResNet32
 from teachers import logit_scale
@@ -209,10 +210,10 @@ class WithMirror(nn.Module):
 
 def count_adjusted(
     model: nn.Module, validation: Batches, test: Batches, class_counts: list[int], scale: float, runtime: Runtime
-) -> tuple[Tensor, float]:
-    """Return the confusion (C, C) on `test` after logit adjustment, and the strength, which `validation` chose.
+) -> tuple[Tensor, Tensor, float]:
+    """Return the confusion (C, C) on `test` after logit adjustment, which images are right, (N,), and the strength.
 
-    Logits are meant: `scale` times what the network puts out.
+    `validation` chose the strength. Logits are meant: `scale` times what the network puts out.
     """
     num_classes = len(class_counts)
 
@@ -220,7 +221,9 @@ def count_adjusted(
         return LogitShift(class_counts, strength / scale).to(runtime.device)
 
     strength = best_of(STRENGTHS, adjusted, extract(model, validation, runtime), num_classes, runtime)
-    return count_confusion(adjusted(strength), extract(model, test, runtime), num_classes, exact(runtime)), strength
+    outputs = extract(model, test, runtime)
+    confusion, hits = count_with_hits(adjusted(strength), outputs, num_classes, exact(runtime))
+    return confusion, hits, strength
 
 
 def test(args: Namespace) -> None:
@@ -240,7 +243,7 @@ def test(args: Namespace) -> None:
         batches, strength = evaluation_batches(images, normalization, runtime), None
         if args.logit_adjustment:
             validation = validation_set(args, description).to(runtime.device)
-            confusion, strength = count_adjusted(
+            confusion, hits, strength = count_adjusted(
                 parallel_model,
                 evaluation_batches(validation, normalization, runtime),
                 batches,
@@ -249,7 +252,7 @@ def test(args: Namespace) -> None:
                 runtime,
             )
         else:
-            confusion = count_confusion(parallel_model, batches, NUM_CLASSES[dataset], runtime)
+            confusion, hits = count_with_hits(parallel_model, batches, NUM_CLASSES[dataset], runtime)
         if runtime.is_main:
             figures = {
                 "checkpoint": args.saved_model_path.name,
@@ -258,6 +261,7 @@ def test(args: Namespace) -> None:
                 **({} if strength is None else {"logit_adjustment": strength}),
                 **({"flip": True} if args.flip else {}),
                 **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root)).entries(),
+                "hits": pack_hits(hits),
             }
             if description["protocol"] in VALIDATED_ON_TEST:
                 print(

@@ -33,7 +33,8 @@ from longtail.confusion_picture import draw_confusion
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import check_place, write_atomically
-from longtail.metrics import SHOT_SIZES, count_confusion, report
+from longtail.hits import count_with_hits, pack_hits
+from longtail.metrics import SHOT_SIZES, report
 from longtail.predictions import PredictionTable
 from longtail.records import ClassFigures, TestFigures
 from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, warn_of_bf16
@@ -193,7 +194,7 @@ def test(args: Namespace) -> None:
         described = describe_for(args, checkpoint)
         model = load_model(checkpoint, described, args.trained_model, runtime)
         clips = read_clips(args.test_file)
-        confusion = count_on_clips(args, model, described, clips, runtime)
+        confusion, hits = count_on_clips(args, model, described, clips, runtime)
         if runtime.is_main:
             figures = report(confusion, described.class_counts, described.class_names)
             majority_above = args.majority_above or (None if is_own(clips[0].name) else MAJORITY_ABOVE)
@@ -209,6 +210,7 @@ def test(args: Namespace) -> None:
                     "majority_above": majority_above,
                     **{name: asdict(group) for name, group in groups.items()},
                     "confusion": confusion.tolist(),
+                    "hits": pack_hits(hits),
                 }
                 write_atomically(args.json, (json.dumps(values, indent=1) + "\n").encode())
             draw_confusion(confusion, described.class_names, args.figure)
@@ -216,13 +218,14 @@ def test(args: Namespace) -> None:
 
 def count_on_clips(
     args: Namespace, model: ResNeXt3D, described: ClipDescription, clips: list[Clip], runtime: Runtime
-) -> Tensor:
-    """Return the confusion matrix (C, C) on the clips of --test_file, on the CPU."""
+) -> tuple[Tensor, Tensor]:
+    """Return the confusion matrix (C, C) on the clips of --test_file, and which of them are right; on the CPU."""
     num_classes = len(described.class_names)
     check_labels(args.test_file, clips, num_classes)
     test_set = ClipSet(args.data_root, clips, described.frames_per_clip, described.sample_size)
     batches = evaluation_batches(test_set, args.batch_size, args.workers, runtime)
-    return count_confusion(runtime.parallelize(model, trains=False), batches, num_classes, runtime).cpu()
+    confusion, hits = count_with_hits(runtime.parallelize(model, trains=False), batches, num_classes, runtime)
+    return confusion.cpu(), hits.cpu()
 
 
 def write_predictions(args: Namespace) -> int:

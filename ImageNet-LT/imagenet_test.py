@@ -30,7 +30,8 @@ from longtail.calibration import bin_sums, calibration_error
 from longtail.confusion_picture import draw_confusion, hardest
 from longtail.devices import Runtime
 from longtail.files import write_atomically
-from longtail.metrics import SHOT_SIZES, SHOTS, count_confusion, report
+from longtail.hits import count_with_hits, pack_hits
+from longtail.metrics import SHOT_SIZES, SHOTS, report
 from longtail.posthoc import STRENGTHS, LogitShift, Outputs, best_of, exact, extract
 from resnet10 import ImageNetModel, ScaledClassifier, tau_normalized
 
@@ -138,7 +139,8 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime, dra
         lists = {split: images for split, images in lists.items() if split != "train" or method == "ncm"}
     features = extract_features(config, model, lists, runtime)
     classifier, chosen = build_classifier(method, model.classifier, features, counts, runtime)
-    confusion = count_confusion(classifier, features["test"], config.num_classes, exact(runtime)).cpu()
+    confusion, hits = count_with_hits(classifier, features["test"], config.num_classes, exact(runtime))
+    confusion = confusion.cpu()
     sums = runtime.sum(bin_sums(classifier, features["test"], runtime.device))
     if runtime.is_main:
         figures = {
@@ -152,6 +154,7 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime, dra
             "val_accuracy": checkpoint.get("accuracy"),
             "test_list": f"{lists['test'].file.name} {lists['test'].blob}",
             **report(confusion, counts, checkpoint.get("class_names")).entries(),
+            "hits": pack_hits(hits),
         }
         if method != "ncm":  # its scores are cosines
             figures["calibration_error"] = calibration_error(sums)

@@ -16,6 +16,7 @@ heads.py              the cosine classifier
 losses.py             the losses that CDB-CE is compared with, and the table of all losses
 loss_flags.py         the flags of all losses, and the loss that they describe
 metrics.py            confusion counts, many / medium / few shot, macro F1
+hits.py               which images of a test set are right, and McNemar's test of two networks
 distillation.py       learning from the probabilities of trained networks
 confusion_picture.py  the hardest classes, and what they are mistaken for
 predictions.py        a table of predictions

@@ -4,7 +4,8 @@
 
 RUN is the CSV file of a finished run, or the folder that holds it, as for plot.py. Runs whose arguments are equal,
 apart from seeds and paths, are one setting. Each setting is compared with the first one after --against: in pairs
-where both have the same seeds (Student's interval), else by Welch's interval. A single run has no interval.
+where both have the same seeds (Student's interval), else by Welch's interval. A single run has no interval; the
+networks of two single runs are compared image by image, by McNemar's test.
 Accuracy is that of the test set where each run's folder holds the test.json that the experiment's test script writes,
 else that of validation in the kept epoch.
 Writes the table to OUT/compare.md and draws OUT/compare.png, where each seed is a dot.
@@ -28,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `longtai
 
 from longtail.cli import ArgumentParser, exit_code, file_path
 from longtail.files import write_atomically
+from longtail.hits import mcnemar, unpack_hits
 from longtail.logs import Log, find_log, load_log
 from longtail.losses import LOSSES, loss_settings
 from longtail.metrics import SHOTS, class_figures, shot_accuracy
@@ -52,11 +54,13 @@ class Setting:
     """Several runs that differ by their seed.
 
     accuracy: in % of each run and group of GROUPS, (runs, groups); nan for an empty group.
+    single: the figures of its test, if it is one run.
     """
 
     label: str
     seeds: tuple[int, ...]
     accuracy: np.ndarray
+    single: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,20 +120,14 @@ def by_group(figures: dict[str, Any]) -> list[float]:
     return [100 * share for share in (*shots.values(), (correct / total).nanmean().item())]
 
 
-def tested(path: Path, name: str) -> list[float]:
-    """Return the accuracies by group in a test script's JSON.
-
-    Raise ValueError if it lacks the classes' counts, or is not of run `name`.
-    """
+def tested(path: Path, name: str) -> dict[str, Any]:
+    """Return a test script's figures. Raise ValueError if they are not of run `name`."""
     figures = read_object(path)
     if figures.get("checkpoint", f"best_{name}.pth") != f"best_{name}.pth":
         raise ValueError(
             f"{path} is a test of {figures['checkpoint']}, not of best_{name}.pth: test that one, with --json {path}"
         )
-    try:
-        return by_group(figures)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the counts of every class: {error!r}") from error
+    return figures
 
 
 def validated(log: Log) -> list[float]:
@@ -253,12 +251,21 @@ def read_setting(label: str, runs: Sequence[FinishedRun], result: str | None) ->
     """
     seeds: list[Any] = []
     accuracy = []
+    figures = None
     for run in runs:
         if run.seed in seeds:
             raise ValueError(f"{run.folder} has seed {run.seed}, as a run before it: each seed counts once")
         seeds.append(run.seed)
-        accuracy.append(tested(run.folder / result, run.log.name) if result else validated(run.log))
-    return Setting(label, tuple(seeds), np.array(accuracy))
+        if result is None:
+            accuracy.append(validated(run.log))
+            continue
+        path = run.folder / result
+        figures = tested(path, run.log.name)
+        try:
+            accuracy.append(by_group(figures))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not hold the counts of every class: {error!r}") from error
+    return Setting(label, tuple(seeds), np.array(accuracy), figures if len(runs) == 1 else None)
 
 
 def difference(a: Setting, b: Setting) -> Difference:
@@ -334,7 +341,29 @@ def remarks(settings: Sequence[Setting]) -> list[str]:
             lines.append(f"{setting.label}: other seeds than {baseline.label}, not paired")
     if single:
         lines.append(f"No interval for {'; '.join(single)}: it needs at least two runs of both settings.")
-    return lines
+    lines += [mcnemar_line(setting, baseline) for setting in others]
+    return [line for line in lines if line]
+
+
+def mcnemar_line(a: Setting, b: Setting) -> str:
+    """Return how two networks differ on the test images; empty unless both are single runs tested on the same ones."""
+    if not (a.single and b.single) or "hits" not in a.single or "hits" not in b.single:
+        return ""
+    if test_images(a.single) != test_images(b.single):
+        return ""
+    images = a.single["images"]
+    result = mcnemar(unpack_hits(a.single["hits"], images), unpack_hits(b.single["hits"], images))
+    return (
+        f"{a.label} against {b.label} on the same {images} images: {result.only_first} are right with the first alone, "
+        f"{result.only_second} with the second alone; p = {result.p:.2g} (McNemar's exact test of these two networks; "
+        "other seeds may differ)"
+    )
+
+
+def test_images(figures: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells one test set from another: its name where there is one, and the images of each class."""
+    names = [figures.get(key) for key in ("dataset", "test_list", "test_file")]
+    return *names, *(entry["images"] for entry in class_figures(figures))
 
 
 def draw(settings: Sequence[Setting], path: Path) -> None:

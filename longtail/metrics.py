@@ -45,17 +45,21 @@ def count_correct(model: nn.Module, batches: Batches, num_classes: int, runtime:
 
 
 @torch.no_grad()
-def count_confusion(model: nn.Module, batches: Batches, num_classes: int, runtime: Runtime) -> Tensor:
-    """Return how many images of class i (row) were taken for class j (column): (C, C) integers, summed over the
-    processes.
-
-    `batches` yields this process's images and labels, on the runtime's device.
-    """
+def add_up(pairs: Iterable[tuple[Tensor, Tensor]], num_classes: int, runtime: Runtime) -> Tensor:
+    """Return the confusion matrix (C, C) of batches of labels and predicted classes, summed over the processes."""
     counts = torch.zeros(num_classes * num_classes, dtype=torch.long, device=runtime.device)
-    for labels, taken in predictions(model, batches, runtime):
+    for labels, taken in pairs:
         cells = labels * num_classes + taken
         counts.index_add_(0, cells, torch.ones_like(cells))
     return runtime.sum(counts).view(num_classes, num_classes)
+
+
+def count_confusion(model: nn.Module, batches: Batches, num_classes: int, runtime: Runtime) -> Tensor:
+    """Return how many images of class i (row) were taken for class j (column): (C, C) integers.
+
+    `batches` is as in `predictions`; the sum is over the processes.
+    """
+    return add_up(predictions(model, batches, runtime), num_classes, runtime)
 
 
 def shot_accuracy(correct: Tensor, total: Tensor, class_counts: list[int]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from conftest import ROOT
 from longtail import devices
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
+from longtail.hits import unpack_hits
 from longtail.logs import cells, read_log
 from resnet32 import ResNet32
 from teachers import logit_scale
@@ -149,6 +150,8 @@ def test_test_script_prints_and_writes_its_figures(finished, tmp_path, shell):
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == f"Test Accuracy is {figures['accuracy']:.4f}"
     assert figures["accuracy"] == pytest.approx(sum(entry["correct"] for entry in figures["classes"]) / 400)
+    hits = unpack_hits(figures["hits"], 400)
+    assert hits.sum() == sum(entry["correct"] for entry in figures["classes"])
     few = [entry for entry in figures["classes"] if entry["training_images"] < 20]
     assert figures["shots"]["few"] == pytest.approx(sum(e["correct"] for e in few) / sum(e["images"] for e in few))
 
@@ -260,10 +263,10 @@ def test_logit_adjustment_of_cosines_is_that_of_the_logits_they_stand_for():
     """
     cosines, labels = torch.tensor([[0.52, 0.5]]), torch.tensor([1])
     for scale, chosen in ((logit_scale("cosine", "LDAM-DRW"), 0.3), (logit_scale("linear", "CE"), 0.1)):
-        confusion, strength = cifar_test.count_adjusted(
+        confusion, hits, strength = cifar_test.count_adjusted(
             torch.nn.Identity(), [(cosines, labels)], [(cosines, labels)], [90, 10], scale, Runtime(torch.device("cpu"))
         )
-        assert strength == chosen and confusion.tolist() == [[0, 0], [0, 1]]
+        assert strength == chosen and confusion.tolist() == [[0, 0], [0, 1]] and hits.tolist() == [True]
 
 
 def test_flip_takes_the_mean_of_both_probabilities(finished, tmp_path):

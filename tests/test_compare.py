@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import ROOT
 from longtail import compare
 from longtail.compare import main
+from longtail.hits import pack_hits
 from longtail.logs import cells, csv_text
 from longtail.records import EpochRow
 
@@ -142,6 +144,25 @@ def test_any_number_of_settings_and_single_runs_without_interval(tmp_path, capsy
     assert cells["all", "FL"] == ["1", "60.00", "+10.00", "-"]
     assert cells["all", "CDB-CE, tau dynamic"][3] == "-4.84 to +44.84"
     assert "No interval for FL: it needs at least two runs of both settings" in output
+
+
+@pytest.mark.parametrize(("images", "said"), [((10, 10, 10), True), ((20, 5, 5), False)])
+def test_two_single_runs_are_compared_image_by_image(images, said, tmp_path, capsys):
+    """18 images of 30 are right with the first network, 10 of them and no other with the second.
+
+    8 against 0 of 8: 2 / 256 = 0.0078. Networks that were tested on other images are not compared.
+    """
+    runs = []
+    for name, right, sizes in (("one", 18, (10, 10, 10)), ("two", 10, images)):
+        runs.append(write_run(tmp_path / name, 0, (0, 0, 0), loss_type=name, test=(right // 2, right // 2, 0)))
+        classes = class_figures((right // 2, right // 2, 0))
+        for entry, size in zip(classes, sizes, strict=True):
+            entry["images"] = size
+        figures = {"images": 30, "classes": classes, "hits": pack_hits(torch.arange(30) < right)}
+        (Path(runs[-1]) / "test.json").write_text(json.dumps(figures))
+    output, _ = compared(capsys, tmp_path, runs[:1], runs[1:])
+    assert ("one against two on the same 30 images: 8 are right with the first alone, 0 with" in output) == said
+    assert ("p = 0.0078" in output) == said
 
 
 def test_what_differs_is_in_the_labels_and_seeds_paths_and_ways_of_running_are_not(tmp_path):

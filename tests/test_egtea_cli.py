@@ -26,6 +26,7 @@ from egtea_clips import Clip
 from egtea_dataset import ClipSet, evaluation_batches
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
+from longtail.hits import unpack_hits
 from longtail.logs import read_log
 from longtail.metrics import report
 from test_extract_frames import write_video
@@ -150,6 +151,7 @@ def test_report_of_two_runs_is_the_same_and_adds_up(data, finished, tmp_path, ca
     figures = json.loads((tmp_path / "one.json").read_text())
     assert run.stdout.splitlines()[-1] == f"Test Accuracy is {figures['all']['top1']:.4f}"
     assert figures["images"] == 4 and sum(map(sum, figures["confusion"])) == 4
+    assert unpack_hits(figures["hits"], 4).sum() == sum(entry["correct"] for entry in figures["classes"])
     assert (figures["majority"]["classes"], figures["minority"]["classes"]) == (1, 2)
     assert [entry["training_images"] for entry in figures["classes"]] == [4, 2, 2]
     assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")

@@ -29,6 +29,7 @@ from imagenet_training import prepare, sampling_of_epochs
 from longtail.calibration import bin_sums, calibration_error
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
+from longtail.hits import unpack_hits
 from longtail.logs import cells, read_log
 from longtail.metrics import count_confusion, macro_f1, report
 from longtail.posthoc import extract
@@ -141,6 +142,8 @@ def test_its_own_configuration_reproduces_a_run_with_any_number_of_workers(cdb, 
     first, second = (json.loads((folder / "test.json").read_text()) for folder in (cdb, tmp_path / "cdb"))
     assert (first["arguments"].pop("workers"), second["arguments"].pop("workers")) == (0, 2)
     assert first == second
+    hits = unpack_hits(first["hits"], first["images"])
+    assert hits.sum() == sum(entry["correct"] for entry in first["classes"])
 
 
 def test_killed_and_resumed_is_uninterrupted(cdb, data, tmp_path, shell, capsys):
