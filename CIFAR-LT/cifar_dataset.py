@@ -95,13 +95,9 @@ def read_digits(split: str) -> ImageSet:
 
     digits = load_digits()
     grey = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
-    images = (
-        F.interpolate(grey, size=(DIGITS_SIDE, DIGITS_SIDE), mode="bilinear")
-        .round()
-        .to(torch.uint8)
-        .expand(-1, 3, -1, -1)
-    )
-    everything = ImageSet(images.contiguous(), torch.from_numpy(digits.target).long())
+    larger = F.interpolate(grey, size=(DIGITS_SIDE, DIGITS_SIDE), mode="bilinear")
+    images = larger.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+    everything = ImageSet(images, torch.from_numpy(digits.target).long())
     rest, test = hold_out(everything, DIGITS_TEST)
     return everything[test if split == "test" else rest]
 
@@ -126,11 +122,11 @@ def check_present(dataset: str, data_root: Path, download: bool) -> None:
 
     With `download`, let torchvision fetch and verify it.
     """
-    missing = (
-        []
-        if dataset == "digits"
-        else [path for part in FILES[dataset] for path in paths(dataset, data_root, part) if not path.is_file()]
-    )
+    if dataset == "digits":
+        return
+    missing = []
+    for part in FILES[dataset]:
+        missing += [path for path in paths(dataset, data_root, part) if not path.is_file()]
     if missing and not download:
         archive = FOLDERS[dataset].replace("-batches-py", "-python") + ".tar.gz"
         raise FileNotFoundError(
@@ -238,9 +234,8 @@ def evaluation_batches(images: ImageSet, constants: str, runtime: Runtime) -> Ba
 
     Each of several processes gets its own images. `images` are on the device.
     """
-    for batch in torch.arange(runtime.rank, len(images), runtime.world_size, device=images.labels.device).split(
-        EVALUATION_BATCH
-    ):
+    own = torch.arange(runtime.rank, len(images), runtime.world_size, device=images.labels.device)
+    for batch in own.split(EVALUATION_BATCH):
         yield normalize(images.images[batch], constants), images.labels[batch]
 
 

@@ -92,7 +92,9 @@ class Recipe:
 
 def step_schedule(progress: float) -> float:
     """Return the paper's factor: times 0.01 after 2/3 and again after 7/8 of training (epochs 160 and 210 of 240)."""
-    return 0.01 ** ((progress >= 2 / 3) + (progress >= 7 / 8))
+    if progress < 2 / 3:
+        return 1.0
+    return 0.01 if progress < 7 / 8 else 0.01**2
 
 
 def one_cycle_schedule(progress: float) -> float:
@@ -233,7 +235,8 @@ def complete(args: Namespace) -> Namespace:
         raise ValueError(f"--recipe {args.recipe} is for CIFAR: digits has a recipe of its own")
     args.recipe = args.recipe or ("digits" if args.dataset == "digits" else "paper")
     recipe = RECIPES[args.recipe]
-    args.max_epochs, args.batch_size = args.max_epochs or recipe.epochs, args.batch_size or recipe.batch_size
+    args.max_epochs = args.max_epochs or recipe.epochs
+    args.batch_size = args.batch_size or recipe.batch_size
     args.lr = recipe.lr if args.lr is None else args.lr
     loss = find_loss(args.loss_type)
     if args.head == "linear" and loss.head == "cosine":
@@ -256,11 +259,16 @@ def build_optimizer(model: ResNet32, lr: float, recipe: Recipe) -> Muon:
 
     If the recipe has Muon, it takes the steps of the convolutions.
     """
-    named = dict(model.named_parameters())
-    biases = [named.pop(name) for name in list(named) if name == "linear.bias"]
-    filters = [named.pop(name) for name in list(named) if recipe.muon and name.startswith("layer") and ".conv" in name]
+    biases, filters, others = [], [], []
+    for name, parameter in model.named_parameters():
+        if name == "linear.bias":
+            biases.append(parameter)
+        elif recipe.muon and name.startswith("layer") and ".conv" in name:
+            filters.append(parameter)
+        else:
+            others.append(parameter)
     groups = [
-        {"params": list(named.values()), "weight_decay": WEIGHT_DECAY, "initial_lr": lr},
+        {"params": others, "weight_decay": WEIGHT_DECAY, "initial_lr": lr},
         {"params": biases, "weight_decay": 0.0, "initial_lr": lr},
         {"params": filters, "weight_decay": 0.0, "initial_lr": recipe.muon * lr / recipe.lr, "orthogonal": True},
     ]
@@ -346,7 +354,8 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, CifarDescripti
     train_set = train_set.to(runtime.device)
     if val_set is not None:
         val_set = val_set.to(runtime.device)
-    counts, recipe = train_set.class_counts(args.class_num), RECIPES[args.recipe]
+    counts = train_set.class_counts(args.class_num)
+    recipe = RECIPES[args.recipe]
     is_scaled = args.head == "cosine" and not find_loss(args.loss_type).cosine_scale
     description = CifarDescription(
         arguments=run_arguments(args),
