@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,8 @@ def open_runs() -> str:
     for entry in plan.all_entries():
         seeds = [str(job.seed) for job in plan.jobs_of(entry, jobs.RESULTS) if job.state != "finished"]
         if seeds:
-            lines.append(f"- `{entry.name}`, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}\n")
+            word = "seed" if len(seeds) == 1 else "seeds"
+            lines.append(f"- `{entry.name}`, {word} {', '.join(seeds)}\n")
     return "".join(lines) or "Every run of these tables has been made.\n"
 
 
@@ -74,7 +76,11 @@ def write_tables() -> None:
     Write also which runs are open.
     """
     for table, entries in plan.TABLES.items():
-        rows = [table_row(entry, done) for entry in entries if (done := finished(entry))]
+        rows = []
+        for entry in entries:
+            done = finished(entry)
+            if done:
+                rows.append(table_row(entry, done))
         if not rows:
             continue
         text = markdown(rows, left=("loss",))
@@ -87,18 +93,19 @@ def write_tables() -> None:
 
 def write_short_table() -> None:
     """Write the README's table: one line for each finished entry of SHORT."""
-    common = show([job.figures["accuracy"] for job in finished(plan.COMMON)] or [None])
-    rows = [
-        {
-            "setting": f"imbalance {entry.imbalance}, {entry.label}",
-            "paper": f"{entry.published:.2f}" if entry.published else "-",
-            "here": show([job.figures["accuracy"] for job in done]),
-            "seeds": str(len(done)),
-            "note": note.format(common=common),
-        }
-        for entry, note in plan.SHORT
-        if (done := finished(entry))
-    ]
+    common = show(accuracies(plan.COMMON) or [None])
+    rows = []
+    for entry, note in plan.SHORT:
+        found = accuracies(entry)
+        if found:
+            row = {
+                "setting": f"imbalance {entry.imbalance}, {entry.label}",
+                "paper": f"{entry.published:.2f}" if entry.published else "-",
+                "here": show(found),
+                "seeds": str(len(found)),
+                "note": note.format(common=common),
+            }
+            rows.append(row)
     if rows:
         write_between(PAGES[0], *marks("short"), markdown(rows, left=("setting", "note")))
 
@@ -108,21 +115,27 @@ def write_demo_table() -> None:
 
     It has a row for each precision, with one thread and two.
     """
-    rows = [
-        {
-            "precision": ce.precision,
-            "threads": ce.threads,
-            "seeds": str(len(seeds)),
-            "CE": accuracy(setting(ce, seeds)),
-            "CDB-CE, smoothed": accuracy(setting(cdb, seeds)),
-            **against(cdb, ce),
-        }
-        for ce, cdb in plan.DEMO
-        if len(seeds := common_seeds(ce, cdb)) > 1
-    ]
+    rows = []
+    for ce, cdb in plan.DEMO:
+        seeds = common_seeds(ce, cdb)
+        if len(seeds) > 1:
+            row = {
+                "precision": ce.precision,
+                "threads": ce.threads,
+                "seeds": str(len(seeds)),
+                "CE": accuracy(setting(ce, seeds)),
+                "CDB-CE, smoothed": accuracy(setting(cdb, seeds)),
+                **against(cdb, ce),
+            }
+            rows.append(row)
     if rows:
         for page in PAGES:
             write_between(page, *marks("demo"), markdown(rows, left=("precision",)))
+
+
+def accuracies(entry: Entry) -> list[float]:
+    """Return the test accuracy of each finished seed."""
+    return [job.figures["accuracy"] for job in finished(entry)]
 
 
 def setting(entry: Entry, seeds: Collection[int] = range(100)) -> compare.Setting:
@@ -154,15 +167,17 @@ def against(entry: Entry, baseline: Entry) -> dict[str, str]:
 
 def paired(a: compare.Setting, b: compare.Setting) -> dict[str, str]:
     """Return the cells for a - b, two settings with the same seeds."""
-    if len(a.seeds) < 2:
-        return {"difference": f"{(a.accuracy - b.accuracy)[0, 0]:+.2f}" if a.seeds else "-", "95 % interval": "-"}
+    if not a.seeds:
+        return {"difference": "-", "95 % interval": "-"}
+    if len(a.seeds) == 1:
+        return {"difference": f"{(a.accuracy - b.accuracy)[0, 0]:+.2f}", "95 % interval": "-"}
     return compare.difference(a, b).cells(0)
 
 
 def accuracy_of(entry: Entry | None) -> str:
     """Return an entry's accuracy over all classes, with its seeds; '-' if there is none."""
-    done = finished(entry) if entry else []
-    return f"{show([job.figures['accuracy'] for job in done])} ({len(done)})" if done else "-"
+    found = accuracies(entry) if entry else []
+    return f"{show(found)} ({len(found)})" if found else "-"
 
 
 def weight_swing(log: Path) -> float:
@@ -184,74 +199,80 @@ def write_safety_tables() -> None:
 
     Write CDB-BS against Balanced Softmax too.
     """
-    safety = [
-        {
-            "data": data,
-            "CE": accuracy_of(ce),
-            "CDB-CE, paper": accuracy_of(paper),
-            "CDB-CE, smoothed": accuracy_of(smoothed),
-            "swing, paper": swing_of(paper),
-            "swing, smoothed": swing_of(smoothed),
-            **against(smoothed, ce),
-        }
-        for data, ce, paper, smoothed in plan.SAFETY
-        if finished(ce) and finished(smoothed)
-    ]
+    safety = [safety_row(*entries) for entries in plan.SAFETY if finished(entries[1]) and finished(entries[3])]
     combination = [
-        {
-            "data": data,
-            "Balanced Softmax": accuracy_of(rival),
-            "CDB-BS, smoothed, tau 0.5": accuracy_of(ours),
-            **against(ours, rival),
-        }
-        for data, rival, ours in plan.COMBINATION
-        if finished(rival) and finished(ours)
+        combination_row(*entries) for entries in plan.COMBINATION if finished(entries[1]) and finished(entries[2])
     ]
-    mnist = jobs.RESULTS / "mnist5k/table.md"
     for table, rows in (("safety", safety), ("combination", combination)):
         if rows:
             write_between(PAGES[1], *marks(table), markdown(rows, left=("data",)))
+    mnist = jobs.RESULTS / "mnist5k/table.md"
     if mnist.exists():  # tests/benchmarks/mnist5k.py has written it
         write_between(PAGES[1], *marks("mnist5k"), mnist.read_text(encoding="utf-8"))
+
+
+def safety_row(data: str, ce: Entry, paper: Entry | None, smoothed: Entry) -> dict[str, str]:
+    """Return the row of a data set: cross-entropy, the published formula, smoothed difficulty."""
+    return {
+        "data": data,
+        "CE": accuracy_of(ce),
+        "CDB-CE, paper": accuracy_of(paper),
+        "CDB-CE, smoothed": accuracy_of(smoothed),
+        "swing, paper": swing_of(paper),
+        "swing, smoothed": swing_of(smoothed),
+        **against(smoothed, ce),
+    }
+
+
+def combination_row(data: str, rival: Entry, ours: Entry) -> dict[str, str]:
+    """Return the row of a data set: Balanced Softmax, and difficulty weights on it."""
+    return {
+        "data": data,
+        "Balanced Softmax": accuracy_of(rival),
+        "CDB-BS, smoothed, tau 0.5": accuracy_of(ours),
+        **against(ours, rival),
+    }
 
 
 def write_adjustment_table() -> None:
     """Write cross-entropy before and after post-hoc logit adjustment, from the runs that were tested both ways."""
     rows = []
     for entry in plan.all_entries():
-        tests = {job.seed: figures for job in finished(entry) if (figures := job.adjusted_figures)}
+        tests = {job.seed: job.adjusted_figures for job in finished(entry)}
+        tests = {seed: figures for seed, figures in tests.items() if figures}
         if tests:
-            seeds, adjusted = tuple(tests), list(tests.values())
-            after = compare.Setting("adjusted", seeds, np.array([compare.by_group(figures) for figures in adjusted]))
-            before = setting(entry, seeds)
-            rows.append(
-                {
-                    "imbalance": str(entry.imbalance),
-                    "recipe": entry.recipe,
-                    "seeds": ", ".join(map(str, seeds)),
-                    "CE": accuracy(before),
-                    "adjusted": accuracy(after),
-                    "strength": ", ".join(f"{figures['logit_adjustment']:g}" for figures in adjusted),
-                    **paired(after, before),
-                    **{name: show([figures["shots"][name] for figures in adjusted]) for name in SHOTS[1:]},
-                }
-            )
+            rows.append(adjustment_row(entry, tests))
     if rows:
         write_between(PAGES[1], *marks("adjustment"), markdown(rows, left=("recipe",)))
 
 
+def adjustment_row(entry: Entry, tests: dict[int, dict[str, Any]]) -> dict[str, str]:
+    """Return the row of an entry whose seeds have these figures after adjustment."""
+    seeds, adjusted = tuple(tests), list(tests.values())
+    before = setting(entry, seeds)
+    after = compare.Setting("adjusted", seeds, np.array([compare.by_group(figures) for figures in adjusted]))
+    return {
+        "imbalance": str(entry.imbalance),
+        "recipe": entry.recipe,
+        "seeds": ", ".join(map(str, seeds)),
+        "CE": accuracy(before),
+        "adjusted": accuracy(after),
+        "strength": ", ".join(f"{figures['logit_adjustment']:g}" for figures in adjusted),
+        **paired(after, before),
+        **{name: show([figures["shots"][name] for figures in adjusted]) for name in SHOTS[1:]},
+    }
+
+
 def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
     """Return what has finished, for a picture; nan for a group without classes."""
-    return [
-        Line(
-            f"imbalance {entry.imbalance}, {entry.recipe} recipe",
-            name(entry),
-            entry.published,
-            {shot: 100 * np.array([job.figures["shots"][shot] for job in done], dtype=float) for shot in SHOTS},
-        )
-        for entry in entries
-        if (done := finished(entry))
-    ]
+    found = []
+    for entry in entries:
+        tests = [job.figures for job in finished(entry)]
+        if tests:
+            group = f"imbalance {entry.imbalance}, {entry.recipe} recipe"
+            shots = {shot: 100 * np.array([test["shots"][shot] for test in tests], dtype=float) for shot in SHOTS}
+            found.append(Line(group, name(entry), entry.published, shots))
+    return found
 
 
 def draw() -> None:
