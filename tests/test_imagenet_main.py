@@ -301,6 +301,8 @@ def drawn(training, epoch: int) -> torch.Tensor:
 def test_each_sampling_draws_its_classes(data, tmp_path):
     """12, 6 and 3 images: their roots are 3.46, 2.45 and 1.73, shares 0.453, 0.321, 0.227."""
     assert drawn(prepared(tmp_path, data), 1).tolist() == [12, 6, 3]
+    lonely = prepared(tmp_path, data, batch_size=20, image_size=64, test_resize=64)  # the last batch has one image
+    assert [len(labels) for _, labels in lonely.train_batches(1)] == [20, 1]
     for sampling, share in (("balanced", [1 / 3] * 3), ("square_root", [0.453, 0.321, 0.227])):
         training = prepared(tmp_path, data, sampling=sampling)
         counts = sum(drawn(training, epoch) for epoch in range(1, 31))
