@@ -160,18 +160,35 @@ class Log:
         return float(self.measures["accuracy"][self.best])
 
 
+def logs_in(folder: Path) -> list[Path]:
+    """Return the CSV files of the runs in a folder, those with settings beside them."""
+    logs = sorted(path for pattern in ("*.csv", "*.csv.gz") for path in folder.glob(pattern))
+    return [path for path in logs if settings_path(path).exists()]
+
+
 def find_log(run: Path) -> Path:
     """Return the CSV that RUN means. Raise FileNotFoundError if a folder holds none, or several."""
     if not run.is_dir():
         return run
-    logs = sorted(path for pattern in ("*.csv", "*.csv.gz") for path in run.glob(pattern))
-    logs = [path for path in logs if settings_path(path).exists()]
+    logs = logs_in(run)
     if not logs:
         raise FileNotFoundError(f"{run} holds no run (X.csv beside X.json)")
     if len(logs) > 1:
         names = ", ".join(path.name for path in logs[:4])
         raise FileNotFoundError(f"{run} holds {len(logs)} runs ({names}): name one")
     return logs[0]
+
+
+def find_logs(run: Path) -> list[Path]:
+    """Return the CSV that RUN means, or those of the runs one level below a folder that holds none itself.
+
+    Raise FileNotFoundError as `find_log` does.
+    """
+    if run.is_dir() and not logs_in(run):
+        below = [find_log(folder) for folder in sorted(run.iterdir()) if folder.is_dir() and logs_in(folder)]
+        if below:
+            return below
+    return [find_log(run)]
 
 
 def settings_path(log: Path) -> Path:

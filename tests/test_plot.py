@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from longtail.logs import cells, csv_text, load_log
-from longtail.plot import draw_classes, draw_curves, main, tell_apart
+from longtail.plot import draw_classes, draw_curves, draw_overlay, has_weights, main, tell_apart
 from longtail.records import Description, EpochRow
 from longtail.run import Run
 
@@ -55,7 +55,70 @@ def test_pictures_of_one_run_and_of_two(run_folder, capsys):
     assert [path.name for path in drawn] == ["toy_imbalance10_curves.png", "toy_imbalance10_weights.png", "classes.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.parent == one for path in drawn)
     assert main([str(one), str(two / "toy_imbalance10.csv"), "--out", str(one / "both")]) == 0
-    assert len(list((one / "both").glob("*.png"))) == 5
+    assert {path.name for path in (one / "both").glob("*.png")} == {
+        "1_toy_imbalance10_curves.png",
+        "1_toy_imbalance10_weights.png",
+        "2_toy_imbalance10_curves.png",
+        "2_toy_imbalance10_weights.png",
+        "classes.png",
+        "curves.png",
+    }
+
+
+def test_runs_one_level_down_are_found(run_folder, tmp_path, capsys):
+    run_folder("a")
+    run_folder("b", "CE")
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path)]) == 0
+    drawn = [Path(line) for line in capsys.readouterr().out.split()]
+    assert len(drawn) == 6 and all(path.parent == tmp_path for path in drawn)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that would have been saved."""
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: saved.append(figure))
+    return saved
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes]
+
+
+def test_loss_and_accuracy_of_several_runs_lie_over_one_another(run_folder, figures, tmp_path):
+    """Losses 2, 1, 0.67, 0.5; the second epoch was not validated; the third is kept."""
+    draw_overlay([load_log(run_folder("a")), load_log(run_folder("b", "CE"))], tmp_path / "x.png")
+    loss, accuracy = figures[0].axes
+    assert [line.get_ydata().tolist() for line in loss.lines] == [[2, 1, 0.6667, 0.5]] * 2
+    assert [line.get_ydata().tolist() for line in accuracy.lines] == [[0.2, 0.8, 0.5], [0.8]] * 2
+    assert accuracy.lines[1].get_xdata().tolist() == [3]
+    assert [line.get_label() for line in accuracy.lines[::2]] == ["CDB-CE, tau 1.5: 0.800", "CE: 0.800"]
+
+
+def test_panels_that_say_nothing_are_left_out(run_folder, figures, tmp_path):
+    log = load_log(run_folder("a"))
+    draw_curves(log, tmp_path / "x.png")
+    without_tau = {**log.measures, "tau": np.full(4, math.nan)}
+    draw_curves(replace(log, measures=without_tau, weight=np.ones((4, 3))), tmp_path / "y.png")
+    assert titles(figures[0]) == ["training loss", "validation accuracy", "tau", "class weights"]
+    assert titles(figures[1]) == ["training loss", "validation accuracy"]
+    assert not has_weights(replace(log, weight=np.ones((4, 3)))) and has_weights(log)
+
+
+def test_a_single_epoch_is_a_dot(run_folder, figures, tmp_path):
+    log = load_log(run_folder("a"))
+    first = replace(
+        log,
+        measures={name: values[:1] for name, values in log.measures.items()},
+        accuracy=log.accuracy[:1],
+        weight=log.weight[:1],
+        best=0,
+    )
+    draw_curves(first, tmp_path / "x.png")
+    draw_curves(log, tmp_path / "y.png")
+    assert {line.get_marker() for axes in figures[0].axes for line in axes.lines} == {"o"}
+    assert figures[1].axes[0].lines[0].get_marker() == "None"
 
 
 def test_runs_of_one_loss_are_told_apart_by_their_folders(run_folder):
@@ -68,7 +131,7 @@ def test_runs_of_one_loss_are_told_apart_by_their_folders(run_folder):
     ]
 
 
-def test_a_class_without_validation_samples_leaves_the_means_of_the_others(run_folder, tmp_path, monkeypatch):
+def test_a_class_without_validation_samples_leaves_the_means_of_the_others(run_folder, tmp_path, figures):
     """The classes of 500, 50 and 5 images are each a third.
 
     With a fourth of 3 images, which has no validation sample, the rarest third are two.
@@ -76,13 +139,11 @@ def test_a_class_without_validation_samples_leaves_the_means_of_the_others(run_f
     log = load_log(run_folder("a"))
     accuracy = np.column_stack([log.accuracy, np.full(4, math.nan)])
     log = replace(log, accuracy=accuracy, weight=np.ones((4, 4)), class_counts=np.array([50, 500, 5, 3]))
-    saved = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: saved.append(figure))
     draw_curves(log, tmp_path / "x.png")
-    rarest = next(line for line in saved[0].axes[1].lines if line.get_label() == "rarest third")
+    rarest = next(line for line in figures[0].axes[1].lines if line.get_label() == "rarest third")
     assert rarest.get_ydata().tolist() == [0.2, 0.8, 0.5]
     draw_classes([replace(log, class_counts=np.array([50, 500, 5, 5]))], tmp_path / "y.png")
-    assert saved[1].axes[0].lines[1].get_ydata()[:3].tolist() == [0.8, 0.8, 0.8]
+    assert figures[1].axes[0].lines[1].get_ydata()[:3].tolist() == [0.8, 0.8, 0.8]
 
 
 def test_gzipped_log(run_folder, capsys):
@@ -103,7 +164,8 @@ def test_gzipped_log(run_folder, capsys):
 def test_damaged_and_missing_logs(run_folder, failing, tmp_path):
     folder = run_folder("a")
     assert "no log at" in failing(main, tmp_path / "nothing.csv")
-    assert "no run" in failing(main, tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert "no run" in failing(main, tmp_path / "empty")
     description = folder / "toy_imbalance10.json"
     text = description.read_text()
     for bad in (
