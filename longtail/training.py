@@ -91,10 +91,7 @@ class Training:
             self.ema.update_parameters(self.model)
             self.average_began = True
             return
-        pairs = list(zip(tensors(self.ema.module), tensors(self.model), strict=True))
-        for kind in {average.dtype for average, _ in pairs}:
-            averages, values = zip(*[pair for pair in pairs if pair[0].dtype == kind], strict=True)
-            self.ema.multi_avg_fn(list(averages), list(values), None)
+        self.ema.multi_avg_fn(tensors(self.ema.module), tensors(self.model), None)
 
     def set_lr(self, epoch: int, batch: int) -> None:
         """Set the schedule's learning rate for a batch, counted from 0, of an epoch, counted from 1."""
@@ -173,8 +170,9 @@ def fitting_value(value: object, parameter: Tensor, name: str) -> object:
 
 
 def tensors(model: nn.Module) -> list[Tensor]:
-    """Return a model's parameters and buffers."""
-    return [*(parameter.detach() for parameter in model.parameters()), *model.buffers()]
+    """Return a model's parameters and buffers, without BatchNorm's counters of batches, which nothing reads."""
+    values = [*(parameter.detach() for parameter in model.parameters()), *model.buffers()]
+    return [value for value in values if value.is_floating_point()]
 
 
 def start_or_resume(training: Training, run: Run, description: Description, mode: Mode, runtime: Runtime) -> bool:

@@ -20,6 +20,7 @@ from benchmarks import (
     mnist5k,
     resnet10_step,
     resnext3d_step,
+    step_operators,
     time_to_accuracy,
 )
 from conftest import ROOT
@@ -65,6 +66,24 @@ def test_memory_of_a_small_list(monkeypatch, capsys):
     output = capsys.readouterr().out
     assert "2000 paths, 2 workers" in output and "ratio of USS" in output
     assert len(re.search(r"USS ([\d ]+);", output)[1].split()) == 4
+
+
+@pytest.mark.parametrize(("recipe", "most"), [("paper", 400), ("fast", 600), ("strong", 1100)])
+def test_a_step_needs_few_operators_and_waits_for_none(recipe, most):
+    """A GPU's host needs microseconds for each. The mean of 20 batches; the network itself needs 334 of them."""
+    operators = step_operators.count_step(recipe, 20, Runtime(CPU.device, bf16=True), side=8)
+    assert 334 < operators.counts.total() / 20 <= most
+    assert not operators.waits
+
+
+def test_operators_are_counted_and_views_are_not():
+    values = torch.arange(6.0)
+    with step_operators.Operators() as operators:
+        operators.during("forward", lambda: values.view(2, 3).T.mul(2))()
+        torch.empty(3)
+        values[values > 1].sum().item()
+    assert operators.counts == {"forward": 1, "loss, norm": 4}
+    assert operators.waits == {"loss, norm": 2}
 
 
 def test_epochs_until_an_accuracy():

@@ -13,7 +13,7 @@ def matrix(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(16, 144), (64, 20)])
 def test_orthogonalized_has_the_vectors_of_the_svd_and_values_near_1(shape):
     u, _, v = torch.linalg.svd(matrix(*shape), full_matrices=False)
-    core = u.T @ orthogonalized(matrix(*shape)) @ v.T
+    core = u.T @ orthogonalized(matrix(*shape)[None])[0] @ v.T
     assert core.diagonal().min() > 0.6 and core.diagonal().max() < 1.3
     assert (core - core.diagonal().diag()).abs().max() < 1e-3
 
@@ -28,7 +28,7 @@ def test_a_singular_value_goes_through_the_polynomial_five_times(shape):
         expected.append(value)
     values = torch.zeros(shape)
     values[0, 0], values[1, 1] = 3.0, 4.0
-    result = orthogonalized(values)
+    result = orthogonalized(torch.stack([7 * values, values]))[1]
     assert [result[0, 0].item(), result[1, 1].item()] == pytest.approx(expected, rel=1e-5)
     assert result.count_nonzero() == 2
 
@@ -51,11 +51,31 @@ def test_filters_step_along_the_momentum_made_orthogonal():
     for gradient, direction in ((first, 1.5 * first), (second, 1.5 * second + 0.25 * first)):
         parameter.grad, plain.grad = gradient.clone(), torch.zeros(3)
         optimizer.step()
-        expected = expected * (8**0.5 / expected.norm()) - 0.1 * orthogonalized(direction.reshape(8, 36)).view(
-            8, 4, 3, 3
-        )
+        step = orthogonalized(direction.reshape(1, 8, 36)).view(8, 4, 3, 3)
+        expected = expected * (8**0.5 / expected.norm()) - 0.1 * step
         assert torch.allclose(parameter, expected, atol=1e-5)
     assert plain.tolist() == [1, 1, 1]
+
+
+def test_filters_of_one_shape_and_of_others_step_as_each_would_alone():
+    """Five parameters of three shapes, and a state dict with a momentum for each, as versions before had it."""
+    shapes = [(8, 4, 3, 3), (4, 9), (8, 4, 3, 3), (6, 2, 3, 3), (8, 4, 3, 3)]
+    together = [torch.nn.Parameter(matrix(*shape) * (1 + index)) for index, shape in enumerate(shapes)]
+    alone = [torch.nn.Parameter(parameter.detach().clone()) for parameter in together]
+    settings = {"lr": 0.1, "momentum": 0.9, "nesterov": True}
+    optimizer = Muon([{"params": together, "orthogonal": True}], **settings)
+    single = [Muon([{"params": [parameter], "orthogonal": True}], **settings) for parameter in alone]
+    for step in range(3):
+        for one, other in zip(together, alone, strict=True):
+            one.grad = torch.randn(one.shape, generator=torch.Generator().manual_seed(step + len(one)))
+            other.grad = one.grad.clone()
+        for each in (optimizer, *single):
+            each.step()
+    for one, other in zip(together, alone, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    state = optimizer.state_dict()["state"]
+    assert [list(state[index]) for index in range(5)] == [["momentum_buffer"]] * 5
+    assert [state[index]["momentum_buffer"].shape for index in range(5)] == shapes
 
 
 def test_other_groups_step_as_with_sgd():

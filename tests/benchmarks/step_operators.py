@@ -3,11 +3,12 @@
     python tests/benchmarks/step_operators.py [--batches 20] [--device cuda]
 
 Views and allocations launch nothing and are left out. A wait is an operator whose result the host must read before it
-can go on. Both are means over the batches of the second epoch, since the first sets up momentum and average. Counts do
-not depend on the machine; the images are noise, the precision is bf16.
+can go on. Both are means over batches, without a first one, which sets up momentum and average. Counts do not depend on
+the machine; the images are noise, the precision is bf16.
 """
 
 import argparse
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from longtail.tables import markdown
 from longtail.training import Training, train_epoch
 
 PHASES = ("forward", "backward", "input", "loss, norm", "optimizer", "average")
+SIDE = 32  # pixels of an image; operators do not depend on it
 FREE = ("empty", "new_empty", "_unsafe_view")  # beginnings of names
 WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
@@ -79,10 +81,10 @@ def must_wait(operator: Any, args: Any) -> bool:
     return True
 
 
-def build_training(recipe: str, batches: int, runtime: Runtime) -> Training:
+def build_training(recipe: str, batches: int, side: int, runtime: Runtime) -> Training:
     """Return the training of a recipe on noise, with so many batches an epoch."""
     args = cifar_train.parse_arguments(["--recipe", recipe])
-    images = torch.randint(256, (batches * args.batch_size, 3, 32, 32), dtype=torch.uint8)
+    images = torch.randint(256, (batches * args.batch_size, 3, side, side), dtype=torch.uint8)
     train_set = ImageSet(images, torch.arange(len(images)) % 100).to(runtime.device)
     return cifar_train.build_training(args, cifar_train.RECIPES[recipe], "linear", train_set, train_set, runtime)
 
@@ -95,11 +97,12 @@ def in_phase(operators: Operators, batches: Batches) -> Iterator[tuple[torch.Ten
         yield batch
 
 
-def count_step(recipe: str, batches: int, runtime: Runtime) -> Operators:
-    """Return the operators of an epoch of so many batches, after one epoch that is not counted."""
-    training = build_training(recipe, batches, runtime)
-    train_epoch(training, 1, runtime)
+def count_step(recipe: str, batches: int, runtime: Runtime, side: int = SIDE) -> Operators:
+    """Return the operators of so many batches, after a first one that is not counted."""
+    training = build_training(recipe, batches, side, runtime)
     operators, batches_of = Operators(), training.train_batches
+    training.train_batches = lambda epoch: itertools.islice(batches_of(epoch), 1)
+    train_epoch(training, 1, runtime)
     training.train_batches = lambda epoch: in_phase(operators, batches_of(epoch))
     training.parallel_model.forward = operators.during("forward", training.parallel_model.forward)
     training.optimizer.step = operators.during("optimizer", training.optimizer.step)
