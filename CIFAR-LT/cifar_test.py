@@ -12,6 +12,7 @@ import math
 import re
 import sys
 from argparse import Namespace
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -91,48 +92,71 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def describe(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return dataset, class_counts (None if unknown), head, normalization, state_dict, protocol and logit_scale.
+@dataclass
+class Trained:
+    """A trained network: its weights, and what its checkpoint and the flags say of it.
 
-    Raise ValueError if it does not describe a model of this experiment, or if a flag contradicts it.
+    class_counts and protocol are None where neither says it. `logit_scale` makes logits of the network's outputs.
+    """
+
+    dataset: str
+    class_counts: list[int] | None
+    head: str
+    normalization: str
+    state_dict: dict[str, Tensor]
+    protocol: str | None = None
+    logit_scale: float = 1.0
+
+
+def read_trained(args: Namespace) -> Trained:
+    """Return the network of --saved_model_path.
+
+    Raise ValueError if the checkpoint does not describe a model of this experiment, or if a flag contradicts it.
     """
     path = args.saved_model_path
-    description = describe_ours(args, checkpoint) if "state_dict" in checkpoint else describe_released(args, checkpoint)
-    classes = NUM_CLASSES[description["dataset"]]
+    checkpoint = load_checkpoint(path)
+    trained = ours(args, checkpoint) if "state_dict" in checkpoint else released(args, checkpoint)
+    classes = NUM_CLASSES[trained.dataset]
     if args.class_num not in (None, classes):
         raise ValueError(f"--class_num {args.class_num}: {path} has {classes} classes")
-    if args.dataset not in (None, description["dataset"]):
-        raise ValueError(f"--dataset {args.dataset}: {path} was trained on {description['dataset']}")
-    description["normalization"] = args.normalization or description["normalization"]
-    return description
+    if args.dataset not in (None, trained.dataset):
+        raise ValueError(f"--dataset {args.dataset}: {path} was trained on {trained.dataset}")
+    trained.normalization = args.normalization or trained.normalization
+    return trained
 
 
-def describe_ours(args: Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the description that our checkpoints carry."""
-    path, counts, trained = args.saved_model_path, checkpoint.get("class_counts"), checkpoint.get("arguments", {})
-    wrong = [
-        key
-        for key, known in (("dataset", NUM_CLASSES), ("head", HEADS), ("normalization", NORMALIZATION))
-        if not isinstance(checkpoint.get(key), str) or checkpoint[key] not in known
-    ]
+def ours(args: Namespace, checkpoint: dict[str, Any]) -> Trained:
+    """Return what a checkpoint of this repository says."""
+    path = args.saved_model_path
+    wrong = []
+    for key, allowed in (("dataset", NUM_CLASSES), ("head", HEADS), ("normalization", NORMALIZATION)):
+        value = checkpoint.get(key)
+        if not isinstance(value, str) or value not in allowed:
+            wrong.append(key)
+    counts = checkpoint.get("class_counts")
     if not wrong and (counts is None or len(counts) != NUM_CLASSES[checkpoint["dataset"]]):
         wrong = ["class_counts"]
     if wrong:
         raise ValueError(f"{path} does not describe a CIFAR-LT model; missing or unknown: {', '.join(wrong)}")
-    if args.imbalance not in (None, trained.get("imbalance")):
+    arguments = checkpoint.get("arguments", {})
+    if args.imbalance not in (None, arguments.get("imbalance")):
         raise ValueError(
             f"--imbalance {args.imbalance:g} is not what {path} was trained with; it knows its class counts itself"
         )
-    return {
-        **{key: checkpoint[key] for key in ("dataset", "class_counts", "head", "normalization", "state_dict")},
-        "protocol": trained.get("protocol"),
-        "logit_scale": logit_scale(checkpoint["head"], trained.get("loss_type")),
-    }
+    return Trained(
+        dataset=checkpoint["dataset"],
+        class_counts=counts,
+        head=checkpoint["head"],
+        normalization=checkpoint["normalization"],
+        state_dict=checkpoint["state_dict"],
+        protocol=arguments.get("protocol"),
+        logit_scale=logit_scale(checkpoint["head"], arguments.get("loss_type")),
+    )
 
 
-def describe_released(args: Namespace, weights: dict[str, Any]) -> dict[str, Any]:
+def released(args: Namespace, weights: dict[str, Any]) -> Trained:
     """Return what can be said of a checkpoint of the released code: bare weights, under DataParallel's `module.`."""
-    bias = next((value for key, value in weights.items() if key.removeprefix("module.") == "linear.bias"), None)
+    bias = weights.get("module.linear.bias", weights.get("linear.bias"))
     if not isinstance(bias, Tensor) or bias.ndim != 1:
         raise ValueError(f"{args.saved_model_path} has no linear.bias: it is not a ResNet-32 of this experiment")
     dataset = args.dataset or {100: "cifar100", 10: "cifar10"}.get(len(bias))
@@ -145,18 +169,10 @@ def describe_released(args: Namespace, weights: dict[str, Any]) -> dict[str, Any
     counts = None
     if imbalance and dataset in IMAGES_PER_CLASS:
         counts = long_tail_counts(IMAGES_PER_CLASS[dataset] - HELD_OUT_PER_CLASS, len(bias), imbalance)
-    return {
-        "dataset": dataset,
-        "class_counts": counts,
-        "head": "linear",
-        "normalization": "train",
-        "state_dict": weights,
-        "protocol": None,
-        "logit_scale": 1.0,
-    }
+    return Trained(dataset, counts, head="linear", normalization="train", state_dict=weights)
 
 
-def show(figures: dict[str, Any]) -> None:
+def print_report(figures: dict[str, Any]) -> None:
     """Print the report; the accuracy in its fixed form comes last."""
     if "logit_adjustment" in figures:
         print(f"logit adjustment of strength {figures['logit_adjustment']:g}, chosen on validation")
@@ -166,27 +182,28 @@ def show(figures: dict[str, Any]) -> None:
     else:
         print("the checkpoint does not say what it was trained on: --imbalance gives accuracy by many / medium / few")
     print("hardest classes:")
-    for entry in sorted(filter(itemgetter("images"), figures["classes"]), key=itemgetter("accuracy"))[:HARDEST]:
+    tested = [entry for entry in figures["classes"] if entry["images"]]
+    for entry in sorted(tested, key=itemgetter("accuracy"))[:HARDEST]:
         seen = "" if entry["training_images"] is None else f"{entry['training_images']:6d} training images"
         print(f"  {entry['name']:<16}{entry['accuracy']:.3f}{seen}")
     print(f"Test Accuracy is {figures['accuracy']:.4f}", flush=True)
 
 
-def validation_set(args: Namespace, description: dict[str, Any]) -> ImageSet:
+def validation_set(args: Namespace, trained: Trained) -> ImageSet:
     """Return the held-out images of the model's training.
 
     Raise ValueError where there are none, or no class counts to adjust by.
     """
-    if not description["class_counts"]:
+    if not trained.class_counts:
         raise ValueError(
             f"--logit_adjustment needs the class counts, which {args.saved_model_path} does not hold: give --imbalance"
         )
-    protocol = description["protocol"] or "paper"
+    protocol = trained.protocol or "paper"
     if protocol in VALIDATED_ON_TEST:
         raise ValueError(
             f"--logit_adjustment needs validation images; with --protocol {protocol} the test set took their place"
         )
-    _, validation = long_tailed(description["dataset"], args.data_root, 1, protocol)  # the same at any imbalance
+    _, validation = long_tailed(trained.dataset, args.data_root, 1, protocol)  # the same at any imbalance
     if validation is None:
         raise ValueError(f"--logit_adjustment needs validation images; with protocol {protocol} none were held out")
     return validation
@@ -226,51 +243,56 @@ def count_adjusted(
     return confusion, hits, strength
 
 
+def load_model(args: Namespace, trained: Trained, runtime: Runtime) -> tuple[nn.Module, float]:
+    """Return the network, to be called on a batch, and what makes logits of its outputs."""
+    model = ResNet32(NUM_CLASSES[trained.dataset], trained.head)
+    load_weights(model, trained.state_dict, args.saved_model_path)
+    parallel_model = runtime.parallelize(model.to(runtime.device, memory_format=torch.channels_last), trains=False)
+    if args.flip:
+        return WithMirror(parallel_model, trained.logit_scale), 1.0
+    return parallel_model, trained.logit_scale
+
+
 def test(args: Namespace) -> None:
     """Load the model, count on the test set, report."""
     check_place("--json", args.json)
     with start_runtime(args.n_gpus, args.precision, args.device) as runtime:
-        description = describe(args, load_checkpoint(args.saved_model_path))
-        dataset, normalization = description["dataset"], description["normalization"]
-        runtime.broadcast(check_present(dataset, args.data_root, args.download) if runtime.is_main else None)
-        images = read_split(dataset, args.data_root, "test").to(runtime.device)
-        model = ResNet32(NUM_CLASSES[dataset], description["head"])
-        load_weights(model, description["state_dict"], args.saved_model_path)
-        parallel_model = runtime.parallelize(model.to(runtime.device, memory_format=torch.channels_last), trains=False)
-        scale = description["logit_scale"]
-        if args.flip:
-            parallel_model, scale = WithMirror(parallel_model, scale), 1.0
-        batches, strength = evaluation_batches(images, normalization, runtime), None
+        trained = read_trained(args)
+        runtime.broadcast(check_present(trained.dataset, args.data_root, args.download) if runtime.is_main else None)
+        model, scale = load_model(args, trained, runtime)
+        images = read_split(trained.dataset, args.data_root, "test").to(runtime.device)
+        batches = evaluation_batches(images, trained.normalization, runtime)
+        settings: dict[str, Any] = {"flip": True} if args.flip else {}
         if args.logit_adjustment:
-            validation = validation_set(args, description).to(runtime.device)
-            confusion, hits, strength = count_adjusted(
-                parallel_model,
-                evaluation_batches(validation, normalization, runtime),
-                batches,
-                description["class_counts"],
-                scale,
-                runtime,
-            )
+            held_out = validation_set(args, trained).to(runtime.device)
+            validation = evaluation_batches(held_out, trained.normalization, runtime)
+            confusion, hits, strength = count_adjusted(model, validation, batches, trained.class_counts, scale, runtime)
+            settings["logit_adjustment"] = strength
         else:
-            confusion, hits = count_with_hits(parallel_model, batches, NUM_CLASSES[dataset], runtime)
+            confusion, hits = count_with_hits(model, batches, NUM_CLASSES[trained.dataset], runtime)
         if runtime.is_main:
-            figures = {
-                "checkpoint": args.saved_model_path.name,
-                "dataset": dataset,
-                "normalization": normalization,
-                **({} if strength is None else {"logit_adjustment": strength}),
-                **({"flip": True} if args.flip else {}),
-                **report(confusion.cpu(), description["class_counts"], class_names(dataset, args.data_root)).entries(),
-                "hits": pack_hits(hits),
-            }
-            if description["protocol"] in VALIDATED_ON_TEST:
-                print(
-                    "this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: "
-                    f"--protocol {description['protocol']}"
-                )
-            show(figures)
-            if args.json:
-                write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
+            write_report(args, trained, settings, confusion.cpu(), hits)
+
+
+def write_report(args: Namespace, trained: Trained, settings: dict[str, Any], confusion: Tensor, hits: Tensor) -> None:
+    """Print what the test found, and write it to --json; `settings` are those of the test."""
+    found = report(confusion, trained.class_counts, class_names(trained.dataset, args.data_root))
+    figures = {
+        "checkpoint": args.saved_model_path.name,
+        "dataset": trained.dataset,
+        "normalization": trained.normalization,
+        **settings,
+        **found.entries(),
+        "hits": pack_hits(hits),
+    }
+    if trained.protocol in VALIDATED_ON_TEST:
+        print(
+            "this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: "
+            f"--protocol {trained.protocol}"
+        )
+    print_report(figures)
+    if args.json:
+        write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -161,7 +161,7 @@ def test_a_class_without_test_images_is_not_among_the_hardest(capsys):
         {"name": name, "training_images": 5, "accuracy": accuracy, "images": images}
         for name, accuracy, images in (("lost", 0.0, 2), ("unseen", None, 0), ("known", 1.0, 2))
     ]
-    cifar_test.show({"classes": classes, "accuracy": 0.5})
+    cifar_test.print_report({"classes": classes, "accuracy": 0.5})
     hardest = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert hardest == ["lost", "known"]
 
