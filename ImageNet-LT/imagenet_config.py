@@ -90,6 +90,7 @@ class Config(LossSettings):  # type: ignore[misc, valid-type]
     num_classes: Annotated[int, Field(ge=2, le=100_000, description="labels run from 0 to num_classes - 1")]
     image_size: Side = 224
     test_resize: Side = 256
+    white_level: Annotated[int, Field(ge=255, le=65535)] = 65535
     model_dir: Annotated[Text, Field(description="the folder for the run")]
     backbone: Annotated[str, AfterValidator(check_backbone)] = "resnet10"
     pretrained: OptionalText = None

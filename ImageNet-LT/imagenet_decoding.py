@@ -11,13 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 from torch import Tensor
 
 # not EPS, which Pillow would have Ghostscript run
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "AVIF")
 JPEG = ("JPEG", "MPO")  # MPO: phones append a second picture
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp")
+HAS_AVIF = "avif" in features.get_supported_modules()  # Pillow has it from 11.3 on, if it was built with it
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp"),
+    *((".avif",) if HAS_AVIF else ()),
+)
 MOST_PIXELS = 1 << 26  # of an image
 # EXIF's value for an image that stands, and its tag; TIFF 6.0, page 36
 UPRIGHT, ORIENTATION = 1, 0x0112

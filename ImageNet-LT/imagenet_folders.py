@@ -53,6 +53,7 @@ class Found:
     trees: the images of each split and class. unusable: images that cannot be used, and why. ignored: the endings of
     files that are not images. unused: folders beside train/ that are no split. by_depth: the number of classes if the
     folders at depth 1, 2, ... below a split were the classes. digests: of each image's bytes, if it was read.
+    brightest: the largest grey value of each image of 16 bits.
     """
 
     trees: dict[str, Tree] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class Found:
     unused: list[str] = field(default_factory=list)
     by_depth: list[int] = field(default_factory=list)
     digests: dict[str, bytes] = field(default_factory=dict)
+    brightest: list[int] = field(default_factory=list)
 
     def paths(self) -> list[str]:
         """Return all images."""

@@ -32,8 +32,16 @@ def read_configured_list(config: Config, split: str) -> ImageList:
 
 
 def image_loader(config: Config, images: ImageList, runtime: Runtime, **settings: bool) -> ImageLoader:
-    """Return a loader of a list's images in the sizes of the configuration; `settings` are the loader's others."""
-    return ImageLoader(images, config.image_size, config.test_resize, config.workers, runtime, **settings)
+    """Return a loader of a list's images as the configuration has them; `settings` are the loader's others."""
+    return ImageLoader(
+        images,
+        config.image_size,
+        config.test_resize,
+        config.workers,
+        runtime,
+        white_level=config.white_level,
+        **settings,
+    )
 
 
 def check_use(checkpoint: dict[str, Any], path: Path, config: Config) -> None:
@@ -41,7 +49,7 @@ def check_use(checkpoint: dict[str, Any], path: Path, config: Config) -> None:
     counts = checkpoint.get("class_counts")
     if counts and len(counts) != config.num_classes:
         raise ValueError(f"{path} does not describe a model of {config.num_classes} classes: see its class_counts")
-    for key in ("image_size", "test_resize"):
+    for key in ("image_size", "test_resize", "white_level"):
         used = checkpoint.get("arguments", {}).get(key, getattr(config, key))
         if used != getattr(config, key):
             raise ValueError(

@@ -4,9 +4,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from imagenet_transforms import normalize, resize, resized_sides
+from imagenet_decoding import WHITE, read_image, to_rgb
+from imagenet_transforms import middle, normalize
 from longtail.trained import pixels_of
 from resnet10 import join_state, load_model
 
@@ -17,15 +20,25 @@ def trained_network(checkpoint: dict[str, Any], path: Path) -> nn.Module:
     arguments = checkpoint.get("arguments", {})
     model = load_model(checkpoint, path, num_classes, arguments.get("backbone", "resnet10"))
     side, test_resize = arguments.get("image_size", 224), arguments.get("test_resize", 256)
-    model.transform = partial(to_input, image_size=side, test_resize=test_resize)
+    white_level = arguments.get("white_level", WHITE)
+    model.transform = partial(to_input, image_size=side, test_resize=test_resize, white_level=white_level)
     model.input_shape = (3, side, side)
     model.class_names = checkpoint.get("class_names") or [str(c) for c in range(num_classes)]
     return model
 
 
-def to_input(picture: object, image_size: int, test_resize: int) -> Tensor:
-    """Return the network's input (3, image_size, image_size): the middle of a picture, as in a test."""
-    pixels = pixels_of(picture)
-    pixels = resize(pixels, *resized_sides(pixels.shape[1], pixels.shape[2], test_resize))
-    top, left = (round((side - image_size) / 2) for side in pixels.shape[1:])
-    return normalize(pixels[None, :, top : top + image_size, left : left + image_size])[0].contiguous()
+def to_input(picture: object, image_size: int, test_resize: int, white_level: int) -> Tensor:
+    """Return the network's input (3, image_size, image_size): the middle of a picture, as in a test.
+
+    A file is read as in a test too: a large JPEG is reduced while it is decoded.
+    """
+    if isinstance(picture, str | Path):
+        file = read_image(Path(picture).expanduser(), white_level)
+        pixels, height, width = file.decode_whole(test_resize), file.height, file.width
+    else:
+        if isinstance(picture, Image.Image):
+            picture = to_rgb(picture, white_level)
+        pixels = pixels_of(picture)
+        height, width = pixels.shape[1:]
+    view = torch.from_numpy(middle(pixels, height, width, image_size, test_resize))
+    return normalize(view[None].permute(0, 3, 1, 2))[0].contiguous()

@@ -8,8 +8,10 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image, features
 
 import make_lists
 from conftest import ROOT
@@ -27,6 +29,14 @@ def make_images(root: Path, counts: dict[str, int], content: bytes = b"") -> Pat
         (root / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             (root / name / f"{number:03d}.jpg").write_bytes(content)
+    return root
+
+
+def different_images(root: Path, counts: dict[str, int]) -> Path:
+    """The same, with another colour in each: no two are copies of each other."""
+    make_images(root, counts)
+    for number, path in enumerate(sorted(root.rglob("*.jpg"))):
+        path.write_bytes(jpeg((12 * number, 90, 0)))
     return root
 
 
@@ -199,9 +209,7 @@ def test_a_class_may_be_called_train(tmp_path, capsys):
 
 def test_check_finds_what_cannot_be_used(tmp_path, capsys):
     """A truncated image, a web page, an empty file and a strip; a class of nothing else is named."""
-    root = make_images(tmp_path / "images", {"a": 15, "b": 5})
-    for number, path in enumerate(sorted(root.rglob("*.jpg"))):
-        path.write_bytes(jpeg((12 * number, 0, 0)))
+    root = different_images(tmp_path / "images", {"a": 15, "b": 5})
     bad = {
         "a/1cut.jpg": jpeg()[:400],
         "a/2page.png": b"<!DOCTYPE html><html></html>",
@@ -442,3 +450,37 @@ def test_a_copy_of_a_test_image_is_not_trained_on(tmp_path, capsys):
     lists = made(root, tmp_path / "out", "--check")
     assert [len(lists[split]) for split in SPLITS] == [9, 10, 10]
     assert "train/a/000.jpg': a copy of an image for test" in (tmp_path / "out/unusable.txt").read_text()
+
+
+def test_smaller_copies_are_written_once(tmp_path, capsys):
+    """Of 100 x 80 pixels 50 x 40 are left; a photograph of 40 and a damaged file are copied as they are."""
+    root = make_images(tmp_path / "images", {"a": 5, "b": 5}, jpeg(size=(100, 80)))
+    (root / "a/000.jpg").write_bytes(jpeg(size=(40, 60)))
+    (root / "a/cut.jpg").write_bytes(jpeg()[:300])
+    Image.new("RGB", (200, 80)).save(root / "b/flat.bmp")
+    lists = made(root, tmp_path / "out", "--short_side", 40)
+    images = {line.split()[0] for lines in lists.values() for line in lines}
+    assert len(images) == 12 and "b/flat.bmp.png" in images
+    copies = tmp_path / "out/images"
+    assert read_config(tmp_path / "out/config.yaml").path("data_root") == copies
+    sizes = {path: Image.open(copies / path).size for path in images - {"a/cut.jpg"}}
+    assert sizes.pop("a/000.jpg") == (40, 60) and sizes.pop("b/flat.bmp.png") == (100, 40)
+    assert set(sizes.values()) == {(50, 40)}
+    assert (copies / "a/cut.jpg").read_bytes() == (root / "a/cut.jpg").read_bytes()
+
+
+@pytest.mark.skipif("avif" not in features.get_supported_modules(), reason="this Pillow cannot read AVIF")
+def test_avif_is_read(tmp_path, capsys):
+    root = different_images(tmp_path / "images", {"a": 5, "b": 5})
+    Image.new("RGB", (50, 40), "red").save(root / "a/x.avif")
+    lists = made(root, tmp_path / "out", "--check")
+    assert "a/x.avif" in {line.split()[0] for lines in lists.values() for line in lines}
+
+
+def test_images_of_sixteen_bits_are_told(tmp_path, capsys):
+    """Of two with 12 bits the brightest value is said; the ten others have 8."""
+    root = different_images(tmp_path / "images", {"a": 5, "b": 5})
+    for name, value in (("x", 1000), ("y", 4000)):
+        Image.fromarray(np.full((40, 40), value, dtype=np.uint16)).save(root / f"a/{name}.png")
+    made(root, tmp_path / "out", "--check")
+    assert "2 images have grey values of 16 bits, up to 4,000; in config.yaml `white_level`" in capsys.readouterr().out

@@ -44,7 +44,7 @@ def assert_same(model, logits_of, predictions) -> None:
     for path, name, probability in predictions:
         likely = logits_of(model.transform(path)[None]).softmax(1)[0]
         assert model.class_names[likely.argmax()] == name
-        assert likely.max().item() == pytest.approx(probability, abs=2e-3)
+        assert likely.max().item() == pytest.approx(probability, abs=2e-6)
 
 
 @torch.no_grad()

@@ -22,13 +22,17 @@ import sys
 from argparse import Namespace
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ stands beside the experiment's folder,
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # and the experiment's modules in it
 
 from imagenet_config import PUBLISHED, check_backbone
-from imagenet_decoding import SUFFIXES, problem, read_image
+from imagenet_copies import smaller_copy
+from imagenet_decoding import SUFFIXES, has_sixteen_bits, problem, read_image
 from imagenet_folders import SPLIT_NAMES, SPLITS, Found, Tree, find_images, split_folders, walk_images
 from imagenet_lists import format_line
 from imagenet_readers import count_workers
@@ -42,6 +46,8 @@ from longtail.signals import raise_if_stopped, stop_signals
 
 FEWEST = 5  # images of a class of which validation and test get one each; they get at most a fifth of any class
 HERE = Path(__file__).resolve().parents[1]
+COPIES = "images"  # the folder of smaller copies
+PNG = b"\x89PNG"  # what a PNG file starts with
 WRITTEN = ("config.yaml", "train.txt", "val.txt", "test.txt", "classes.txt", "unusable.txt", "tail.png")
 
 Lists = dict[str, Tree]  # the images of each split and class
@@ -63,6 +69,12 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--seed", type=seed_number, default=0, help="decides which images are drawn; default: 0")
     parser.add_argument(
         "--check", action="store_true", help="read every image, and leave out those that cannot be used"
+    )
+    parser.add_argument(
+        "--short_side",
+        type=positive_int,
+        metavar="PIXELS",
+        help="write copies of this shorter side to DIR/images once, and train on them: large photographs load faster",
     )
     parser.add_argument("--backbone", default="resnet10", metavar="NAME", help="the network; default: resnet10")
     parser.add_argument(
@@ -98,15 +110,25 @@ def check_lines(found: Found) -> None:
             found.unusable[path] = " ".join(str(error).split())
 
 
-def examine(path: Path) -> tuple[bytes, str]:
-    """Decode an image as training and test will. Return a digest of the file, and what is wrong with it, or nothing."""
+@dataclass(frozen=True)
+class Examined:
+    """What was found in an image file: a digest of its bytes, what is wrong with it, its largest value of 16 bits."""
+
+    digest: bytes = b""
+    trouble: str = ""
+    brightest: int = 0
+
+
+def examine(path: Path) -> Examined:
+    """Decode an image as training and test will."""
     try:
         image = read_image(path)
         resized_sides(image.height, image.width, TEST_RESIZE)
         image.decode()
+        brightest = int(np.asarray(image.image).max()) if has_sixteen_bits(image.image) else 0
     except Exception as error:  # a decoder may raise anything over a damaged file
-        return b"", problem(error)
-    return hashlib.sha256(image.content).digest(), ""
+        return Examined(trouble=problem(error))
+    return Examined(hashlib.sha256(image.content).digest(), brightest=brightest)
 
 
 def check_images(root: Path, found: Found) -> None:
@@ -118,12 +140,14 @@ def check_images(root: Path, found: Found) -> None:
     with ThreadPoolExecutor(count_workers(None)) as pool:  # decoders run outside Python's lock
         try:
             results = tqdm(pool.map(examine, files), "checking", len(paths), unit="image", disable=None)
-            for path, (digest, trouble) in zip(paths, results, strict=True):
+            for path, examined in zip(paths, results, strict=True):
                 raise_if_stopped()
-                if trouble:
-                    found.unusable[path] = trouble
-                else:
-                    found.digests[path] = digest
+                if examined.trouble:
+                    found.unusable[path] = examined.trouble
+                    continue
+                found.digests[path] = examined.digest
+                if examined.brightest:
+                    found.brightest.append(examined.brightest)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -290,6 +314,11 @@ def report(root: Path, found: Found, lists: Lists, args: Namespace) -> None:
     if found.ignored:
         endings = some([repr(ending)[1:-1] for ending, _ in found.ignored.most_common()])
         print(f"left out, because their names do not end as those of images do: {found.ignored.total():,} ({endings})")
+    if found.brightest:
+        print(
+            f"{len(found.brightest):,} images have grey values of 16 bits, up to {max(found.brightest):,}; in "
+            "config.yaml `white_level` is the value that becomes white, 65535 if it is not there"
+        )
     copies = len(found.digests) - len(set(found.digests.values()))
     if copies:
         print(f"{copies:,} files are copies of others, byte for byte; copies of one image stay in one list")
@@ -322,6 +351,42 @@ def report_tail(found: Found, lists: Lists, args: Namespace) -> None:
         print(f"in training alone, without images for validation and test: {some(alone)}")
 
 
+def write_copies(root: Path, out: Path, lists: Lists, short_side: int) -> tuple[Path, Lists]:
+    """Write copies whose shorter side has at most `short_side` pixels to OUT/images. Return that folder and its lists.
+
+    An image that is no larger is copied as it is. One that cannot be read is copied too: training names it.
+    """
+    from tqdm import tqdm
+
+    folder = out / COPIES
+
+    def write(path: str) -> str:
+        raise_if_stopped()
+        try:
+            content = smaller_copy(root / path, short_side)
+        except Exception:  # a decoder may raise anything over a damaged file
+            content = None
+        if content is None:
+            content = (root / path).read_bytes()
+        elif content.startswith(PNG) and not path.lower().endswith(".png"):
+            path = f"{path}.png"
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+        return path
+
+    paths = [path for tree in lists.values() for images in tree.values() for path in images]
+    with ThreadPoolExecutor(count_workers(None)) as pool:
+        try:
+            copies = list(tqdm(pool.map(write, paths), "copying", len(paths), unit="image", disable=None))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    copy_of = dict(zip(paths, copies, strict=True))
+    renamed: Lists = {}
+    for split, tree in lists.items():
+        renamed[split] = {name: [copy_of[path] for path in images] for name, images in tree.items()}
+    return folder, renamed
+
+
 def weights_of(pretrained: str | None) -> str | Path | None:
     """Return what the key `pretrained` gets: the path of a file is absolute, since the YAML's start elsewhere."""
     if pretrained in (None, PUBLISHED):
@@ -349,6 +414,8 @@ def run(args: Namespace) -> None:
         check_images(root, found)
     lists = split_classes(found, {"val": args.val, "test": args.test}, args.seed)
     raise_if_stopped()
+    if args.short_side:
+        root, lists = write_copies(root, args.out, lists, args.short_side)
     settings = recipe(root, lists["train"], args.backbone, weights_of(args.pretrained))
     write_lists(args.out, root, lists, found.unusable, settings)
     draw_tail({name: len(images) for name, images in lists["train"].items()}, args.out / "tail.png")
