@@ -8,7 +8,7 @@ COPIES := ImageNet-LT/cdb_loss.py EGTEA/cdb_loss.py
 DEMO := runs/demo
 RUNS := CIFAR-LT/reproduce.py --again --seeds 5 --runs $(DEMO) --only dataset=digits,imbalance=50,precision=fp32,threads=1
 
-.PHONY: help demo demo-CE demo-CDB-CE test faults gpu copies
+.PHONY: help demo demo-CE demo-CDB-CE test types faults gpu copies
 
 help:   ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -25,9 +25,18 @@ demo-CE:
 demo-CDB-CE:
 	@$(RUN) $(RUNS),loss_type=CDB-CE,difficulty=smoothed > $(DEMO)/CDB-CE.txt 2>&1 || { tail -n 3 $(DEMO)/CDB-CE.txt >&2; exit 1; }
 
-test: $(VENV)/ready   ## check the style (ruff) and run the tests (pytest), 3 to 5 minutes on 2 cores
+test: $(VENV)/ready   ## check style and types (ruff, mypy) and run the tests (pytest), 3 to 5 minutes on 2 cores
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	@$(MAKE) --no-print-directory types
 	$(RUN) -m pytest -n auto --dist worksteal
+
+# A call for each folder: three files are called cdb_loss.py.
+types:   ## check the types (mypy): strictly in longtail/ and the loss, the scripts less so
+	$(RUN) -m mypy --strict longtail CIFAR-LT/cdb_loss.py
+	MYPYPATH=.:CIFAR-LT $(RUN) -m mypy CIFAR-LT
+	MYPYPATH=.:ImageNet-LT:ImageNet-LT/data $(RUN) -m mypy ImageNet-LT
+	MYPYPATH=.:EGTEA:EGTEA/data $(RUN) -m mypy EGTEA
 
 faults: $(VENV)/ready   ## kill, stop and starve runs, feed them bad files, and see that nothing is lost (about half an hour)
 	$(RUN) tests/faults/run.py

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtail.checkpoints import load_checkpoint, load_weights
-from longtail.devices import Runtime, means_cpu
+from longtail.devices import Runtime, is_cpu
 from longtail.heads import build_head
 
 CARDINALITY, EXPANSION = 32, 2
@@ -95,7 +95,7 @@ def clip_precision(precision: str, device: str | None) -> str:
 
     'auto' is fp32 on a CPU, where 3D convolution in bf16 is wrong (pytorch issue 169688).
     """
-    return "fp32" if precision == "auto" and means_cpu(device) else precision
+    return "fp32" if precision == "auto" and is_cpu(device) else precision
 
 
 def warn_of_bf16(runtime: Runtime) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint, load_weights
-from longtail.devices import Runtime, means_cpu
+from longtail.devices import Runtime, is_cpu
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
 BACKBONES = ("resnet10", *TORCHVISION)
@@ -140,7 +140,7 @@ def training_precision(precision: str, image_size: int, device: str | None) -> s
     They reach layer4 as a single pixel. There PyTorch 2.14 computes the weight gradient of a 3x3 convolution of stride
     2 wrongly in bf16: infinite, or, worse, finite. Raise ValueError if bf16 was asked for.
     """
-    if image_size > STRIDE_BEFORE_LAYER4 or not means_cpu(device):
+    if image_size > STRIDE_BEFORE_LAYER4 or not is_cpu(device):
         return precision
     if precision == "bf16":
         raise ValueError(

@@ -95,6 +95,12 @@ class CDBLoss(nn.Module):
     discounted counts.
     """
 
+    weight: Tensor
+    exponent: Tensor
+    correct: Tensor
+    total: Tensor
+    log_counts: Tensor | None
+
     def __init__(
         self,
         num_classes: int,

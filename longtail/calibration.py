@@ -26,4 +26,5 @@ def bin_sums(classifier: nn.Module, outputs: Outputs, device: torch.device) -> T
 def calibration_error(sums: Tensor) -> float:
     """Return the expected calibration error: the mean over images of |accuracy - confidence| of their bin."""
     images, right, confidence = sums.cpu().double()
-    return ((right - confidence).abs().sum() / images.sum()).item()
+    error: float = ((right - confidence).abs().sum() / images.sum()).item()
+    return error

@@ -11,7 +11,7 @@ import torch
 from longtail.cli import some
 from longtail.files import write_atomically
 
-LARGEST_EPOCH = 10**6
+DESCRIBED = {"arguments": dict, "epoch": int, "accuracy": float, "class_counts": list, "class_names": list}
 WHERE_HTML_STARTS = 1024  # bytes; only blanks may stand before it
 
 
@@ -60,23 +60,8 @@ def is_web_page(path: Path) -> bool:
 
 
 def check_description(state: dict[str, Any], path: Path) -> None:
-    """Raise ValueError unless what a checkpoint says of itself, if it does, can be compared and printed."""
-    names, counts = state.get("class_names"), state.get("class_counts")
-    plain = (str, int, float, bool, type(None))
-    fit = {
-        "arguments": lambda value: (
-            isinstance(value, dict) and all(type(part) in plain for item in value.items() for part in item)
-        ),
-        "epoch": lambda value: type(value) is int and 0 <= value <= LARGEST_EPOCH,
-        "accuracy": lambda value: type(value) in (int, float),
-        "class_counts": lambda value: isinstance(value, list) and all(map(is_count, value)),
-        "class_names": lambda value: (
-            isinstance(value, list)
-            and all(type(name) is str for name in value)
-            and (not isinstance(counts, list) or len(names) == len(counts))
-        ),
-    }
-    wrong = [key for key, fits in fit.items() if state.get(key) is not None and not fits(state[key])]
+    """Raise ValueError, with their names, for parts of what a checkpoint says of itself that are of another type."""
+    wrong = [key for key, kind in DESCRIBED.items() if not isinstance(state.get(key), kind | None)]
     if wrong:
         raise ValueError(f"{path} is not a checkpoint that can be used: its {' and '.join(wrong)} cannot be right")
 

@@ -72,7 +72,7 @@ def write_counts(axes: "Axes", counts: Tensor, shares: Tensor) -> None:
     """Write each count that is not 0 into its cell, in white on a dark cell."""
     for row, column in counts.nonzero().tolist():
         color = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=7, color=color)
+        axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=7, color=color)
 
 
 def shortened(name: str) -> str:

@@ -50,11 +50,10 @@ class Runtime:
         return self.rank == 0
 
     def __str__(self) -> str:
-        threads = torch.get_num_threads()
-        cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
-        place = f"{self.gpus} GPUs" if self.gpus > 1 else "1 GPU" if self.gpus else cpu
+        cpu = f"CPU, {count_of(torch.get_num_threads(), 'thread')}"
+        devices = count_of(self.gpus, "GPU") if self.gpus else cpu
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
-        return f"{place}{processes}, {self.precision}"
+        return f"{devices}{processes}, {self.precision}"
 
     @property
     def batches_between_reads(self) -> int:
@@ -82,8 +81,13 @@ class Runtime:
         With several processes, a model that only evaluates is returned as it is: it has no gradients to exchange.
         """
         if self.world_size > 1:
-            return nn.parallel.DistributedDataParallel(model, **{OWN_BUFFERS: False}) if trains else model
-        return nn.DataParallel(InPrecision(model, self), device_ids=list(range(self.gpus))) if self.gpus > 1 else model
+            if not trains:
+                return model
+            options: dict[str, Any] = {OWN_BUFFERS: False}
+            return nn.parallel.DistributedDataParallel(model, **options)
+        if self.gpus > 1:
+            return nn.DataParallel(InPrecision(model, self), device_ids=list(range(self.gpus)))
+        return model
 
     def autocast(self) -> torch.autocast:
         """Return the context for the forward pass. Compute the loss outside of it, on `.float()`."""
@@ -180,19 +184,25 @@ class InPrecision(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         with self.runtime.autocast():
-            return self.model(inputs)
+            outputs: Tensor = self.model(inputs)
+        return outputs
+
+
+def count_of(number: int, name: str) -> str:
+    """Return '1 GPU' or '2 GPUs'."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def find_gpus() -> tuple[str, int]:
     """Return how PyTorch calls this machine's GPUs, such as "cuda", and how many there are; ("cpu", 0) for none."""
-    if (
-        not torch.accelerator.is_available()
-    ):  # without a GPU, current_accelerator() names the one that PyTorch was built for
+    accelerator = torch.accelerator.current_accelerator()
+    # Without a GPU, it is the one that PyTorch was built for.
+    if accelerator is None or not torch.accelerator.is_available():
         return "cpu", 0
-    return torch.accelerator.current_accelerator().type, torch.accelerator.device_count()
+    return accelerator.type, torch.accelerator.device_count()
 
 
-def means_cpu(name: str | None) -> bool:
+def is_cpu(name: str | None) -> bool:
     """Return whether --device `name` is the CPU; None takes the GPU if there is one."""
     return name.startswith("cpu") if name else not torch.accelerator.is_available()
 
@@ -224,7 +234,8 @@ def choose_device(
         raise ValueError(
             f"--device {name} names one GPU, and this run would use several: --device {kind} lets it choose"
         )
-    return torch.device(kind, local_rank if asked.index is None else asked.index), 1 if world_size > 1 else n_gpus
+    index = local_rank if asked.index is None else asked.index
+    return torch.device(kind, index), 1 if world_size > 1 else n_gpus
 
 
 def check_gpus(n_gpus: int, found: int, local_rank: int = 0) -> None:
@@ -234,10 +245,10 @@ def check_gpus(n_gpus: int, found: int, local_rank: int = 0) -> None:
             f"--n_gpus must be at least 1, not {n_gpus} (a machine without a GPU uses its CPU all the same)"
         )
     if found and n_gpus > found:
-        raise ValueError(f"--n_gpus {n_gpus}: this machine has {found} GPU{'s' if found > 1 else ''}")
+        raise ValueError(f"--n_gpus {n_gpus}: this machine has {count_of(found, 'GPU')}")
     if found and local_rank >= found:
         raise ValueError(
-            f"torchrun started process {local_rank + 1} on a machine with {found} GPU{'s' if found > 1 else ''}; "
+            f"torchrun started process {local_rank + 1} on a machine with {count_of(found, 'GPU')}; "
             f"--nproc-per-node must be at most {found}"
         )
 

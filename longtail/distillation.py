@@ -44,7 +44,7 @@ class Distillation:
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Return the mean of the teachers' probabilities at the temperature, (N, C)."""
-        total = 0.0
+        total = torch.zeros((), device=images.device)
         for teacher in self.teachers:
             with self.runtime.autocast():
                 outputs = teacher.model(images)
@@ -56,4 +56,5 @@ class Distillation:
         labels, probabilities = targets[:, 0].long(), targets[:, 1:]
         student = (self.scale * outputs / TEMPERATURE).log_softmax(1)
         divergence = F.kl_div(student, probabilities, reduction="batchmean")
-        return (self.loss(outputs, labels) + TEMPERATURE**2 * divergence) / 2
+        loss: Tensor = (self.loss(outputs, labels) + TEMPERATURE**2 * divergence) / 2
+        return loss

@@ -9,6 +9,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from longtail.devices import Runtime, choose_device, keep_large_blocks, wants_bf16
 from longtail.signals import raise_if_stopped, stop_signals
@@ -24,17 +26,17 @@ def start_runtime(n_gpus: int = 1, precision: str = "auto", device: str | None =
     """
     keep_large_blocks()
     torch.backends.cudnn.deterministic = True
-    rank, local_rank, world_size = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
-    )
-    place, gpus = choose_device(device, n_gpus, local_rank, world_size)
+    rank = int(os.environ.get("RANK", 0))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    chosen, gpus = choose_device(device, n_gpus, local_rank, world_size)
     if gpus:
-        torch.accelerator.set_device_index(place.index)
-    runtime = Runtime(place, gpus, rank, world_size, wants_bf16(precision, place))
+        torch.accelerator.set_device_index(chosen.index)
+    runtime = Runtime(chosen, gpus, rank, world_size, wants_bf16(precision, chosen))
     with stop_signals():
         if world_size > 1:
-            store = rendezvous_store(*next(torch.distributed.rendezvous("env://")))
-            backend = torch.distributed.get_default_backend_for_device(place)  # NCCL for CUDA, gloo for the CPU
+            store = rendezvous_store(*next(rendezvous("env://")))
+            backend = torch.distributed.get_default_backend_for_device(chosen)  # NCCL for CUDA, gloo for the CPU
             torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
         try:
             if not gpus:
@@ -45,7 +47,7 @@ def start_runtime(n_gpus: int = 1, precision: str = "auto", device: str | None =
                 torch.distributed.destroy_process_group()
 
 
-def rendezvous_store(store: torch.distributed.Store, rank: int, world_size: int) -> torch.distributed.Store:
+def rendezvous_store(store: Store, rank: int, world_size: int) -> Store:
     """Return the job's store under a prefix that only this start of the job uses.
 
     Every process of the job has to call it.
@@ -55,12 +57,13 @@ def rendezvous_store(store: torch.distributed.Store, rank: int, world_size: int)
     start a name, and tells it to the processes that answer.
     """
     token = uuid.uuid4().hex
+    patience: timedelta = store.timeout  # type: ignore[attr-defined]  # PyTorch's annotations lack it
     if rank:
         store.set(f"hello/{rank}", token)
-        wait_for(lambda: store.check([f"name for {token}"]), store.timeout, "the main process")
+        wait_for(lambda: store.check([f"name for {token}"]), patience, "the main process")
         name = store.get(f"name for {token}").decode()
         store.set(f"{name}/{rank} is here", "")
-        return torch.distributed.PrefixStore(name, store)
+        return PrefixStore(name, store)
 
     def all_here() -> bool:
         absent = [other for other in range(1, world_size) if not store.check([f"{token}/{other} is here"])]
@@ -69,8 +72,8 @@ def rendezvous_store(store: torch.distributed.Store, rank: int, world_size: int)
                 store.set(f"name for {store.get(f'hello/{other}').decode()}", token)
         return not absent
 
-    wait_for(all_here, store.timeout, "the other processes")
-    return torch.distributed.PrefixStore(token, store)
+    wait_for(all_here, patience, "the other processes")
+    return PrefixStore(token, store)
 
 
 def wait_for(condition: Callable[[], bool], most: timedelta, whom: str) -> None:

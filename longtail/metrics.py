@@ -136,7 +136,8 @@ def class_figures(figures: dict[str, Any]) -> list[dict[str, Any]]:
     Raise KeyError where the file has neither.
     """
     if "classes" in figures:
-        return figures["classes"]
+        classes: list[dict[str, Any]] = figures["classes"]
+        return classes
     return [
         {
             "name": verb["name"],

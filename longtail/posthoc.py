@@ -22,6 +22,8 @@ class LogitShift(nn.Module):
     Bayes-optimal for the balanced error, if its probabilities are right.
     """
 
+    shift: Tensor
+
     def __init__(self, class_counts: Sequence[int], strength: float):
         super().__init__()
         counts = torch.tensor(class_counts, dtype=torch.float)

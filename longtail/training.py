@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +28,29 @@ from longtail.seeds import epoch_seed
 from longtail.signals import raise_if_stopped
 
 
+class Criterion(Protocol):
+    """A loss of the loop, such as CDBLoss: counts of validation change the weights of its classes, (C,)."""
+
+    weight: Tensor
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
+
+    def start_epoch(self, progress: float) -> None: ...
+
+    def update(self, correct: Tensor, total: Tensor) -> object: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> object: ...
+
+
 @dataclass
 class Training:
     """What an experiment brings to the loop.
 
     `model` is bare, for the optimizer and the checkpoint; `parallel_model` is the view of it that is called.
-    `criterion` is a loss with `start_epoch`, `update` and `weight`, such as CDBLoss. train_batches(epoch) yields this
-    process's part of every batch of an epoch, val_batches() its part of the validation set, both on the runtime's
-    device. `schedule` maps progress, the epochs done (with a fraction) over all epochs, to a factor of each parameter
+    train_batches(epoch) yields this process's part of every batch of an epoch, val_batches() its part of the validation
+    set, both on the runtime's device. `schedule` maps progress, the epochs done (with a fraction) over all epochs, to a factor of each parameter
     group's initial_lr. `loss_function`, if given, is trained with instead of the criterion, whose weights then serve
     another purpose: to draw images by them. The epoch with the best validation accuracy is kept, or with
     `keep_by_class` the one with the best mean of the class accuracies, in which each class counts alike. Where
@@ -44,7 +59,7 @@ class Training:
 
     model: nn.Module
     parallel_model: nn.Module
-    criterion: nn.Module
+    criterion: Criterion
     optimizer: torch.optim.Optimizer
     schedule: Callable[[float], float]
     train_batches: Callable[[int], Batches]
@@ -58,7 +73,7 @@ class Training:
     accumulate: int = 1
     loss_function: Callable[[Tensor, Tensor], Tensor] | None = None
     keep_by_class: bool = False
-    ema: AveragedModel | None = field(default=None, init=False)  # see average_weights
+    ema: Any = field(default=None, init=False)  # an AveragedModel, see average_weights
     average_began: bool = field(default=False, init=False)  # whether it holds a step's weights
     first_epoch: int = field(default=1, init=False)
     best_accuracy: float = field(default=-1.0, init=False)
@@ -70,12 +85,16 @@ class Training:
     @property
     def selected(self) -> nn.Module:
         """The bare model that is validated and kept: `model`, or its average."""
-        return self.ema.module if self.ema else self.model
+        if self.ema:
+            average: nn.Module = self.ema.module
+            return average
+        return self.model
 
     def average_weights(self, decay: float) -> None:
         """Validate and keep an exponential moving average of weights and running statistics, over about 1 / (1 -
         decay) steps."""
-        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
 
     def step(self) -> None:
         """Take a step of the optimizer, and update the average."""
@@ -105,7 +124,8 @@ class Training:
 
     def unpack_weights(self, checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
         """Return the weights that `pack_weights` packed; `path` names the file in an error."""
-        return checkpoint.get("state_dict")
+        weights: dict[str, Tensor] = checkpoint.get("state_dict", {})
+        return weights
 
     def state(self) -> dict[str, Any]:
         """Return all that changes from epoch to epoch. Random draws come from (seed, epoch) and need no state."""
@@ -124,7 +144,7 @@ class Training:
         """Continue after the epoch of a checkpoint at `path`. Raise ValueError if it is not of this training."""
         load_weights(self.selected, self.unpack_weights(checkpoint, path), path)
         if self.ema:
-            load_weights(self.model, checkpoint.get("trained"), path)
+            load_weights(self.model, checkpoint.get("trained", {}), path)
             self.average_began = True  # else the next step would overwrite the average
         try:
             self.criterion.load_state_dict(checkpoint["criterion"])
@@ -319,6 +339,6 @@ def backward(training: Training, inputs: Tensor, labels: Tensor, runtime: Runtim
         with runtime.autocast():
             logits = training.parallel_model(part)
         loss = loss_function(logits.float(), part_labels) * (len(part) / len(inputs))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         parts.append(loss.detach())
     return torch.stack(parts).sum()
