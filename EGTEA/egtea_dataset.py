@@ -38,7 +38,8 @@ LARGEST_FRAME = 1 << 26  # bytes
 LARGEST_CLIP = 1 << 24  # pixels; the paper's have 500,000
 AGAIN = "move its folder away, and data/extract_frames.py extracts the clip again"
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def frame_indices(count: int, segments: int, generator: np.random.Generator | None = None) -> np.ndarray:

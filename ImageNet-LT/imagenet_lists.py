@@ -229,7 +229,7 @@ def find_present(root: Path, paths: Iterable[str]) -> set[str]:
     paths_in: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         paths_in[posixpath.dirname(path)].append(path)
-    found = set()
+    found: set[str] = set()
     for folder, inside in paths_in.items():
         try:
             present = set(os.listdir(root / folder))

@@ -77,9 +77,9 @@ def read_lists(config: Config, runtime: Runtime) -> tuple[ImageList, ...]:
         line = absent_classes_line(config, absent, lists[1].file, "`difficulty: smoothed` in the YAML")
         if line:
             runtime.say(line)
-    lists = locate(*lists)
-    check_leaks(*lists)
-    return lists
+    located = locate(*lists)
+    check_leaks(*located)
+    return located
 
 
 def first_stage_model(config: Config) -> ImageNetModel:

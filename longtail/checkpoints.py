@@ -11,7 +11,7 @@ import torch
 from longtail.cli import some
 from longtail.files import write_atomically
 
-DESCRIBED = {"arguments": dict, "epoch": int, "accuracy": float, "class_counts": list, "class_names": list}
+DESCRIBED = {"arguments": dict, "epoch": int, "accuracy": int | float, "class_counts": list, "class_names": list}
 WHERE_HTML_STARTS = 1024  # bytes; only blanks may stand before it
 
 

@@ -18,9 +18,9 @@ class CompiledForTraining(nn.Module):
         self.compiled = torch.compile(model, mode=mode)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if self.training and len(inputs) == self.batch_size:
-            return self.compiled(inputs)
-        return self.model(inputs)
+        whole = self.training and len(inputs) == self.batch_size
+        outputs: Tensor = self.compiled(inputs) if whole else self.model(inputs)
+        return outputs
 
 
 def compile_for_training(model: nn.Module, batch_size: int, runtime: Runtime) -> nn.Module:

@@ -64,7 +64,7 @@ class EpochRow:
     """
 
     epoch: int
-    loss: float
+    loss: float = math.nan
     lr: float = math.nan
     accuracy: float = math.nan
     tau: float = math.nan

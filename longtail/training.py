@@ -49,12 +49,12 @@ class Training:
     """What an experiment brings to the loop.
 
     `model` is bare, for the optimizer and the checkpoint; `parallel_model` is the view of it that is called.
-    train_batches(epoch) yields this process's part of every batch of an epoch, val_batches() its part of the validation
-    set, both on the runtime's device. `schedule` maps progress, the epochs done (with a fraction) over all epochs, to a factor of each parameter
-    group's initial_lr. `loss_function`, if given, is trained with instead of the criterion, whose weights then serve
-    another purpose: to draw images by them. The epoch with the best validation accuracy is kept, or with
-    `keep_by_class` the one with the best mean of the class accuracies, in which each class counts alike. Where
-    val_batches is None nothing is validated, and the last epoch is kept.
+    train_batches(epoch) yields this process's part of every batch of an epoch, val_batches() its part of the
+    validation set, both on the runtime's device. `schedule` maps progress, the epochs done (with a fraction) over all
+    epochs, to a factor of each parameter group's initial_lr. `loss_function`, if given, is trained with instead of
+    the criterion, whose weights then serve another purpose: to draw images by them. The epoch with the best
+    validation accuracy is kept, or with `keep_by_class` the one with the best mean of the class accuracies, in which
+    each class counts alike. Where val_batches is None nothing is validated, and the last epoch is kept.
     """
 
     model: nn.Module

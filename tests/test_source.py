@@ -65,17 +65,9 @@ def calls(path: Path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
-def test_nothing_runs_what_it_reads(path):
+def test_checkpoints_are_loaded_without_running_code(path):
+    """What else could run code from data, ruff reports: S102, S301, S302, S307, S506, S605."""
     for name, keywords in calls(path):
-        assert name not in (
-            "eval",
-            "exec",
-            "yaml.load",
-            "pickle.load",
-            "pickle.loads",
-            "yaml.unsafe_load",
-            "os.system",
-        ), name
         if name == "torch.load":
             assert keywords.get("weights_only") == "True"
 

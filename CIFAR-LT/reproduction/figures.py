@@ -33,7 +33,9 @@ def save(figure: Any, path: Path) -> None:
 
 def draw_losses(lines: list[Line], path: Path) -> None:
     """Draw losses as rows, shot groups as columns; dots are seeds, bars their means, diamonds the paper's numbers."""
-    places, groups, place = [], {}, 0.0
+    places: list[float] = []
+    groups: dict[str, float] = {}
+    place = 0.0
     for line, before in zip(lines, [None, *lines], strict=False):
         place += 1.0 if before is None or before.group == line.group else 2.2
         places.append(place)

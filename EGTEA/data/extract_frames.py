@@ -23,14 +23,12 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NoReturn
 
-from filelock import FileLock
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # egtea_clips.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ is beside EGTEA/
 
 from egtea_clips import CLIP_FORM, clip_folder, is_clip_name
 from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, say_error
-from longtail.files import hold_lock, read_text, write_atomically
+from longtail.files import HeldLock, hold_lock, read_text, write_atomically
 from video_files import check_unique, find_class_videos, find_videos, own_clip
 from video_frames import silence_decoders, write_frames
 
@@ -81,7 +79,7 @@ def find_clips(args: Namespace) -> dict[str, Path]:
     return {video.stem: video for video in videos}
 
 
-def lock_folder(out: Path) -> FileLock:
+def lock_folder(out: Path) -> HeldLock:
     """Lock the folder: two processes would mix the frames of a clip.
 
     Raise OSError if another process extracts into it.
