@@ -33,7 +33,8 @@ test: $(VENV)/ready   ## check style and types (ruff, mypy) and run the tests (p
 
 # A call for each folder: three files are called cdb_loss.py. In the scripts mypy leaves out what follows from an attribute
 # of nn.Module, which PyTorch's annotations take for Tensor | Module.
-UNTYPED := $(addprefix --disable-error-code=,arg-type assignment attr-defined call-arg call-overload func-returns-value index operator override union-attr)
+UNTYPED := $(addprefix --disable-error-code=,arg-type assignment attr-defined call-arg call-overload func-returns-value index operator override \
+	type-var union-attr var-annotated)
 types:   ## check the types (mypy): strictly in longtail/ and the loss, the scripts less so
 	$(RUN) -m mypy --strict longtail CIFAR-LT/cdb_loss.py
 	@for folder in CIFAR-LT ImageNet-LT EGTEA; do \
