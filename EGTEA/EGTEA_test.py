@@ -149,8 +149,10 @@ def group_figures(classes: list[ClassFigures], majority_above: int | None) -> di
     """
     groups = {"all": classes}
     if majority_above:
-        groups["majority"] = [figures for figures in classes if figures.training_images > majority_above]
-        groups["minority"] = [figures for figures in classes if figures.training_images <= majority_above]
+        groups |= {"majority": [], "minority": []}
+        for figures in classes:
+            is_large = (figures.training_images or 0) > majority_above
+            groups["majority" if is_large else "minority"].append(figures)
     means = {name: group_means(group) for name, group in groups.items()}
     return {name: group for name, group in means.items() if group}
 

@@ -218,7 +218,7 @@ def build_model(args: Namespace, num_classes: int, head: str, resuming: bool, ru
             )
         taken = load_pretrained(model, path)
         runtime.say(f"{path}: {taken} tensors taken, everything but the head (fc), which starts at random")
-    return model.to(runtime.device, memory_format=memory_format(runtime.device))
+    return model.to(runtime.device).to(memory_format=memory_format(runtime.device))
 
 
 def parameter_groups(model: ResNeXt3D, lr: float, head_lr: float | None) -> list[dict[str, Any]]:

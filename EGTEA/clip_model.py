@@ -83,4 +83,4 @@ def load_model(checkpoint: dict[str, Any], description: ClipDescription, path: P
     """Return the trained network on its device. Raise ValueError that names every weight that does not fit."""
     model = ResNeXt3D(len(description.class_names), description.head)
     load_weights(model, weights_of(checkpoint), path)
-    return model.to(runtime.device, memory_format=memory_format(runtime.device))
+    return model.to(runtime.device).to(memory_format=memory_format(runtime.device))

@@ -117,7 +117,9 @@ def start_worker() -> None:
     """Make a worker end with its parent, leave Ctrl-C to the parent, use one core, and silence FFmpeg."""
 
     def end_with_parent() -> None:
-        multiprocessing.parent_process().join()
+        parent = multiprocessing.parent_process()
+        assert parent
+        parent.join()
         os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
