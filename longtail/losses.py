@@ -2,8 +2,8 @@
 
 Every loss is a module and takes what nn.CrossEntropyLoss takes: `criterion(logits, target)` with logits (N, C), (C,) or
 (N, C, d1, ...), and as target class indices or, where that has a meaning, class probabilities. `weight`, shape (C,), is
-the weight of each class, ones where a loss has none. A training loop calls `start_epoch(progress)` before each epoch
-and `update(correct, total)` after each validation pass, whatever the loss.
+the weight of each class, ones where a loss has none. A training loop calls, whatever the loss, `start_epoch(progress)`
+before each epoch, `count(logits, target)` in validation and `update()` after it; or update(correct, total) alone.
 
 LOSSES, at the end, is the one list of losses: flags, YAML keys, their checks and the names in tables follow from it.
 """
@@ -18,6 +18,7 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longtail.cli import some
 from longtail.heads import COSINE_SCALE
 
 LDAM_MAX_MARGIN, LDAM_SCALE = 0.5, 30.0  # Cao et al., section 4 and released code
@@ -61,10 +62,39 @@ def reduce_loss(losses: Tensor, weights: Tensor, counts: Tensor, reduction: str)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(denominator)
         denominator = denominator / torch.distributed.get_world_size()
-    return losses.sum() / denominator.clamp_min(torch.finfo(losses.dtype).tiny)
+    return losses.sum() / denominator.masked_fill(denominator == 0, math.inf)
 
 
-class ClassLoss(nn.Module):
+def widened(logits: Tensor) -> Tensor:
+    """Return logits in 32 bit at least."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def result_type(logits: Tensor) -> torch.dtype:
+    """Return the type that nn.CrossEntropyLoss gives the loss of these logits: under torch.autocast 32 bit."""
+    device = logits.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return widened(logits).dtype
+    return logits.dtype
+
+
+def kept_wide(tensor: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return move(tensor), but of a number type with at least 32 bit."""
+    moved = move(tensor)
+    if moved.dtype in (torch.float16, torch.bfloat16):
+        return tensor.to(moved.device)
+    return moved
+
+
+class WideModule(nn.Module):
+    """A module whose buffers stay in 32 bit: with `.half()`, class counts would overflow."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        moved: nn.Module = super()._apply(lambda tensor: kept_wide(tensor, fn), recurse)  # type: ignore[no-untyped-call]
+        return moved
+
+
+class ClassLoss(WideModule):
     """Cross-entropy (CE), and what all rivals share: class counts (C,), class weights, and no use for validation.
 
     reduction, ignore_index and label_smoothing are those of nn.CrossEntropyLoss; "weighted_mean" is its weighted mean.
@@ -87,21 +117,29 @@ class ClassLoss(nn.Module):
         label_smoothing: float = 0.0,
     ):
         super().__init__()
-        if min(class_counts, default=0) < 1:
-            raise ValueError(f"every class needs a training sample; the class counts are {class_counts}")
+        empty = [str(c) for c, count in enumerate(class_counts) if not count >= 1]
+        if empty or not class_counts:
+            raise ValueError(f"every class needs a training sample; class_counts has none of class {some(empty)}")
         if reduction not in self.reductions:
             raise ValueError(f"reduction must be one of {', '.join(self.reductions)}, not {reduction!r}")
         if label_smoothing and self.labels_only:
             raise ValueError(f"{type(self).__name__} takes no label_smoothing: {self.labels_only}")
-        self.reduction, self.ignore_index, self.label_smoothing = reduction, ignore_index, label_smoothing
+        self.num_classes = len(class_counts)
+        self._counted: Tensor | None = None  # (2, C) since the last update: recognised, in all
+        self.reduction = reduction
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
         self.register_buffer("class_counts", torch.tensor(class_counts, dtype=torch.float), persistent=False)
-        self.register_buffer("weight", torch.ones(len(class_counts)), persistent=False)
+        self.register_buffer("weight", torch.ones(len(class_counts), dtype=torch.float), persistent=False)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss: a scalar, or with reduction "none" one for each element. 16-bit logits are taken to 32 bit
-        for it.
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of logits: a scalar, or with reduction "none" one for each element.
+
+        16-bit logits are taken to 32 bit for it. As that of nn.CrossEntropyLoss, the loss has the logits' type, under
+        torch.autocast 32 bit.
         """
-        wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        self.check_classes(input)
+        wide = widened(input)
         if target.is_floating_point():
             if self.labels_only:
                 raise ValueError(
@@ -113,7 +151,7 @@ class ClassLoss(nn.Module):
             target = target.long()
             losses, counts = self.elementwise(wide, target), target != self.ignore_index
             weights = self.weight.to(wide.dtype)[target.where(counts, 0)]
-        return reduce_loss(losses, weights, counts, self.reduction).to(logits.dtype)
+        return reduce_loss(losses, weights, counts, self.reduction).to(result_type(input))
 
     def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the weighted loss of each element; 0 where the target is ignore_index."""
@@ -135,8 +173,62 @@ class ClassLoss(nn.Module):
         done, 0 to 1.
         """
 
-    def update(self, correct: Tensor, total: Tensor) -> None:
-        """Do nothing: difficulty means nothing to a loss that weighs by counts."""
+    def check_classes(self, logits: Tensor) -> None:
+        """Raise ValueError unless the logits are of C classes."""
+        classes = logits.shape[min(1, logits.dim() - 1)]
+        if classes != self.num_classes:
+            raise ValueError(
+                f"logits of shape {tuple(logits.shape)} are of {classes} classes; the loss has {self.num_classes}"
+            )
+
+    @torch.no_grad()
+    def count(self, input: Tensor, target: Tensor) -> None:
+        """Count a batch of held-out data for `update()`. Nothing waits for a GPU.
+
+        input: logits, or predicted classes, integers of the shape of the class indices.
+        """
+        if input.is_floating_point():
+            self.check_classes(input)
+            axis = min(1, input.dim() - 1)
+            if target.is_floating_point():
+                target = target.argmax(axis)
+            input = input.argmax(axis)
+        if input.shape != target.shape:
+            raise ValueError(f"predictions of shape {tuple(input.shape)} for targets of shape {tuple(target.shape)}")
+        target = target.long()
+        counts = target != self.ignore_index
+        labels = target.where(counts, 0).flatten()
+        hits = (input == target) & counts
+        if self._counted is None:
+            self._counted = torch.zeros(2, self.num_classes, dtype=torch.long, device=target.device)
+        self._counted[0].scatter_add_(0, labels, hits.flatten().long())
+        self._counted[1].scatter_add_(0, labels, counts.flatten().long())
+
+    def reset(self) -> None:
+        """Forget what `count` has counted since the last update."""
+        self._counted = None
+
+    def update(
+        self, correct: Tensor | Sequence[int] | None = None, total: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        """Return the accuracy of each class, (C,), on the CPU; nan without images.
+
+        Without arguments of what was counted, in a torch.distributed job by all processes, and start at 0 again; see
+        CDBLoss.update.
+        """
+        if correct is None and total is None:
+            counted = self._counted
+            if counted is None:
+                counted = torch.zeros(2, self.num_classes, dtype=torch.long, device=self.weight.device)
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(counted)
+            self.reset()
+            if not counted.any():
+                raise ValueError("nothing was counted: call count(logits, target) on held-out data before update()")
+            correct, total = counted[0], counted[1]
+        if correct is None or total is None:
+            raise ValueError("update takes both correct and total, or neither of them after count(logits, target)")
+        return torch.as_tensor(correct).cpu() / torch.as_tensor(total).cpu()
 
     def extra_repr(self) -> str:
         """Return what print(criterion) shows."""
@@ -268,7 +360,7 @@ class BalancedSoftmaxLoss(ClassLoss):
         return self.cross_entropy(logits + along_classes(self.class_counts.log(), logits), target)
 
 
-class BalancingMargin(nn.Module):
+class BalancingMargin(WideModule):
     """Turn cosines, (N, C, ...), into logits in which the true class has to win by an angle.
 
     The difficulty-aware balancing margin of Son et al., AAAI 2025, equations 6 to 9: the true class's angle grows by
@@ -347,8 +439,17 @@ class CDBMarginLoss(nn.Module):
     def start_epoch(self, progress: float) -> None:
         self.loss.start_epoch(progress)
 
-    def update(self, correct: Tensor, total: Tensor) -> None:
-        self.loss.update(correct, total)
+    def count(self, cosines: Tensor, target: Tensor) -> None:
+        self.loss.count(cosines, target)
+
+    def reset(self) -> None:
+        self.loss.reset()
+
+    def update(
+        self, correct: Tensor | Sequence[int] | None = None, total: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        accuracy: Tensor = self.loss.update(correct, total)
+        return accuracy
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cdb_loss import CDBLoss
 from longtail.losses import LOSSES, build_rival
@@ -189,10 +190,10 @@ def test_nothing_counts(loss_type, reduction):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("loss_type", ["CDB", *RIVALS])
 def test_half_precision(loss_type, dtype):
-    """The loss of 16-bit logits is that of the same logits in 32 bit, rounded."""
+    """The loss of 16-bit logits is that of the same logits in 32 bit, rounded once, also that of a sum of 4,096."""
     torch.manual_seed(0)
-    criterion = weighted("mean") if loss_type == "CDB" else surely(loss_type)
-    logits, labels = torch.randn(8, C).to(dtype).requires_grad_(), torch.randint(C, (8,))
+    criterion = weighted("sum") if loss_type == "CDB" else surely(loss_type, reduction="sum")
+    logits, labels = torch.randn(4096, C).to(dtype).requires_grad_(), torch.randint(C, (4096,))
     loss = criterion(logits, labels)
     loss.backward()
     assert loss.dtype == logits.grad.dtype == dtype
@@ -257,3 +258,109 @@ def test_compiles_as_one_graph():
         torch.compiler.reset()  # all losses share one forward, and dynamo stops at eight versions of a function
         compiled = torch.compile(criterion, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(logits, labels), criterion(logits, labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("loss_type", ["CDB", *RIVALS])
+def test_under_autocast_the_loss_is_in_32_bit(loss_type, dtype):
+    """As nn.CrossEntropyLoss's; a sum over 40,000 elements is inf in fp16, and a gradient goes back in 16 bit."""
+    torch.manual_seed(0)
+    criterion = weighted("sum") if loss_type == "CDB" else surely(loss_type, reduction="sum")
+    inputs = torch.randn(40_000, C)
+    labels = torch.randint(C, (40_000,))
+    with torch.autocast("cpu", dtype):
+        logits = (inputs @ (4 * torch.eye(C))).requires_grad_()
+        loss = criterion(logits, labels)
+        usual = nn.CrossEntropyLoss()(logits, labels)
+    assert logits.dtype == dtype
+    assert loss.dtype == usual.dtype == torch.float32
+    assert loss.item() == criterion(logits.detach().float(), labels).item() > 4e4
+    loss.backward()
+    assert logits.grad.dtype == dtype
+
+
+def test_64_bit_logits_stay_in_64_bit_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert weighted("mean")(torch.zeros(2, C, dtype=torch.double), torch.tensor([0, 1])).dtype == torch.double
+
+
+def test_is_a_cross_entropy_loss_by_type_and_by_keyword():
+    """Frameworks ask for the type: skorch's predict_proba applies a softmax for that one alone."""
+    criterion = weighted("mean")
+    assert isinstance(criterion, nn.CrossEntropyLoss)
+    loss = criterion(input=torch.zeros(1, C), target=torch.tensor([4]))
+    assert loss.item() == pytest.approx(1.8 * math.log(C))
+    assert build_rival("CE", COUNTS)(input=torch.zeros(1, C), target=torch.tensor([4])).item() == pytest.approx(
+        math.log(C)
+    )
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_a_batch_of_solved_classes_has_no_loss(label_smoothing):
+    """Class 0 is solved and weighs 0, so the batch's summed weights are 0; PyTorch's quotient would be inf or nan."""
+    criterion = CDBLoss(2, tau=1, reduction="weighted_mean", label_smoothing=label_smoothing)
+    with pytest.warns(UserWarning, match="class 0"):
+        criterion.update([5, 0], [5, 5])
+    logits = torch.tensor([[1.0, 2.0], [3.0, 1.0]], requires_grad=True)
+    loss = criterion(logits, torch.tensor([0, 0]))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 1), (2, 3, 4), (3,)])
+@pytest.mark.parametrize("options", [{}, {"focal_gamma": 1.0}, {"class_counts": COUNTS}])
+def test_logits_of_another_number_of_classes_are_refused(shape, options):
+    target = torch.zeros(shape[:1] + shape[2:], dtype=torch.long) if len(shape) > 1 else torch.tensor(0)
+    for criterion in (CDBLoss(C, **options), build_rival("FL", COUNTS)):
+        with pytest.raises(ValueError, match=f"are of .* classes; the loss has {C}"):
+            criterion(torch.zeros(shape), target)
+
+
+@pytest.mark.parametrize("loss_type", RIVALS)
+def test_one_loop_serves_every_rival(loss_type):
+    """Classes 0 to 4 with 1 image each, of which 0 and 2 are recognised; class 4's is ignored."""
+    criterion = build_rival(loss_type, COUNTS)
+    logits = torch.eye(C)[[0, 0, 2, 0, 4]]
+    criterion.count(logits, torch.tensor([0, 1, 2, 3, -100]))
+    accuracy = criterion.update()
+    assert accuracy[:4].tolist() == [1, 0, 1, 0] and math.isnan(accuracy[4])
+    criterion.count(logits, torch.arange(C))
+    criterion.reset()
+    with pytest.raises(ValueError, match="nothing was counted"):
+        criterion.update()
+    assert criterion.update([1] * C, [2] * C).tolist() == [0.5] * C
+    with pytest.raises(ValueError, match="both"):
+        criterion.update([1] * C)
+    with pytest.raises(ValueError, match="shape"):
+        criterion.count(torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, dtype=torch.long))
+
+
+class Waits(TorchDispatchMode):
+    """Collect the operations whose result's shape or value the host has to wait for, on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(operation.tags):
+            self.seen.append(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss_type", ["CDB", *RIVALS])
+def test_counting_does_not_wait_for_a_gpu(loss_type):
+    criterion = weighted("mean") if loss_type == "CDB" else build_rival(loss_type, COUNTS)
+    with Waits() as waits:
+        criterion.count(torch.randn(8, C), torch.arange(8) % C)
+        torch.arange(8).bincount()
+    assert waits.seen == ["aten.bincount.default"], "which is what would wait"
+
+
+@pytest.mark.parametrize("loss_type", RIVALS)
+def test_rivals_in_a_16_bit_model_keep_their_buffers_in_32(loss_type):
+    """1,000,000 images are inf in fp16."""
+    criterion = build_rival(loss_type, [1_000_000, 5]).half()
+    assert {buffer.dtype for buffer in criterion.buffers()} <= {torch.float32, torch.bool}
+    assert criterion.class_counts.tolist() == [1_000_000, 5]
