@@ -137,11 +137,10 @@ class CDBLoss(nn.CrossEntropyLoss):
             self.register_buffer("total", torch.zeros(num_classes, dtype=torch.float32))
         log_counts = costs = None
         if class_counts is not None:
-            counts = class_values("class_counts", class_counts, num_classes, smallest=1)
-            self.class_counts = counts.tolist()
-            log_counts = counts.float().log()
+            self.class_counts = class_values("class_counts", class_counts, num_classes, smallest=1)
+            log_counts = torch.tensor(self.class_counts, dtype=torch.float32).log()
         if weight is not None:
-            costs = class_values("weight", weight, num_classes, smallest=0).float()
+            costs = torch.tensor(class_values("weight", weight, num_classes, smallest=0), dtype=torch.float32)
         self.register_buffer("log_counts", log_counts, persistent=False)
         self.register_buffer("costs", costs, persistent=False)
 
@@ -409,19 +408,14 @@ def check_settings(
         )
 
 
-def class_values(name: str, values: Sequence[float] | Tensor, num_classes: int, smallest: float) -> Tensor:
-    """Return a finite number of at least `smallest` for each class, (C,). Raise ValueError for other values."""
-    numbers = torch.as_tensor(values, dtype=torch.double, device="cpu")
-    if numbers.shape != (num_classes,):
-        raise ValueError(
-            f"{name} must hold one number for each of the {num_classes} classes, not shape {tuple(numbers.shape)}"
-        )
-    wrong = (~((numbers >= smallest) & (numbers < math.inf))).nonzero().flatten().tolist()
-    if wrong:
-        raise ValueError(
-            f"{name} must hold finite numbers of at least {smallest:g}; "
-            f"class {wrong[0]} has {numbers[wrong[0]].item():g}"
-        )
+def class_values(name: str, values: Sequence[float] | Tensor, num_classes: int, smallest: float) -> list[float]:
+    """Return a finite number of at least `smallest` for each class. Raise ValueError for other values."""
+    numbers = [float(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
+    if len(numbers) != num_classes:
+        raise ValueError(f"{name} must hold a number for each of the {num_classes} classes, not {len(numbers)} numbers")
+    for c, number in enumerate(numbers):
+        if not smallest <= number < math.inf:
+            raise ValueError(f"{name} must hold finite numbers of at least {smallest:g}; class {c} has {number:g}")
     return numbers
 
 

@@ -1,4 +1,4 @@
-"""Losses in each process of a job, of which each has a part of the batch; test_losses.py runs it and reads FOLDER/RANK.pt.
+"""Losses in each process of a job that has a part of the batch; test_losses.py runs it and reads FOLDER/RANK.pt.
 
 torchrun --nproc-per-node 2 tests/loss_in_processes.py FOLDER
 """

@@ -464,7 +464,7 @@ def test_numbers_of_numpy_are_settings():
         ({"num_classes": 2, "tau": True}, "tau .*True"),
         ({"num_classes": 2, "tau": torch.ones(2)}, "tau .*a tensor"),
         ({"num_classes": 3, "class_counts": [1, 2, math.nan]}, "class_counts .*class 2 has nan"),
-        ({"num_classes": 3, "class_counts": [1, 2]}, r"class_counts .*3 classes.*\(2,\)"),
+        ({"num_classes": 3, "class_counts": [1, 2]}, "class_counts .*3 classes, not 2"),
         ({"num_classes": 3, "weight": [1, -1, 1]}, "weight .*class 1 has -1"),
         ({"num_classes": 3, "focal_gamma": math.inf}, "focal_gamma .*inf"),
     ],

@@ -334,8 +334,9 @@ def test_a_new_loss_is_a_class_and_an_entry_of_the_table(shell, tmp_path):
 
 
 def test_two_processes_are_one(processes, tmp_path):
-    """LOGITS and LABELS of loss_in_processes.py: images 0, 1, 2 are recognised, image 3 is not; the weights are those of
-    the tests above, and the mean of the processes' losses is the loss of the whole batch."""
+    """The batch is in loss_in_processes.py: images 0, 1 and 2 are recognised, image 3 is not. The mean of the losses of
+    both processes is the loss of the whole batch.
+    """
     run = processes(2, ROOT / "tests/loss_in_processes.py", tmp_path)
     assert run.returncode == 0, run.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
