@@ -79,11 +79,10 @@ def run(open_jobs: list[Job], again: bool, data_root: Path, download: bool) -> i
         each = (time.perf_counter() - started) / max(number - 1, 1) / 60
         left = f", about {each * (len(open_jobs) - number + 1):.0f} min left" if number > 1 else ""
         print(f"run {number} of {len(open_jobs)}: {job.name}{left}", flush=True)
-        if code := job.execute(data_root, download):
-            say_error(
-                f"{job.name} ended with exit code {code} in {job.folder}"
-                + "; the same command continues" * (code > 128)
-            )
+        code = job.execute(data_root, download)
+        if code:
+            hint = "; the same command continues" if code > 128 else ""
+            say_error(f"{job.name} ended with exit code {code} in {job.folder}{hint}")
             return code
         if again:
             accuracy = json.loads((job.folder / "test.json").read_text())["accuracy"]
@@ -99,13 +98,16 @@ def reproduce(args: Namespace) -> int:
     """Do what the flags say: list, publish, or run what is not finished and write the tables. Return the exit code."""
     selected = select(args.only, args.seeds, args.runs.resolve())
     if args.list:
-        print("".join(f"{job.state:<12}{job.name}\n" for job in selected), end="")
+        for job in selected:
+            print(f"{job.state:<12}{job.name}")
         return 0
     if args.publish:
         publish(selected)
         return 0
     done = [job for job in selected if job.state == "finished"]
-    open_jobs = [] if args.table else [job for job in selected if args.again or job not in done]
+    open_jobs = []
+    if not args.table:
+        open_jobs = [job for job in selected if args.again or job not in done]
     if done and not (args.table or args.again):
         print(f"{len(done)} of {len(selected)} are finished, in {jobs.RESULTS}; --again runs them all the same")
     if not open_jobs:

@@ -9,7 +9,7 @@ import torch
 from longtail.checkpoints import load_checkpoint, load_weights
 from longtail.devices import Runtime
 from longtail.distillation import Teacher
-from longtail.logs import find_log
+from longtail.logs import find_log, read_log, read_settings, settings_path
 from longtail.losses import LDAM_SCALE, LOSSES
 from longtail.records import Description
 from resnet32 import ResNet32
@@ -18,10 +18,16 @@ IN_COMMON = ("dataset", "class_counts", "normalization")  # of a teacher and its
 
 
 def find_checkpoint(run: Path) -> Path:
-    """Return the checkpoint that is meant: `run` is one, or the folder or the CSV file of a finished run."""
+    """Return the checkpoint that is meant: `run` is one, or the folder or the CSV file of a finished run.
+
+    Raise ValueError for a run that has not finished: its best epoch would change while others learn from it.
+    """
     if run.suffix == ".pth":
         return run
     log = find_log(run)
+    epochs, planned = len(read_log(log)), read_settings(settings_path(log)).arguments["max_epochs"]
+    if epochs != planned:
+        raise ValueError(f"--teacher {run}: it has {epochs} of {planned} epochs; finish it first")
     return log.with_name(f"best_{log.name.split('.csv')[0]}.pth")
 
 

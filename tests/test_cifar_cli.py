@@ -462,6 +462,12 @@ def test_a_teacher_of_other_images_is_refused(finished, tmp_path, failing):
     assert "class_counts" in failing(cifar_train.main, *flags, "--teacher", finished)
     assert "no run" in failing(cifar_train.main, *flags, "--teacher", tmp_path)
     assert "none.pth" in failing(cifar_train.main, *flags, "--teacher", tmp_path / "none.pth")
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / f"{NAME}.json").write_text((finished / f"{NAME}.json").read_text())
+    lines = (finished / f"{NAME}.csv").read_text().splitlines(keepends=True)
+    (unfinished / f"{NAME}.csv").write_text("".join(lines[:-1]))
+    assert "1 of 2 epochs" in failing(cifar_train.main, *flags, "--teacher", unfinished)
     assert not (tmp_path / "run").exists()
 
 

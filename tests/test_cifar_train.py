@@ -95,6 +95,24 @@ def test_fast_recipe(cifar10):
     assert all((group["momentum"], group["nesterov"]) == (0.9, True) for group in training.optimizer.param_groups)
 
 
+def test_strong_recipe(cifar10):
+    """The fast recipe's optimizer and average, 100 epochs of batches of 64; a rise in 10, level to the 40th.
+
+    AutoAugment and Cutout on the images: whole squares of ImageNet's mean colour, 124, 116 and 104 of 255.
+    """
+    training = prepared(*cifar10, "--recipe", "strong")
+    assert (training.epochs, training.batches_per_epoch) == (100, 7)
+    shares = {1: 0.04, 11: 1, 41: 1, 71: 0.5}
+    assert rates(training, tuple(shares)) == [
+        pytest.approx([0.1 * share, 0.1 * share, 0.02 * share]) for share in shares.values()
+    ]
+    assert groups(training) == [(64, 5e-4), (1, 0), (30, 0)] and training.ema is not None
+    images, labels = next(iter(training.train_batches(1)))
+    assert len(labels) == 64
+    is_mean = (pixels(images).round() == torch.tensor([124.0, 116.0, 104.0]).view(3, 1, 1)).all(1)
+    assert is_mean.sum((1, 2)).min() >= 8 * 8
+
+
 def test_fast_recipe_averages_with_decay_0_998(cifar10):
     training = prepared(*cifar10, "--recipe", "fast")
     for value in (0.0, 1.0):

@@ -166,8 +166,10 @@ class Job:
     def state(self) -> str:
         if (self.result / "test.json").exists():
             return "finished"
+        if not self.log.exists():
+            return "open"
         try:
-            return f"epoch {len(read_log(self.log, whole_lines=True))}" if self.log.exists() else "open"
+            return f"epoch {len(read_log(self.log, whole_lines=True))}"
         except ValueError:  # damaged, or without a row yet: the training says which
             return "epoch ?"
 
@@ -176,14 +178,17 @@ class Job:
 
         Return 0, or the exit code of the one that failed or was stopped.
         """
-        data = ["--data_root", str(data_root), *(["--download"] if download else [])]
+        data = ["--data_root", str(data_root)]
+        if download:
+            data.append("--download")
         train = [*self.entry.flags, "--seed", str(self.seed), "--save_model", str(self.folder), "--resume", *data]
         if self.entry.teachers:
             train += ["--teacher", *map(str, self.teachers)]
         if self.entry.refit:
             train += ["--refit", str(self.refitted)]
         settings = self.folder / f"{self.log.stem}.json"
-        if settings.exists() and (precision := json.loads(settings.read_text()).get("precision")):
+        precision = json.loads(settings.read_text()).get("precision") if settings.exists() else None
+        if precision:
             train += ["--precision", precision]  # what `auto` meant where the run began
         test = [f"--saved_model_path={self.best}", *data]
         before = torch.get_num_threads()
@@ -200,7 +205,10 @@ class Job:
         """Copy what the tables need to results/, the test's figures last: with them the job counts as finished."""
         self.result.mkdir(parents=True, exist_ok=True)
         write_atomically(self.kept_log, gzip.compress(self.log.read_bytes(), mtime=0))
-        for name in (f"{self.log.stem}.json", *([ADJUSTED] if self.entry.is_adjustable else []), "test.json"):
+        names = [f"{self.log.stem}.json", "test.json"]
+        if self.entry.is_adjustable:
+            names.insert(0, ADJUSTED)
+        for name in names:
             write_atomically(self.result / name, (self.folder / name).read_bytes())
 
 

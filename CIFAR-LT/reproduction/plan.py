@@ -233,11 +233,10 @@ def select(only: str, seeds: int | None, runs: Path) -> list[Job]:
                 f"--only {only!r}: give a run's name, or KEY=VALUE with commas between several; KEY is one of "
                 f"{', '.join(FILTERS)}"
             )
-        jobs = [
-            job
-            for job in jobs
-            if (str(getattr(job.entry, key)) == value if found else condition in (job.name, job.entry.name))
-        ]
+        if found:
+            jobs = [job for job in jobs if str(getattr(job.entry, key)) == value]
+        else:
+            jobs = [job for job in jobs if condition in (job.name, job.entry.name)]
     if not jobs:
         raise ValueError(f"--only {only!r} matches no run; --list shows them")
     return jobs
