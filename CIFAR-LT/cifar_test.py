@@ -35,7 +35,7 @@ from cifar_dataset import (
     long_tailed,
     read_split,
 )
-from longtail.checkpoints import load_checkpoint, load_weights
+from longtail.checkpoints import find_weights, load_checkpoint, load_weights
 from longtail.cli import ArgumentParser, add_device_arguments, exit_code, file_path, number_in, positive_int
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
@@ -115,7 +115,8 @@ def read_trained(args: Namespace) -> Trained:
     """
     path = args.saved_model_path
     checkpoint = load_checkpoint(path)
-    trained = ours(args, checkpoint) if "state_dict" in checkpoint else released(args, checkpoint)
+    is_ours = not {"dataset", "class_counts", "arguments"}.isdisjoint(checkpoint)
+    trained = ours(args, checkpoint) if is_ours else released(args, find_weights(checkpoint))
     classes = NUM_CLASSES[trained.dataset]
     if args.class_num not in (None, classes):
         raise ValueError(f"--class_num {args.class_num}: {path} has {classes} classes")

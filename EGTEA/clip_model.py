@@ -8,7 +8,7 @@ from torch import Tensor
 
 from egtea_clips import MOST_CLASSES, check_labels, count_labels, names_file, read_class_names, read_clips
 from egtea_dataset import memory_format
-from longtail.checkpoints import is_count, load_weights
+from longtail.checkpoints import find_weights, is_count, load_weights
 from longtail.devices import Runtime
 from longtail.heads import HEADS
 from longtail.records import Description
@@ -33,7 +33,7 @@ class ClipDescription(Description):
 
 def weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """Return the weights in a checkpoint, which may be a bare dictionary of them."""
-    return checkpoint.get("state_dict", checkpoint)
+    return find_weights(checkpoint)
 
 
 def describe(checkpoint: dict[str, Any], path: Path, train_file: Path) -> ClipDescription:

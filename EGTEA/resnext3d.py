@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longtail.checkpoints import load_checkpoint, load_weights
+from longtail.checkpoints import find_weights, load_checkpoint, load_weights
 from longtail.devices import Runtime, is_cpu
 from longtail.heads import build_head
 
@@ -114,12 +114,9 @@ def load_pretrained(model: ResNeXt3D, path: Path) -> int:
     that differs.
     """
     checkpoint = load_checkpoint(path)
-    weights = checkpoint.get("state_dict", checkpoint)
-    if not isinstance(weights, dict):
-        raise ValueError(f"{path} holds no weights: its state_dict is a {type(weights).__name__}")
+    weights = find_weights(checkpoint)
     if not all(isinstance(key, str) for key in weights):
         raise ValueError(f"{path} holds no weights by name")
-    weights = {key.removeprefix("module."): value for key, value in weights.items()}
     taken = {key: value for key, value in weights.items() if not key.startswith("fc.")}
     state = dict(taken)
     for key, value in model.state_dict().items():

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones import TIMM, timm_backbone, torchvision_backbone
-from longtail.checkpoints import load_weights
+from longtail.checkpoints import load_weights, plain_names
 
 FEATURES = 512
 PARTS = ("feat_model", "classifier")  # of a model, and of a checkpoint
@@ -133,7 +133,7 @@ def join_state(checkpoint: dict[str, Any], path: object) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a model of this experiment: it holds no feat_model and classifier")
     if not all(isinstance(key, str) for part in PARTS for key in parts[part]):
         raise ValueError(f"{path} holds no weights by name")
-    return {f"{part}.{key.removeprefix('module.')}": value for part in PARTS for key, value in parts[part].items()}
+    return {f"{part}.{key}": value for part in PARTS for key, value in plain_names(parts[part]).items()}
 
 
 def load_model(checkpoint: dict[str, Any], path: object, num_classes: int, backbone: str = "resnet10") -> ImageNetModel:

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from longtail.cli import some
 from longtail.files import write_atomically
 
 DESCRIBED = {"arguments": dict, "epoch": int, "accuracy": int | float, "class_counts": list, "class_names": list}
+WEIGHTS = ("state_dict", "model_state_dict", "net", "model")  # keys under which programs save them
+WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel and AveragedModel, torch.compile, Lightning
 WHERE_HTML_STARTS = 1024  # bytes; only blanks may stand before it
 
 
@@ -38,12 +41,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{path} is a web page, not a checkpoint: the download brought an error or a login; fetch it again"
             ) from None
-        reason = (
-            "it is damaged"
-            if not isinstance(error, pickle.UnpicklingError)
-            else "it is damaged or holds more than plain values"
-        )
-        raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
+        raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason_of(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(
             f"{path} holds {'other keys than text' if isinstance(state, dict) else type(state).__name__}, "
@@ -51,6 +49,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     check_description(state, path)
     return state
+
+
+def reason_of(error: Exception) -> str:
+    """Return why torch.load refused a file."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return "it is damaged"
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if not named:
+        return "it is damaged or holds more than plain values"
+    return (
+        f"it holds more than plain values ({named[1]}); where it was made, save the weights alone again: "
+        "torch.save(model.state_dict(), FILE)"
+    )
 
 
 def is_web_page(path: Path) -> bool:
@@ -71,14 +82,34 @@ def is_count(value: object) -> bool:
     return type(value) is int and 0 < value < 2**31
 
 
+def find_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the weights by name in a checkpoint: those under one of WEIGHTS, else all of it."""
+    for key in WEIGHTS:
+        if isinstance(checkpoint.get(key), dict):
+            return plain_names(checkpoint[key])
+    return plain_names(checkpoint)
+
+
+def plain_names(weights: dict[str, Any]) -> dict[str, Any]:
+    """Return the weights of a network without the prefixes of what it was wrapped in.
+
+    What lies beside the wrapped network goes: the loss of a LightningModule, the counter of an AveragedModel.
+    """
+    for _ in WRAPPERS:
+        for prefix in WRAPPERS:
+            inside = {key.removeprefix(prefix): value for key, value in weights.items() if str(key).startswith(prefix)}
+            weights = inside or weights
+    return weights
+
+
 def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Load `state`, whose keys may start with DataParallel's `module.`, into `model`.
+    """Load `state`, whose keys may start with prefixes that `plain_names` knows, into `model`.
 
     Raise ValueError that names every key whose shape differs; `path` names the file in the message.
     """
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(f"{path} holds no weights by name")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = plain_names(state)
     own = model.state_dict()
     wrong = [
         f"{key} {shape_of(state.get(key))} instead of {shape_of(own.get(key))}"

@@ -4,8 +4,10 @@ Needs no torch.
 """
 
 import argparse
+import contextlib
 import math
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +26,8 @@ PARTNER_LOST = (
     "remote process exited",
     "Timed out waiting",
 )
+CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")  # in a RuntimeError of PyTorch's
+BROKEN_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends; Windows has no such signal
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICE_HELP = "cpu, or a GPU as PyTorch calls it: cuda, cuda:1, mps, xpu"
 RESUME_HINT = "; --resume continues after the last finished epoch"
@@ -41,7 +45,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:
     """Return the first names for a message, and how many more there are."""
-    return separator.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    shown = separator.join(printable(name) for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def printable(text: str) -> str:
@@ -123,8 +128,43 @@ def plain_arguments(args: argparse.Namespace) -> dict[str, str | int | float | N
 
 
 def say_error(message: object) -> None:
-    """Print one line on stderr, in the program's name."""
-    print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    """Print one line on stderr, in the program's name, if anybody still reads it."""
+    line = printable(" ".join(str(message).split()))
+    with contextlib.suppress(OSError):
+        print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr, flush=True)
+
+
+def open_streams() -> None:
+    """Let stdout and stderr take any text, and be nothing where they are closed.
+
+    Else a name that the terminal's encoding lacks would end finished work as an error, and the first file that is
+    opened would get what libraries write to a closed stderr.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):  # a notebook's has none
+            stream.reconfigure(errors="backslashreplace")
+
+
+def reader_is_gone() -> bool:
+    """Return whether nobody reads stdout any more, as after `| head`; then stop Python from saying so at its end."""
+    try:
+        sys.stdout.flush()
+        descriptor = sys.stdout.fileno()
+    except BrokenPipeError:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, as in a notebook, or one that is full
+        return False
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return gone
 
 
 def several_processes() -> bool:
@@ -142,8 +182,16 @@ def outcome(action: Callable[[], int | None], hint: str) -> int:
     """Run `action`, print its error, and return what `exit_code` returns."""
     try:
         return action() or 0
+    except BrokenPipeError as error:
+        if reader_is_gone():
+            return BROKEN_PIPE
+        say_error(f"error: {error}")
+        return 2
     except (ValueError, OSError) as error:
         say_error(f"error: {error}")
+        return 2
+    except MemoryError as error:
+        say_error(f"error: out of memory: {str(error) or 'a smaller batch needs less'}")
         return 2
     except Stopped:
         return stopped_code(hint)
@@ -155,6 +203,9 @@ def outcome(action: Callable[[], int | None], hint: str) -> int:
             return stopped_code(hint)
         if type(error).__name__ == "OutOfMemoryError":  # torch's; this module does not import torch
             say_error(f"error: {error}")
+            return 2
+        if any(words in str(error) for words in CPU_OUT_OF_MEMORY):
+            say_error(f"error: out of memory, a smaller batch needs less: {error}")
             return 2
         if several_processes() and any(words in str(error) for words in PARTNER_LOST):
             say_error(f"error: another process of this job ended or cannot be reached{hint}")
@@ -174,14 +225,16 @@ def exit_code(action: Callable[[], int | None], hint: str = "") -> int:
     would abort the process (PyTorch 2.14; pytorch/pytorch pull request 179291), and torchrun would fail a finished
     job.
     """
+    open_streams()
     try:
         code = outcome(action, hint)
     except SystemExit as end:
         if not several_processes():
             raise
         code = int(end.code or 0)
+    if reader_is_gone():
+        code = code or BROKEN_PIPE
     if several_processes():
-        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code

@@ -42,6 +42,8 @@ class PredictionTable:
         content = self._text.getvalue().encode("utf-8", "surrogateescape")
         if out:
             write_atomically(out, content)
-        else:
+        elif hasattr(sys.stdout, "buffer"):
             sys.stdout.buffer.write(content)
             sys.stdout.flush()
+        else:  # a notebook's
+            sys.stdout.write(content.decode("utf-8", "backslashreplace"))

@@ -1,5 +1,6 @@
 """A checkpoint survives a full disk, and a hostile file cannot run code."""
 
+import argparse
 import os
 import pickle
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from longtail.checkpoints import load_checkpoint, load_weights, save_checkpoint
+from longtail.checkpoints import find_weights, load_checkpoint, load_weights, save_checkpoint
 
 
 def test_checkpoint_round_trip(tmp_path):
@@ -108,3 +109,39 @@ def test_a_web_page_is_called_one(content, tmp_path):
         ValueError, match="x.pth is a web page, not a checkpoint: the download brought an error or a login"
     ):
         load_checkpoint(tmp_path / "x.pth")
+
+
+class Wrapped(nn.Module):
+    """As a LightningModule holds a network, with its loss beside it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.loss = model, nn.CrossEntropyLoss(weight=torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda network: network.state_dict(),
+        lambda network: nn.DataParallel(network).state_dict(),
+        lambda network: torch.compile(network).state_dict(),
+        lambda network: torch.compile(nn.DataParallel(network)).state_dict(),
+        lambda network: torch.optim.swa_utils.AveragedModel(network).state_dict(),
+        lambda network: {"net": network.state_dict(), "acc": 91.5, "epoch": 7},
+        lambda network: {"model_state_dict": nn.DataParallel(network).state_dict(), "optimizer_state_dict": {}},
+        lambda network: {"model": network.state_dict(), "epoch": 7},
+        lambda network: {"state_dict": Wrapped(network).state_dict(), "pytorch-lightning_version": "2.6", "epoch": 7},
+    ],
+    ids=["bare", "parallel", "compiled", "both", "averaged", "net", "model_state_dict", "model", "Lightning"],
+)
+def test_weights_are_found_in_what_other_programs_save(save, tmp_path):
+    saved, network = nn.Linear(2, 3), nn.Linear(2, 3)
+    torch.save(save(saved), tmp_path / "a.pth")
+    load_weights(network, find_weights(load_checkpoint(tmp_path / "a.pth")), tmp_path / "a.pth")
+    assert torch.equal(network.weight, saved.weight) and torch.equal(network.bias, saved.bias)
+
+
+def test_flags_inside_a_checkpoint_are_named_with_the_remedy(tmp_path):
+    torch.save({"state_dict": {}, "args": argparse.Namespace(lr=0.1)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth .*argparse\.Namespace.*save the weights alone again"):
+        load_checkpoint(tmp_path / "a.pth")

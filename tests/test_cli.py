@@ -1,13 +1,20 @@
 """Errors are one line; exit codes say what happened."""
 
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from conftest import ROOT
 from longtail import signals
-from longtail.cli import ArgumentParser, exit_code, positive_int, seed_number
+from longtail.cli import ArgumentParser, exit_code, positive_int, say_error, seed_number, some
+from longtail.metrics import report
 from longtail.signals import Stopped, raise_if_stopped
+
+PATHS = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def test_exit_codes(capsys):
@@ -67,3 +74,60 @@ def test_a_process_of_several_ends_without_taking_python_down(processes, action,
         WORLD_SIZE=str(processes),
     )
     assert (run.returncode, run.stdout) == (code, left), run.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_name_that_the_terminal_lacks_ends_no_work(encoding, started):
+    run = started(
+        "-c",
+        "import sys; from longtail.cli import exit_code; sys.exit(exit_code(lambda: print('\u732b')))",
+        cwd=ROOT,
+        PYTHONIOENCODING=encoding,
+    )
+    assert (run.returncode, run.stdout) == (0, "\\u732b\n"), run.stderr
+
+
+MANY_LINES = "import sys; from longtail.cli import exit_code; sys.exit(exit_code(lambda: print('x' * 99999)))"
+
+
+@pytest.mark.parametrize("reader", ["head -c 1", "true"])
+def test_a_reader_that_has_enough_ends_the_script_quietly(reader):
+    command = f'"{sys.executable}" -c "{MANY_LINES}" | {reader} > /dev/null; echo ${{PIPESTATUS[0]}}'
+    run = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("141\n", "")
+
+
+def test_a_closed_stderr_and_stdout_stop_nothing(tmp_path):
+    """Else the next file that is opened would be file 2, and get what libraries write there."""
+    work = (
+        "import os, sys; from longtail.cli import exit_code; "
+        "sys.exit(exit_code(lambda: (print('a'), print('b', file=sys.stderr), os.write(2, b'c'), "
+        "open('data', 'w').write('data'))[:0] or 0))"
+    )
+    run = subprocess.run(["bash", "-c", f'"{sys.executable}" -c "{work}" >&- 2>&-'], cwd=tmp_path, env=PATHS)
+    assert run.returncode == 0 and (tmp_path / "data").read_text() == "data"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 99 bytes"), "99"),
+        (MemoryError("Unable to allocate 1.0 TiB for an array"), "1.0 TiB"),
+        (MemoryError(), "a smaller batch"),
+    ],
+)
+def test_a_full_memory_is_one_line(error, words, capsys):
+    def fail():
+        raise error
+
+    assert exit_code(fail) == 2
+    message = capsys.readouterr().err
+    assert "out of memory" in message and words in message and message.count("\n") == 1
+
+
+def test_names_are_printed_without_commands_to_the_terminal(capsys):
+    say_error("class \x1b[31mred\x07 \u732b")
+    assert capsys.readouterr().err.endswith("class \\x1b[31mred\\x07 \u732b\n")
+    assert some(["a\x1b[0m", "b"]) == "a\\x1b[0m, b"
+    figures = report(torch.eye(2, dtype=torch.long), None, ["\x1b[31mred", "caf\u00e9 1"])
+    assert [one.name for one in figures.classes] == ["\\x1b[31mred", "caf\u00e9 1"]

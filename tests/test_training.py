@@ -1,5 +1,6 @@
 """The loop: schedule, weights of the next epoch, averaging, resuming, losses that are not finite."""
 
+import dataclasses
 import math
 import re
 
@@ -18,7 +19,7 @@ from longtail.losses import LOSSES, build_rival
 from longtail.records import Description
 from longtail.run import Run
 from longtail.seeds import epoch_seed
-from longtail.training import Training, backward, fit, start_or_resume, train_epoch
+from longtail.training import Training, backward, fit, run_epoch, start_or_resume, train_epoch
 from muon import Muon
 
 CPU = Runtime(torch.device("cpu"))
@@ -414,3 +415,87 @@ def test_an_older_run_goes_on_keeping_by_accuracy(tmp_path):
     resumed.keep_by_class, again = True, training(epochs=4, keep_by_class=True)
     again.restore({**resumed.state(), "epoch": 3}, run.last)
     assert again.keep_by_class
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda groups: torch.optim.Adam(groups, lr=0.1, amsgrad=True),
+        lambda groups: torch.optim.AdamW(groups, lr=0.1, fused=True),
+        lambda groups: torch.optim.RMSprop(groups, lr=0.01, momentum=0.5),
+        lambda groups: torch.optim.Adagrad(groups, lr=0.1),
+        lambda groups: torch.optim.NAdam(groups, lr=0.1),
+    ],
+    ids=["Adam", "AdamW", "RMSprop", "Adagrad", "NAdam"],
+)
+def test_any_optimizer_resumes_as_if_uninterrupted(build, tmp_path):
+    whole, first, second = (training(epochs=3) for _ in range(3))
+    for each in (whole, first, second):
+        each.optimizer = build([{"params": each.model.parameters(), "initial_lr": 0.1}])
+    fit(whole, open_run(tmp_path / "whole"), Description(), CPU)
+    run = open_run(tmp_path / "parts")
+    first.epochs = 2
+    first.schedule = lambda progress: 1 - progress * 2 / 3
+    fit(first, run, Description(), CPU)
+    second.restore(load_checkpoint(run.last), run.last)
+    fit(second, run, Description(), CPU)
+    assert torch.equal(second.model.weight, whole.model.weight)
+
+
+def test_a_state_of_an_optimizer_that_is_no_parameters_shape_is_refused(tmp_path):
+    run = open_run(tmp_path)
+    fit(training(epochs=1), run, Description(), CPU)
+    state = load_checkpoint(run.last)
+    for value in (torch.zeros(7), "text"):
+        odd = {**state, "optimizer": {"state": {0: {"exp_avg": value}}}}
+        with pytest.raises(ValueError, match=r"last_x\.pth .*exp_avg of parameter 0"):
+            training(epochs=2).restore(odd, run.last)
+
+
+def test_a_loss_that_draws_resumes_with_the_same_draws(tmp_path):
+    """Classes of 3 of 100 images are rare: EQL leaves each out of nine tenths of the images, by chance."""
+
+    def drawing() -> Training:
+        each = training(epochs=3)
+        each.criterion = build_rival("EQL", [47, 47, 3, 3], eql_lambda=0.05)
+        return each
+
+    whole, second, run = drawing(), drawing(), open_run(tmp_path / "parts")
+    fit(whole, open_run(tmp_path / "whole"), Description(), CPU)
+    first = drawing()
+    first.epochs = 1
+    first.schedule = lambda progress: 1 - progress / 3
+    fit(first, run, Description(), CPU)
+    torch.manual_seed(99)
+    second.restore(load_checkpoint(run.last), run.last)
+    fit(second, run, Description(), CPU)
+    assert torch.equal(second.model.weight, whole.model.weight)
+
+
+def test_each_process_draws_numbers_of_its_own(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    for rank in range(3):
+        each = training()
+        seeds.clear()
+        run_epoch(each, 1, Runtime(CPU.device, rank=rank))
+        assert seeds == [epoch_seed(0, 1, 1 + rank)]
+
+
+def test_the_mean_loss_counts_images_not_batches(tmp_path):
+    """Two batches of four images and one of two, at learning rate 0: the mean over all ten images."""
+    each, run = training(epochs=1, loss_type="CE"), open_run(tmp_path)
+    each.schedule = lambda progress: 0.0
+    each.train_batches = lambda epoch: zip(INPUTS[:10].split(4), LABELS[:10].split(4), strict=True)
+    expected = nn.functional.cross_entropy(each.model(INPUTS[:10]), LABELS[:10]).item()
+    parts = [nn.functional.cross_entropy(each.model(x), y).item() for x, y in each.train_batches(1)]
+    fit(each, run, Description(), CPU)
+    assert read_log(run.log)[0].loss == float(f"{expected:.4g}") != float(f"{sum(parts) / 3:.4g}")
+
+
+def test_groups_without_an_initial_rate_get_it():
+    each = training()
+    optimizer = torch.optim.SGD(each.model.parameters(), lr=0.3)
+    again = dataclasses.replace(each, optimizer=optimizer)
+    again.set_lr(2, 0)  # a third of three epochs is done
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.3 * 2 / 3)
