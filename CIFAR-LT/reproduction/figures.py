@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from longtail.compare import FEWEST, Setting, difference
 from longtail.metrics import SHOTS
 from longtail.pictures import import_matplotlib, new_figure, save_figure
 
 COLORS = {"all": "#17202a", "many": "#2471a3", "medium": "#b7950b", "few": "#c0392b"}
+# panels of the differences: title, and the lowest and the highest difference that has room
+PANELS = {"all": ("all classes", -4.0, 9.0), "few": ("few-shot classes (< 20 training images)", -5.0, 30.0)}
+BESIDE = 0.18  # of a column: where the paper's mark does not hide the seeds
 OURS, RIVALS, PAPER = "#c0392b", "#777777", "#2471a3"
 
 
@@ -26,53 +30,105 @@ class Line:
     accuracy: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """A loss beside the baseline of its group: the runs of both with the same seeds, in the same order.
+
+    group: what it has in common. reference: by shot group, the baseline's name and accuracy. published: the paper's
+    difference in points, if it gives one.
+    """
+
+    group: str
+    reference: dict[str, str]
+    runs: Setting
+    baseline: Setting
+    published: float | None
+
+
 def save(figure: Any, path: Path) -> None:
     """Write a picture without matplotlib's version in it, so that the same logs give the same file."""
     save_figure(figure, path, metadata={"Software": None})
 
 
-def draw_losses(lines: list[Line], path: Path) -> None:
-    """Draw losses as rows, shot groups as columns; dots are seeds, bars their means, diamonds the paper's numbers."""
-    places: list[float] = []
-    groups: dict[str, float] = {}
-    place = 0.0
-    for line, before in zip(lines, [None, *lines], strict=False):
-        place += 1.0 if before is None or before.group == line.group else 2.2
-        places.append(place)
-        groups.setdefault(line.group, place)
-    figure = new_figure(12, 1.2 + 0.28 * place)
-    panels = figure.subplots(1, len(SHOTS), sharey=True)
-    for axes, shot in zip(panels, SHOTS, strict=True):
-        for line, place in zip(lines, places, strict=True):
-            values = line.accuracy[shot]
-            color = OURS if line.name.startswith("CDB") else RIVALS
-            axes.barh(place, np.mean(values), height=0.7, color=color, alpha=0.35)
-            axes.plot(values, [place] * len(values), "o", color=color, markersize=4)
-            if shot == "all" and line.published:
-                axes.plot(line.published, place, "D", color=PAPER, markersize=5)
-        axes.set_title(
-            {"all": "all classes", "many": "many shot (> 100)", "medium": "medium (20 to 100)", "few": "few (< 20)"}[
-                shot
-            ]
-        )
-        axes.set_xlabel("test accuracy, %")
+def draw_differences(contrasts: list[Contrast], path: Path) -> None:
+    """Draw each loss's difference to the baseline of its group, over all classes and over the few-shot ones.
+
+    A large dot is the mean of the pairs of seeds, small ones are the pairs, a line is the interval from FEWEST pairs
+    on. The paper's difference lies below its row.
+    """
+    groups = len({contrast.group for contrast in contrasts})
+    figure = new_figure(11, 1.6 + 0.26 * (len(contrasts) + 1.4 * groups))
+    panels = dict(zip(PANELS, figure.subplots(1, len(PANELS), sharey=True), strict=True))
+    y, group = 0.0, ""
+    labels: dict[float, str] = {}
+    headings: list[int] = []
+    for contrast in contrasts:
+        if contrast.group != group:
+            group = contrast.group
+            y += 1.4
+            headings.append(len(labels))
+            labels[y] = group
+            for shot, axes in panels.items():
+                coordinates = in_rows(axes)
+                text = axes.text(0.02, y, contrast.reference[shot], fontsize=8, va="center", transform=coordinates)
+                text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+        y += 1
+        labels[y] = contrast.runs.label
+        for shot, axes in panels.items():
+            draw_contrast(axes, y, contrast, shot)
+    for shot, axes in panels.items():
+        title, low, high = PANELS[shot]
+        axes.axvline(0, color=RIVALS, linewidth=0.8)
+        axes.set(title=title, xlabel="difference in test accuracy, points", xlim=(low, high))
         axes.grid(axis="x", alpha=0.3)
-        axes.set_axisbelow(True)
-    for group, place in groups.items():
-        panels[0].text(
-            0.01,
-            place - 0.75,
-            group,
-            fontweight="bold",
-            fontsize=9,
-            va="center",
-            transform=panels[0].get_yaxis_transform(),
-        )
-    panels[0].set_yticks(places, [line.name for line in lines])
-    panels[0].set_ylim(places[-1] + 0.7, places[0] - 1.2)
-    paper = panels[0].plot([], [], "D", color=PAPER, markersize=5, label="paper")
-    figure.legend(handles=paper, loc="outside lower left", fontsize=8)
+    first = panels["all"]
+    first.set_yticks(list(labels), list(labels.values()), fontsize=9)
+    first.set_ylim(y + 0.8, 0.5)
+    for number in headings:
+        first.get_yticklabels()[number].set_fontweight("bold")
+    figure.legend(handles=legend_of_differences(first), loc="outside lower center", ncols=4, fontsize=8)
     save(figure, path)
+
+
+def in_rows(axes: Any) -> Any:
+    """Return the transform whose x is a share of the panel and whose y is a row."""
+    return axes.get_yaxis_transform()
+
+
+def draw_contrast(axes: Any, y: float, contrast: Contrast, shot: str) -> None:
+    """Draw a row of a panel. What lies outside of the panel is an arrow at its edge, with its number."""
+    group, (_, lowest, highest) = SHOTS.index(shot), PANELS[shot]
+    apart = difference(contrast.runs, contrast.baseline)
+    mean, pairs = apart.mean[group], (contrast.runs.accuracy - contrast.baseline.accuracy)[:, group]
+    color = OURS if contrast.runs.label.startswith("CDB") else RIVALS
+    text = f"{mean:+.1f}"
+    if mean < lowest:
+        axes.plot(lowest, y, "<", color=color, clip_on=False)
+        axes.annotate(text, (lowest, y), (8, 0), textcoords="offset points", va="center", fontsize=8)
+        return
+    many = len(pairs) >= FEWEST
+    end = max(mean, *pairs)
+    if many and apart.low is not None and apart.high is not None:
+        axes.hlines(y, apart.low[group], apart.high[group], color=color, linewidth=2)
+        end = max(end, apart.high[group])
+    axes.plot(pairs, np.full(len(pairs), y), "o", color=color, markersize=3)
+    axes.plot(mean, y, "o", color=color, markersize=7, markerfacecolor=color if many else "none")
+    axes.annotate(text, (min(end, highest), y), (7, 0), textcoords="offset points", va="center", fontsize=8)
+    if shot == "all" and contrast.published is not None:
+        axes.plot(contrast.published, y + 0.35, "D", color=PAPER, markersize=4)
+
+
+def legend_of_differences(axes: Any) -> list[Any]:
+    """Return what the marks mean."""
+    marks = []
+    for label, form, color, face in (
+        (f"mean of {FEWEST} or more pairs of seeds, 95 % interval", "o-", RIVALS, RIVALS),
+        ("mean of fewer pairs: too few for an interval", "o", RIVALS, "none"),
+        ("this repository's losses", "o", OURS, OURS),
+        ("the paper's difference", "D", PAPER, PAPER),
+    ):
+        marks += axes.plot([], [], form, color=color, markerfacecolor=face, markersize=6, label=label)
+    return marks
 
 
 def draw_overview(lines: list[Line], path: Path) -> None:
@@ -80,22 +136,26 @@ def draw_overview(lines: list[Line], path: Path) -> None:
 
     A bar stands at the mean, a dot at each seed, a diamond at the paper's number.
     """
-    figure = new_figure(8, 4)
+    figure = new_figure(8, 4.2)
     axes = figure.subplots()
     for line, color, side in zip(lines, (RIVALS, OURS), (-0.2, 0.2), strict=True):
-        for place, shot in enumerate(SHOTS):
-            mean = np.mean(line.accuracy[shot])
-            axes.bar(place + side, mean, 0.36, color=color, alpha=0.4, label=line.name if place == 0 else None)
-            axes.plot([place + side] * len(line.accuracy[shot]), line.accuracy[shot], "o", color=color, markersize=3)
-            axes.annotate(f"{mean:.1f}", (place + side, mean), (0, 6), textcoords="offset points", ha="center")
+        x = np.arange(len(SHOTS)) + side
+        means = [np.mean(line.accuracy[shot]) for shot in SHOTS]
+        axes.bar(x, means, 0.36, color=color, alpha=0.4, label=line.name)
+        for position, shot, mean in zip(x, SHOTS, means, strict=True):
+            seeds = line.accuracy[shot]
+            axes.plot(position + np.linspace(-0.05, 0.05, len(seeds)), seeds, "o", color=color, markersize=3)
+            axes.annotate(f"{mean:.1f}", (position, mean), (0, 6), textcoords="offset points", ha="center")
         if line.published:
-            axes.plot(side, line.published, "D", color=PAPER, label=f"{line.name}, the paper's number")
+            label = f"{line.name}, the paper's number"
+            axes.plot(side + 0.12, line.published, "D", color=PAPER, markersize=5, label=label)
     axes.set_xticks(
         range(len(SHOTS)),
         ["all classes", "many shot\n(> 100 training images)", "medium shot\n(20 to 100)", "few shot\n(< 20)"],
     )
-    axes.set(ylabel="test accuracy, %", title=f"CIFAR-100-LT, {lines[0].group}", ylim=(0, 85))
-    axes.legend(fontsize="small")
+    axes.set(ylabel="test accuracy, %", title=f"CIFAR-100-LT, {lines[0].group}")
+    axes.margins(y=0.1)
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     save(figure, path)
 
 
@@ -128,23 +188,21 @@ def draw_tau(lines: list[Line], path: Path) -> None:
     """Draw accuracy against tau; the first column is cross-entropy, which is tau 0."""
     figure = new_figure(7.5, 4.5)
     axes = figure.subplots()
+    numbers = [x for x, line in enumerate(lines) if line.name.replace(".", "").isdigit()]
     for shot in SHOTS:
-        means = [np.mean(line.accuracy[shot]) for line in lines]
-        numbers = [place for place, line in enumerate(lines) if line.name.replace(".", "").isdigit()]
-        axes.plot(numbers, [means[place] for place in numbers], "-", color=COLORS[shot], alpha=0.5)
-        for place, line in enumerate(lines):
-            values = line.accuracy[shot]
-            axes.plot(
-                [place] * len(values), values, "o", color=COLORS[shot], markersize=5, label=shot if place == 0 else None
-            )
-    for place, line in enumerate(lines):
+        means = [np.mean(lines[x].accuracy[shot]) for x in numbers]
+        axes.plot(numbers, means, "-", color=COLORS[shot], alpha=0.5)
+        for x, line in enumerate(lines):
+            seeds = line.accuracy[shot]
+            label = shot if x == 0 else None
+            axes.plot([x] * len(seeds), seeds, "o", color=COLORS[shot], markersize=5, label=label)
+    hollow = {"color": COLORS["all"], "markerfacecolor": "none", "markersize": 6}
+    for x, line in enumerate(lines):
         if line.published:
-            axes.plot(place, line.published, "D", color=COLORS["all"], markerfacecolor="none", markersize=8)
-    axes.plot([], [], "D", color=COLORS["all"], markerfacecolor="none", markersize=8, label="paper, all")
-    axes.set_xticks(
-        range(len(lines)),
-        [{"0": "0 (CE)"}.get(line.name, line.name).replace("-", "\n").replace("_", "\n") for line in lines],
-    )
+            axes.plot(x + BESIDE, line.published, "D", **hollow)
+    axes.plot([], [], "D", label="paper, all", **hollow)
+    names = ["0 (CE)" if line.name == "0" else line.name for line in lines]
+    axes.set_xticks(range(len(lines)), [name.replace("-", "\n").replace("_", "\n") for name in names])
     axes.set_xlabel("tau")
     axes.set_ylabel("test accuracy, %")
     axes.set_ylim(0)

@@ -11,12 +11,14 @@ import numpy as np
 from longtail import compare
 from longtail.files import hold_lock, write_atomically, write_between
 from longtail.logs import csv_text, load_log
-from longtail.metrics import SHOTS
+from longtail.metrics import SHOTS, none_if_nan
 from longtail.tables import markdown
 from reproduction import jobs, plan
-from reproduction.figures import Line, draw_losses, draw_overview, draw_steadiness, draw_tau
+from reproduction.figures import Contrast, Line, draw_differences, draw_overview, draw_steadiness, draw_tau
 from reproduction.jobs import HERE, Entry, Job, finished
 
+LOSS_TABLES = ("cifar100", "cifar100-fast", "cifar100-strong")  # of the picture of all losses
+BASELINE_NAMES = {"CE": "cross-entropy"}
 LISTED = 3  # best epochs that a cell names one by one
 LAST_EPOCHS = 10  # over which the deviation of a class's weight is taken
 PAGES = (HERE.parent / "README.md", HERE / "README.md")
@@ -275,12 +277,41 @@ def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
     return found
 
 
+def contrasts(entries: Iterable[Entry]) -> list[Contrast]:
+    """Return every finished loss beside the baseline of its imbalance and recipe, over the seeds that both have.
+
+    The baseline is the first that has finished: cross-entropy, which the tables have first.
+    """
+    baselines: dict[str, Entry] = {}
+    found: dict[str, list[Contrast]] = {}
+    for entry in entries:
+        if not finished(entry):
+            continue
+        batch = f", batch {entry.batch_size}" if entry.batch_size else ""
+        group = f"imbalance {entry.imbalance}, {entry.recipe} recipe{batch}"
+        baseline = baselines.setdefault(group, entry)
+        seeds = common_seeds(entry, baseline)
+        if entry is baseline or not seeds:
+            continue
+        name, runs = BASELINE_NAMES.get(baseline.loss_type, baseline.loss_type), setting(baseline)
+        reference = {}
+        for column, shot in enumerate(SHOTS):
+            share = none_if_nan(runs.accuracy[:, column].mean())
+            reach = "no such class" if share is None else show(list(runs.accuracy[:, column] / 100))
+            reference[shot] = f"{name}: {reach}"
+        published = None
+        if entry.published and baseline.published:
+            published = entry.published - baseline.published
+        contrast = Contrast(group, reference, setting(entry, seeds), setting(baseline, seeds), published)
+        found.setdefault(group, []).append(contrast)
+    return [contrast for group in found.values() for contrast in group]
+
+
 def draw() -> None:
     """Draw the pictures of README.md, as far as their runs have finished."""
-    tables = ("cifar100", "cifar100-strong", "cifar100-fast")
-    losses = lines([entry for table in tables for entry in plan.TABLES[table]], lambda entry: entry.label)
+    losses = contrasts([entry for table in LOSS_TABLES for entry in plan.TABLES[table]])
     if losses:
-        draw_losses(losses, jobs.RESULTS / "losses.png")
+        draw_differences(losses, jobs.RESULTS / "losses.png")
     taus = lines(plan.TABLES["tau"], lambda entry: "\n".join(filter(None, (entry.tau, entry.reduction))) or "0")
     if len(taus) > 1:
         draw_tau(taus, jobs.RESULTS / "tau.png")
