@@ -168,11 +168,12 @@ def test_dbm_margins_grow_with_rarity_and_with_the_difficulty_of_a_wrong_image()
 
 @pytest.mark.parametrize("cosine", [1.0, -1.0, 1 - 1e-7, -1 + 1e-7, 1 + 1e-6, -1 - 1e-6])
 def test_dbm_has_finite_gradients_at_the_smallest_and_the_largest_angle(cosine):
+    """Near 0 and pi the sine's gradient, which has no bound, is left out: 32 cos(margin) remains."""
     cosines = torch.tensor([[cosine, 0.1]], requires_grad=True)
     loss = DBMLoss([2, 1])(cosines, torch.tensor([0]))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(cosines.grad).all()
-    assert cosines.grad.abs().max() < 1e4
+    assert cosines.grad.abs().max() <= 32
 
 
 def test_difficulty_weighs_what_margins_move():
