@@ -55,6 +55,7 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
         counts = counts[:, :-1]
     shares = counts / counts.sum(1, keepdim=True)
     figure = new_figure(4.5 + 0.3 * counts.shape[1], 3 + 0.3 * len(counts))
+    figure.set_layout_engine("compressed")  # no wide margin beside cells that stay square
     axes = figure.subplots()
     image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     write_counts(axes, counts, shares)
@@ -62,10 +63,10 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
     axes.set_yticks(range(len(counts)), [shortened(names[c]) for c in classes])
     axes.set(xlabel="predicted as", ylabel="class")
     figure.suptitle(f"the {len(classes)} hardest of {len(names)} classes, the hardest on top")
-    figure.colorbar(image, fraction=0.03, label="share of the class")
+    figure.colorbar(image, fraction=0.03, pad=0.01, label="share of the class")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font lacks; it draws boxes
-        save_figure(figure, path, dpi=120)
+        save_figure(figure, path, dpi=120, bbox_inches="tight")
 
 
 def write_counts(axes: "Axes", counts: Tensor, shares: Tensor) -> None:
