@@ -357,3 +357,25 @@ def test_the_rate_rises_in_the_warm_up_and_falls_afterwards():
     assert schedule(0) == pytest.approx(0.01 / 1.01) and schedule(0.125) == pytest.approx(0.51 / 1.01)
     third = [1.0, 0.75, 0.25]  # (1 + cos) / 2 at 0, 60 and 120 degrees
     assert [schedule(epoch / 4 + 0.1) for epoch in (1, 2, 3)] == pytest.approx(third)
+
+
+def test_a_resumed_adamw_is_exact(data, tmp_path, monkeypatch, capsys):
+    """With two rates and a warm-up: broken off in the second of three epochs, then continued."""
+
+    def broken_off(training, epoch, runtime):
+        if epoch == 2:
+            raise OSError("the power is gone")
+        return train_epoch(training, epoch, runtime)
+
+    (tmp_path / "whole").mkdir()
+    settings = {"optimizer": "adamw", "lr": 0.001, "head_lr": 0.01, "warmup_epochs": 1, "num_epochs": 3}
+    whole = run(tmp_path / "whole", data, "x", **settings)
+    file = write_config(tmp_path, data, "x", **settings)
+    with monkeypatch.context() as patched:
+        patched.setattr("longtail.training.train_epoch", broken_off)
+        assert main(["--cfg", str(file)]) == 2
+    assert main(["--cfg", str(file), "--resume"]) == 0
+    first, second = last(whole), last(tmp_path / "x")
+    for part in ("feat_model", "classifier"):
+        assert all(torch.equal(value, second[part][key]) for key, value in first[part].items())
+    assert rows(whole) == rows(tmp_path / "x")
