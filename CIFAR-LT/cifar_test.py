@@ -43,7 +43,7 @@ from longtail.files import check_place, write_atomically
 from longtail.heads import HEADS
 from longtail.hits import count_with_hits, pack_hits
 from longtail.metrics import SHOT_SIZES, SHOTS, Batches, report
-from longtail.posthoc import STRENGTHS, LogitShift, best_of, exact, extract
+from longtail.posthoc import STRENGTHS, LogitShift, best_of, extract, without_bf16
 from resnet32 import ResNet32
 from teachers import logit_scale
 
@@ -240,7 +240,7 @@ def count_adjusted(
 
     strength = best_of(STRENGTHS, adjusted, extract(model, validation, runtime), num_classes, runtime)
     outputs = extract(model, test, runtime)
-    confusion, hits = count_with_hits(adjusted(strength), outputs, num_classes, exact(runtime))
+    confusion, hits = count_with_hits(adjusted(strength), outputs, num_classes, without_bf16(runtime))
     return confusion, hits, strength
 
 

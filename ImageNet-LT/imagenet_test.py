@@ -32,7 +32,7 @@ from longtail.devices import Runtime
 from longtail.files import write_atomically
 from longtail.hits import count_with_hits, pack_hits
 from longtail.metrics import SHOT_SIZES, SHOTS, report
-from longtail.posthoc import STRENGTHS, LogitShift, Outputs, best_of, exact, extract
+from longtail.posthoc import STRENGTHS, LogitShift, Outputs, best_of, extract, without_bf16
 from resnet10 import ImageNetModel, ScaledClassifier, tau_normalized
 
 EXPONENTS = [step / 10 for step in range(11)]  # of tau-normalisation, tried on the validation list
@@ -139,7 +139,7 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime, dra
         lists = {split: images for split, images in lists.items() if split != "train" or method == "ncm"}
     features = extract_features(config, model, lists, runtime)
     classifier, chosen = build_classifier(method, model.classifier, features, counts, runtime)
-    confusion, hits = count_with_hits(classifier, features["test"], config.num_classes, exact(runtime))
+    confusion, hits = count_with_hits(classifier, features["test"], config.num_classes, without_bf16(runtime))
     confusion = confusion.cpu()
     sums = runtime.sum(bin_sums(classifier, features["test"], runtime.device))
     if runtime.is_main:

@@ -46,8 +46,8 @@ def extract(model: nn.Module, batches: Batches, runtime: Runtime) -> Outputs:
     return parts
 
 
-def exact(runtime: Runtime) -> Runtime:
-    """Return the runtime without bf16, in which near scores tie, and a tie goes to the lower class."""
+def without_bf16(runtime: Runtime) -> Runtime:
+    """Return the runtime without bf16, in which near scores are equal, and of equal ones the lower class wins."""
     return dataclasses.replace(runtime, bf16=False)
 
 
@@ -60,7 +60,7 @@ def best_of(
     """
 
     def accuracy(value: float) -> float:
-        counts = count_correct(build(value).to(runtime.device), outputs, num_classes, exact(runtime))
+        counts = count_correct(build(value).to(runtime.device), outputs, num_classes, without_bf16(runtime))
         return round(balanced_accuracy(*counts), 9)  # equal up to rounding is equal
 
     return max(values, key=accuracy)

@@ -17,11 +17,12 @@ def markdown(rows: list[dict[str, str]], left: Collection[str]) -> str:
 
     Columns in `left` are aligned left, the others right, as numbers are.
     """
-    lines = [
-        "| " + " | ".join(rows[0]) + " |",
-        "|" + "".join("---|" if column in left else "--:|" for column in rows[0]),
-    ]
-    return "\n".join([*lines, *("| " + " | ".join(row.values()) + " |" for row in rows), ""])
+    columns = list(rows[0])
+    rules = ["---" if column in left else "--:" for column in columns]
+    lines = [f"| {' | '.join(columns)} |", f"|{'|'.join(rules)}|"]
+    for row in rows:
+        lines.append(f"| {' | '.join(row.values())} |")
+    return "\n".join([*lines, ""])
 
 
 def loss_label(arguments: dict[str, Any]) -> str:
@@ -88,11 +89,13 @@ def write_table(
         "--page", type=file_path, metavar="FILE", help="put the table between its marks in that page, such as README.md"
     )
     args = parser.parse_args(argv)
-    rows, notes = zip(
-        *(read_result(path, origin, lambda figures: (row(figures), note(figures))) for path in args.results),
-        strict=True,
-    )
-    text = markdown(list(rows), left) + "\n" + "".join(f"{line}\n" for line in sorted(set(notes)))
+    rows: list[dict[str, str]] = []
+    notes = set()
+    for path in args.results:
+        cells, line = read_result(path, origin, lambda figures: (row(figures), note(figures)))
+        rows.append(cells)
+        notes.add(line)
+    text = markdown(rows, left) + "\n" + "".join(f"{line}\n" for line in sorted(notes))
     if args.out:
         write_atomically(args.out, text.encode())
     if args.page and not write_between(args.page, *marks, text):
