@@ -8,7 +8,7 @@ import dataclasses
 import os
 import posixpath
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imagenet_decoding import SUFFIXES
 from longtail.cli import some
-from longtail.files import blob_id, check_file, read_text
+from longtail.files import blob_id, read_text
+from longtail.signals import raise_if_stopped
 
 SHOWN = 5  # missing images that an error names
-LARGEST_LIST = 1 << 28  # bytes; the 1.28 million lines of all of ImageNet-1k have 52 million
 LINE = re.compile(r"(.*[^\s,;])[\s,;]+([0-9]+)")  # path and label
+ENDING = "|".join(re.escape(suffix) for suffix in SUFFIXES)
+PATH_AND_COLUMN = re.compile(rf".*({ENDING})[\s,;]+[^\s,;]+", re.IGNORECASE)
+CLASS_FOLDERS_HOLD = 0.95  # of the training images: what is below has folders that mean something else
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,29 @@ class ImageList:
         return self.labels.bincount(minlength=num_classes).tolist()
 
     def class_names(self, num_classes: int) -> list[str]:
-        """Return the folder of each class's first image; ILSVRC names its folders by WordNet id."""
-        names = [""] * num_classes
+        """Return a name of its own for each class: the folder of its first image, with folders above it if need be.
+
+        ILSVRC names its folders by WordNet id. A class whose folders another one has too is called by its label.
+        """
+        folders: list[tuple[str, ...]] = [()] * num_classes
         for path, label in zip(reversed(self.names()), reversed(self.labels.tolist()), strict=True):
-            names[label] = path.split("/")[-2] if "/" in path else str(label)
-        return names
+            folders[label] = tuple(path.split("/")[:-1])
+        names = [str(label) for label in range(num_classes)]
+        unnamed = set(range(num_classes))
+        for depth in range(1, max(map(len, folders)) + 1):
+            short = ["/".join(parts[-depth:]) for parts in folders]
+            times = Counter(short[label] for label in unnamed)
+            for label in list(unnamed):
+                if folders[label] and times[short[label]] == 1:
+                    names[label] = short[label]
+                    unnamed.remove(label)
+        return distinct(names)
+
+
+def distinct(names: list[str]) -> list[str]:
+    """Return the names of the classes, each with its label behind it where another class has the same name."""
+    times = Counter(names)
+    return [f"{name} ({label})" if times[name] > 1 else name for label, name in enumerate(names)]
 
 
 def encode_paths(paths: Iterable[str]) -> np.ndarray:
@@ -80,7 +102,6 @@ def read_list(file: Path, root: Path, num_classes: int, repeats: bool = False) -
             f"{file} not found: data/ImageNet_LT/fetch_lists.py downloads the published lists, data/make_lists.py "
             "makes lists of your own images; train_list, val_list and test_list in the YAML name them"
         )
-    check_file(file, LARGEST_LIST)
     content = file.read_bytes()
     firsts: dict[str, tuple[int, int]] = {}
     paths, labels, repeated = [], [], ""
@@ -132,6 +153,8 @@ def parse_line(line: str, num_classes: int) -> tuple[str, int]:
             f"{line[:80]!r} is not `path label` with a whole number for a label (a heading must start with #)"
         )
     path, label = match[1], int(match[2])
+    if PATH_AND_COLUMN.fullmatch(path) and not path.lower().endswith(SUFFIXES):
+        raise ValueError(f"lines have three columns, such as {line[:80]!r}: write `path label`, without the third")
     if label >= num_classes:
         raise ValueError(f"label {label} must lie between 0 and {num_classes - 1} (num_classes {num_classes})")
     if "\\" in path:
@@ -158,10 +181,10 @@ def read_class_names(file: Path, num_classes: int) -> list[str]:
         raise FileNotFoundError(
             f"class_list {file} not found: each of its lines names a class; without class_list, folders name them"
         )
-    names = [line.strip() for line in read_text(file, LARGEST_LIST).splitlines()]
+    names = [line.strip() for line in read_text(file).splitlines()]
     if len(names) != num_classes:
         raise ValueError(f"{file} names {len(names)} classes, but num_classes is {num_classes}")
-    return names
+    return distinct(names)
 
 
 def check_classes(images: ImageList, num_classes: int) -> None:
@@ -215,6 +238,47 @@ def check_leaks(*lists: ImageList) -> None:
         list_of |= dict.fromkeys(images.names(), images)
 
 
+def class_folders(train: ImageList) -> dict[str, int]:
+    """Return the label of each class's folder in a training list, or nothing if folders do not name its classes.
+
+    They do if each class has one folder of its own, but for a few lines at most.
+    """
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for path, label in zip(train.names(), train.labels.tolist(), strict=True):
+        counts[folder_of(path)][label] += 1
+    labels = {folder: labels.most_common(1)[0][0] for folder, labels in counts.items()}
+    held = sum(labels.most_common(1)[0][1] for labels in counts.values())
+    if len(set(labels.values())) < len(labels) or held < CLASS_FOLDERS_HOLD * len(train):
+        return {}
+    return labels
+
+
+def check_folders(train: ImageList, *others: ImageList, named: bool = False) -> None:
+    """Raise ValueError for the first image whose label is not that of its folder, where folders name the classes.
+
+    A class that is numbered otherwise in another list would be learned as one and measured as another. If a file names
+    the classes (`named`), folders need not: then only a list in which most images contradict is refused.
+    """
+    labels = class_folders(train)
+    for images in (train, *others):
+        pairs = list(zip(images.names(), images.labels.tolist(), strict=True))
+        wrong = [(path, label) for path, label in pairs if labels.get(folder_of(path), label) != label]
+        if not wrong or (named and len(wrong) <= len(pairs) / 2):
+            continue
+        path, label = wrong[0]
+        folder = folder_of(path)
+        raise ValueError(
+            f"{images.file}: {path} has label {label}, but the folder {folder} has label {labels[folder]} in "
+            f"{train.file} ({len(wrong)} such lines): number the classes alike in all lists, or, if folders do not "
+            "name them, let a file do so: class_list in the YAML"
+        )
+
+
+def folder_of(path: str) -> str:
+    """Return the name of the folder that an image is in."""
+    return posixpath.basename(posixpath.dirname(path))
+
+
 def flattened(path: str) -> str:
     """Return val/X for val/<wnid>/X."""
     parts = path.split("/")
@@ -231,6 +295,7 @@ def find_present(root: Path, paths: Iterable[str]) -> set[str]:
         paths_in[posixpath.dirname(path)].append(path)
     found: set[str] = set()
     for folder, inside in paths_in.items():
+        raise_if_stopped()
         try:
             present = set(os.listdir(root / folder))
         except (FileNotFoundError, NotADirectoryError):

@@ -19,7 +19,7 @@ from backbones import (
 )
 from cdb_loss import CDBLoss
 from imagenet_config import PUBLISHED, Config
-from imagenet_lists import ImageList, check_classes, check_leaks, locate, read_class_names
+from imagenet_lists import ImageList, check_classes, check_folders, check_leaks, locate, read_class_names
 from imagenet_run import BEST, image_loader, read_configured_list
 from imagenet_sampling import class_probabilities
 from imagenet_transforms import MEAN, STD
@@ -77,6 +77,7 @@ def read_lists(config: Config, runtime: Runtime) -> tuple[ImageList, ...]:
         line = absent_classes_line(config, absent, lists[1].file, "`difficulty: smoothed` in the YAML")
         if line:
             runtime.say(line)
+    check_folders(*lists, named=config.class_list is not None)
     located = locate(*lists)
     check_leaks(*located)
     return located

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from image_builders import SPLITS, make_folder
-from imagenet_lists import check_classes, check_leaks, locate, parse_line, read_list
+from imagenet_lists import check_classes, check_folders, check_leaks, locate, parse_line, read_class_names, read_list
 
 
 @pytest.fixture
@@ -178,8 +178,95 @@ def test_published_lists_are_accepted(shared_data):
         assert images.class_names(1000)[0] == "n01440764"
 
 
-def test_a_list_of_absurd_size_is_not_read(folder):
-    with open(folder / "huge.txt", "wb") as file:
-        file.truncate(1 << 40)
-    with pytest.raises(ValueError, match="huge.txt has 1,099,511,627,776 bytes"):
-        read_list(folder / "huge.txt", folder, 3)
+@pytest.mark.parametrize(
+    "line",
+    ["train/a.jpg 3 45", "train/a.jpg,3,45", "a b/c.PNG\tdog\t1", "train/a.JPEG 0.5 1", "a.jpg 0 2"],
+)
+def test_three_columns_are_told_with_an_example(line, folder):
+    (folder / "three.txt").write_text(f"# a comment\n{line}\n")
+    with pytest.raises(ValueError) as error:
+        read_list(folder / "three.txt", folder, 3)
+    assert "three.txt, line 2: lines have three columns" in str(error.value) and repr(line) in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["a.jpg.png 1", "a b.jpg c.jpg 1", "no ending at all 1", "v1.jpg/x 1", "a.jpg(2) 1"])
+def test_two_columns_may_look_like_three(line):
+    path, label = parse_line(line, 3)
+    assert f"{path} {label}" == line
+
+
+def make_lists_of(folder, **lines: list[str]):
+    """Lists with these lines, in the order given."""
+    for name, content in lines.items():
+        (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in content))
+    return [read_list(folder / f"{name}.txt", folder, 3, repeats=True) for name in lines]
+
+
+TRAIN = ["train/cat/1.jpg 0", "train/cat/2.jpg 0", "train/dog/1.jpg 1", "train/eel/1.jpg 2"]
+
+
+def test_a_list_that_numbers_the_classes_in_another_order_is_named(folder):
+    train, val = make_lists_of(folder, a=TRAIN, b=["val/cat/7.jpg 0", "val/dog/7.jpg 2", "val/eel/7.jpg 1"])
+    for named in (False, True):
+        with pytest.raises(ValueError) as error:
+            check_folders(train, val, named=named)
+        message = str(error.value)
+        assert "b.txt: val/dog/7.jpg has label 2, but the folder dog has label 1 in" in message and "a.txt" in message
+        assert "(2 such lines)" in message
+    check_folders(train, *make_lists_of(folder, b=["val/cat/7.jpg 0", "val/dog/7.jpg 1", "val/other/7.jpg 0"]))
+
+
+def test_a_few_corrected_labels_are_right_where_a_file_names_the_classes(folder):
+    train, val = make_lists_of(folder, a=TRAIN, b=["v/cat/7.jpg 0", "v/dog/7.jpg 2", "v/eel/7.jpg 2"])
+    check_folders(train, val, named=True)
+    with pytest.raises(ValueError, match="v/dog/7.jpg has label 2"):
+        check_folders(train, val)
+
+
+def test_a_line_that_contradicts_its_own_list_is_named(folder):
+    """One of 21 lines: the other 20 say which folder is whose."""
+    lines = [f"train/cat/{number}.jpg 0" for number in range(20)] + ["train/dog/1.jpg 1", "train/cat/odd.jpg 1"]
+    with pytest.raises(ValueError, match=r"train/cat/odd.jpg has label 1, but the folder cat has label 0 .* \(1 such"):
+        check_folders(*make_lists_of(folder, a=lines))
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        # folders by place, as cameras have them: the second one is of one class by chance
+        (["a/1.jpg 0", "a/2.jpg 1", "b/1.jpg 2"], ["b/9.jpg 0"]),
+        # by patient: each has one class in training, and two patients the same
+        (["p1/1.jpg 0", "p2/1.jpg 0", "p3/1.jpg 1", "p4/1.jpg 2"], ["p1/2.jpg 1"]),
+        # labels with noise
+        (["cat/1.jpg 0", "cat/2.jpg 0", "cat/3.jpg 1", "dog/1.jpg 1", "dog/2.jpg 0", "eel/1.jpg 2"], ["eel/2.jpg 0"]),
+        # all in one folder
+        (["imgs/1.jpg 0", "imgs/2.jpg 1", "imgs/3.jpg 2"], ["imgs/4.jpg 1"]),
+        # Places' outdoor and indoor below several classes, and its flat validation folder
+        (["abbey/outdoor/1.jpg 0", "bank/outdoor/1.jpg 1", "canal/1.jpg 2"], ["val/1.jpg 1", "outdoor/2.jpg 1"]),
+        # iNaturalist's numbers
+        (["train/Aves/10/1.jpg 0", "train/Aves/2/1.jpg 1", "train/Fungi/7/1.jpg 2"], ["val/Aves/10/5.jpg 0"]),
+    ],
+)
+def test_folders_that_do_not_name_the_classes_say_nothing(train, val, folder):
+    check_folders(*make_lists_of(folder, a=train, b=val))
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        (TRAIN, ["cat", "dog", "eel"]),
+        (["imgs/1.jpg 0", "imgs/2.jpg 1", "imgs/3.jpg 2"], ["0", "1", "2"]),
+        (["1.jpg 0", "2.jpg 1", "3.jpg 2"], ["0", "1", "2"]),
+        (["t/abbey/out/1.jpg 0", "t/bank/out/1.jpg 1", "t/canal/1.jpg 2"], ["abbey/out", "bank/out", "canal"]),
+        (["imgs/1.jpg 0", "2/2.jpg 1", "imgs/3.jpg 2"], ["0", "2 (1)", "2 (2)"]),
+    ],
+)
+def test_two_classes_never_share_a_name(lines, names, folder):
+    (images,) = make_lists_of(folder, a=lines)
+    assert images.class_names(3) == names and len(set(names)) == 3
+
+
+def test_names_that_a_file_has_twice_get_their_labels(folder):
+    """ImageNet's names have two cranes."""
+    (folder / "names.txt").write_text("crane\nheron\ncrane\n")
+    assert read_class_names(folder / "names.txt", 3) == ["crane (0)", "heron", "crane (2)"]
