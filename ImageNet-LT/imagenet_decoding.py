@@ -6,6 +6,7 @@ import math
 import random
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +39,8 @@ TURNS = {
 }
 TORCHVISION = re.compile(r"^decode_jpeg, \S+\.cpp:\d+, ")  # stands before torchvision's reasons
 WHITE = 65535  # the grey value of 16 bits that becomes 255
+SAMPLE = 200  # images that are looked at before a training
+DARK = 4  # times as bright as the brightest image is white where a remark is due
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop; Szegedy et al., CVPR 2015
 LOG_RATIO = (math.log(RATIO[0]), math.log(RATIO[1]))
 MOST_TEXT = 1 << 26  # bytes of comments or of a colour profile in a PNG
@@ -195,6 +198,34 @@ def has_sixteen_bits(image: Image.Image) -> bool:
     """Return whether an image opened by Pillow holds grey values of 16 bits."""
     # Pillow opens some 16-bit files of these two formats as 32 bits
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def grey_line(files: Sequence[Path], white_level: int = WHITE) -> str:
+    """Return a remark if images of 16 bits use few grey levels, as those with 12 bits or millimetres do, or too many.
+
+    Some of the files are looked at, evenly spread. The line is empty if nothing is to be said.
+    """
+    step = max(1, len(files) // SAMPLE)
+    brightest = []
+    for path in files[::step]:
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                if has_sixteen_bits(image):
+                    brightest.append(int(np.asarray(image).max()))
+        except Exception:  # a decoder may raise anything over a damaged file; training will name it
+            continue
+    largest = max(brightest, default=white_level)
+    found = f"{len(brightest)} of {len(files[::step])} images that were looked at hold grey values of 16 bits"
+    if largest > white_level:
+        return f"{found}, up to {largest}: what is brighter than white_level {white_level} becomes white"
+    if largest * DARK >= white_level:
+        return ""
+    fitting = max(255, 2 ** largest.bit_length() - 1)
+    levels = largest * 255 // white_level + 1
+    return (
+        f"{found}, none above {largest}, so that they use {levels} of 256 grey levels: white_level: {fitting} in the "
+        "YAML would use more"
+    )
 
 
 def to_bytes(values: np.ndarray, image: Image.Image, white_level: int) -> np.ndarray:

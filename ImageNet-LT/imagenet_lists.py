@@ -50,6 +50,10 @@ class ImageList:
         """Return where an image is."""
         return os.path.join(self.root, os.fsdecode(self.paths[index]))
 
+    def files(self) -> list[Path]:
+        """Return where the images are."""
+        return [self.root / name for name in self.names()]
+
     def names(self) -> list[str]:
         """Return the paths below `root`."""
         return [os.fsdecode(path) for path in self.paths]

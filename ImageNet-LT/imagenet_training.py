@@ -19,6 +19,7 @@ from backbones import (
 )
 from cdb_loss import CDBLoss
 from imagenet_config import PUBLISHED, Config
+from imagenet_decoding import grey_line
 from imagenet_lists import ImageList, check_classes, check_folders, check_leaks, locate, read_class_names
 from imagenet_run import BEST, image_loader, read_configured_list
 from imagenet_sampling import class_probabilities
@@ -80,6 +81,9 @@ def read_lists(config: Config, runtime: Runtime) -> tuple[ImageList, ...]:
     check_folders(*lists, named=config.class_list is not None)
     located = locate(*lists)
     check_leaks(*located)
+    line = grey_line(located[0].files(), config.white_level)
+    if line:
+        runtime.say(line)
     return located
 
 

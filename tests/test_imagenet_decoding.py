@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torchvision.io
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from image_builders import encoded, evaluation_view, pixels, training_view
-from imagenet_decoding import EncodedImage, has_more_frames
+from imagenet_decoding import EncodedImage, grey_line, has_more_frames
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -45,6 +46,46 @@ def test_sixteen_bits_of_other_writers():
     assert np.array_equal(pixels(encoded(big_endian, "TIFF"))[..., 1], np.round(RAMP / 257))
     color = pixels(cv2.imencode(".png", np.stack([RAMP, RAMP, RAMP], 2))[1].tobytes())
     assert np.abs(color[..., 0] - RAMP / 257).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_a_white_level_of_12_bits(kind):
+    """4095 is white, 2048 the middle (127.53), and what is above is white too; 0 stays black."""
+    values = np.array([[0, 8, 2048, 4095, 5000]], dtype=np.uint16)
+    image = EncodedImage(encoded(Image.fromarray(values), kind), white_level=4095)
+    assert image.decode()[0, 0].tolist() == [0, 0, 128, 255, 255]
+    assert pixels(encoded(Image.fromarray(values), kind))[0, :, 0].tolist() == [0, 0, 8, 16, 19]
+
+
+@pytest.mark.parametrize(
+    ("brightest", "white_level", "words"),
+    [
+        (4095, 65535, ("3 of 4 images", "none above 4095", "use 16 of 256 grey levels", "white_level: 4095 in")),
+        (2300, 65535, ("none above 2300", "use 9 of 256 grey levels", "white_level: 4095 in")),
+        (16383, 65535, ("white_level: 16383 in",)),
+        (5000, 4095, ("3 of 4 images", "up to 5000", "brighter than white_level 4095")),
+        (16384, 65535, ()),
+        (65535, 65535, ()),
+        (4095, 4095, ()),
+        (0, 65535, ("none above 0", "use 1 of 256", "white_level: 255 in")),
+    ],
+)
+def test_what_is_said_of_sixteen_bits(brightest, white_level, words, tmp_path):
+    files = [tmp_path / name for name in ("a.png", "b.tif", "c.ppm", "d.jpg")]
+    for file, kind in zip(files[:3], ("PNG", "TIFF", "PPM"), strict=True):
+        file.write_bytes(encoded(Image.fromarray(np.full((4, 4), brightest, np.uint16)), kind))
+    files[3].write_bytes(encoded(quarters()))
+    line = grey_line(files, white_level)
+    assert all(word in line for word in words) and bool(line) == bool(words)
+
+
+def test_a_png_with_much_text_and_a_large_profile(tmp_path):
+    """2 MB of each; Pillow alone refuses more than 1 MB."""
+    text = PngInfo()
+    text.add_text("comment", "x" * 2_000_000, zip=True)
+    rng = np.random.default_rng(0)
+    content = encoded(quarters(), "PNG", pnginfo=text, icc_profile=rng.bytes(2_000_000))
+    assert np.array_equal(pixels(content), np.asarray(quarters()))
 
 
 def test_floats_are_multiplied_by_255():

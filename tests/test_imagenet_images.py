@@ -1,6 +1,7 @@
 """Views of an image against Pillow and torchvision, odd and damaged files, and workers that change nothing."""
 
 import io
+import math
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,8 +26,10 @@ from imagenet_transforms import (
     adjust_brightness,
     adjust_contrast,
     adjust_saturation,
+    augment,
     jitter,
     normalize,
+    resize,
 )
 from longtail.devices import Runtime
 
@@ -158,6 +162,62 @@ def test_crops_have_the_area_and_shape_of_the_recipe():
     assert np.median(ratios) == pytest.approx(1, abs=0.03)  # uniform in its logarithm
     assert all(0 <= top <= 400 - height and 0 <= left <= 400 - width for top, left, height, width in crops)
     assert random_crop(10, 1000, rng) == (0, 493, 10, 13)  # nothing of that shape fits: the middle, 4:3
+
+
+@pytest.fixture
+def small_crops(monkeypatch) -> list[Crop]:
+    """10,000 crops of an image of 2,000 x 2,000 pixels, of at most half of its area, so that any shape fits."""
+    monkeypatch.setattr("imagenet_decoding.AREA", (0.08, 0.5))
+    rng = random.Random(1)
+    return [random_crop(2000, 2000, rng) for _ in range(10_000)]
+
+
+def test_crops_lie_anywhere(small_crops):
+    """Where a crop starts is uniform over all positions that hold it: mean 1/2, variance 1/12 of the range."""
+    tops = [crop.top / (2000 - crop.height) for crop in small_crops]
+    lefts = [crop.left / (2000 - crop.width) for crop in small_crops]
+    for starts in (tops, lefts):
+        assert min(starts) < 0.01 and max(starts) > 0.99
+        assert np.mean(starts) == pytest.approx(1 / 2, abs=0.012)
+        assert np.var(starts) == pytest.approx(1 / 12, abs=0.003)
+
+
+def test_as_many_crops_are_tall_as_wide(small_crops):
+    """Uniform in the logarithm, half of the ratios lie below 1, and a quarter below sqrt(3/4).
+
+    Uniform in the ratio itself it would be 0.43 and 0.20.
+    """
+    ratios = np.array([crop.width / crop.height for crop in small_crops])
+    assert (ratios < 1).mean() == pytest.approx(1 / 2, abs=0.02)
+    assert (ratios < math.sqrt(3 / 4)).mean() == pytest.approx(1 / 4, abs=0.018)
+
+
+def test_shrinking_is_pillows():
+    """256 to 64 pixels of noise: without the wider filter three of four rows would be left out."""
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(noise).resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
+    small = resize(torch.from_numpy(noise).permute(2, 0, 1), 64, 64).permute(1, 2, 0).numpy()
+    assert np.abs(small - expected).max() <= 2
+
+
+def test_jitter_comes_in_every_order(monkeypatch):
+    """Three changes have six orders. That 60 draws miss one of them has a probability of 6 * (5/6) ** 60 = 0.0001."""
+    calls = []
+    for name in ("brightness", "contrast", "saturation"):
+        change = partial(lambda image, factor, name: calls.append(name) or image, name=name)
+        monkeypatch.setattr(f"imagenet_transforms.adjust_{name}", change)
+    for seed in range(60):
+        jitter(np.zeros((4, 4, 3), np.uint8), random.Random(seed))
+    orders = {tuple(calls[start : start + 3]) for start in range(0, 180, 3)}
+    assert len(calls) == 180 and len(orders) == 6
+
+
+def test_every_second_view_is_mirrored():
+    """4,000 draws: 0.5 within four standard errors of 0.008."""
+    crop = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    crop[:, :, 2:] = 255
+    mirrored = [augment(crop, 4, random.Random(seed))[0, 0, 0] > 100 for seed in range(4000)]
+    assert np.mean(mirrored) == pytest.approx(0.5, abs=0.032)
 
 
 def test_half_of_the_views_are_mirrored():
