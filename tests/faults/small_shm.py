@@ -2,8 +2,8 @@
 
     python tests/faults/small_shm.py            # needs Linux and a mount namespace of its own (root)
 
-Four processes read 224x224 images in batches of 512: two batches that wait are 154 MB, more than /dev/shm holds. The
-run must end with exit code 0. Where /dev/shm can hold no file at all it must end with one line and exit code 2, and
+Four processes read 224x224 images in batches of 64: eight units of work that wait are 77 MB, more than /dev/shm holds.
+The run must end with exit code 0. Where /dev/shm can hold no file at all it must end with one line and exit code 2, and
 name --workers 0.
 """
 
@@ -24,7 +24,7 @@ SETTINGS = """num_classes: 3
 image_size: 224
 test_resize: 256
 num_epochs: 1
-batch_size: 512
+batch_size: 64
 lr: 0.01
 workers: 4
 device: cpu
@@ -45,7 +45,7 @@ def outcome(folder: Path, mount: str, name: str) -> subprocess.CompletedProcess:
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_folder(folder / "data", {"train": [900, 300, 100], "val": [20, 20, 20], "test": [20, 20, 20]})
+        make_folder(folder / "data", {"train": [300, 100, 60], "val": [9, 9, 9], "test": [9, 9, 9]})
         small = outcome(folder, MOUNT, "small")
         print(f"/dev/shm of 64 MB: exit code {small.returncode}, {small.stdout.splitlines()[-1:]}{small.stderr}")
         none = outcome(folder, NO_FILES, "none")
