@@ -103,9 +103,9 @@ def test_a_signal_stops_and_too_little_memory_does_not_fail(place):
 
 def test_every_part_has_checks():
     assert {part: len(checks) for part, checks in run.parts().items()} == {
-        "numbers": 6,
+        "numbers": 7,
         "ways": 6,
-        "speed": 7,
+        "speed": 10,
         "run": 1,
     }
 
@@ -119,6 +119,25 @@ def test_equal_devices_agree_and_others_do_not(place, monkeypatch):
     monkeypatch.setattr(agreement, "one_step", lambda *_: next(steps))
     outcome = small(place)
     assert not outcome.passed and "gradients 5.8e-02" in outcome.found
+
+
+def test_a_convolution_that_is_wrong_in_bf16_is_named(place, monkeypatch):
+    """Of ResNet-32: the first, then 16, 32 and 64 channels, and two from one width to the next.
+
+    bf16 keeps 8 bits: half of the last is 2 ** -9, 0.2 %, in each output. One that is 10 % too large is told.
+    """
+    small = partial(agreement.convolutions_in_bf16, lambda: ResNet32(10), (2, 3, 16, 16))
+    outcome = small(place)
+    assert outcome.passed and outcome.found.startswith("6 convolutions")
+    right = agreement.convolve
+
+    def wrong(weight, module, inputs, dtype):
+        factor = 1.1 if dtype == torch.bfloat16 and module.stride == (2, 2) else 1
+        return [factor * value for value in right(weight, module, inputs, dtype)]
+
+    monkeypatch.setattr(agreement, "convolve", wrong)
+    outcome = small(place)
+    assert not outcome.passed and "at most 10 %: Conv2d(" in outcome.found and "stride=(2, 2)" in outcome.found
 
 
 @pytest.mark.parametrize(
@@ -160,10 +179,8 @@ def test_ways_on_the_cpu(place, monkeypatch):
 def test_speeds_on_the_cpu(place, monkeypatch):
     monkeypatch.setattr(speed, "WORKERS", (0,))
     assert "ratio" in speed.cifar(8, False, place, batches=1, rounds=1).found
-    assert (
-        "samples/s"
-        in speed.steps(lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), (2, 3, 4, 4), 4, place, batches=1).found
-    )
+    small = partial(speed.steps, lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), (2, 3, 4, 4), 4, place)
+    assert "samples/s, fp32" in small(precision="fp32", batches=1).found
     assert re.search(r"with [0-9]+ workers", speed.images_from_files(place, size=32, batch=4, batches=2, files=2).found)
 
 

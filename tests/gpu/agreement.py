@@ -29,6 +29,7 @@ TIMES, FLOOR = (
     10,
     1e-6,
 )  # a GPU may be this many times as far from float64 as the CPU's fp32; relative distances below the floor pass
+BF16_DISTANCE = 0.02  # relative; bf16 rounds by at most 2 ** -9, and some versions of cuDNN convolve wrongly in it
 STEPS, EARLY = 30, 10
 EARLY_LOSSES, MEAN_LOSS = (
     0.02,
@@ -147,10 +148,59 @@ def clip_network(num_classes: int = 19) -> ResNeXt3D:
     return model
 
 
+def convolutions_of(
+    build: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    """Return the different convolutions of a network and the shapes of their inputs, by their descriptions."""
+    found: dict[str, tuple[nn.Module, tuple[int, ...]]] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        size = tuple(inputs[0].shape)
+        found[f"{module} of {'x'.join(map(str, size))}"] = (module, size)
+
+    with torch.device("meta"):
+        model = build()
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                module.register_forward_pre_hook(note)
+        model.eval()(torch.empty(shape))
+    return found
+
+
+def convolve(weight: Tensor, module: nn.Module, inputs: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Return output and the gradients of input and weight of a convolution in `dtype`, of the sum of squares."""
+    function = nn.functional.conv3d if isinstance(module, nn.Conv3d) else nn.functional.conv2d
+    inputs, weight = (value.detach().to(dtype).requires_grad_() for value in (inputs, weight))
+    output = function(inputs, weight, None, module.stride, module.padding, module.dilation, module.groups)
+    output.float().square().sum().backward()
+    return [output, inputs.grad, weight.grad]
+
+
+def convolutions_in_bf16(build: Callable[[], nn.Module], shape: tuple[int, ...], place: Place) -> Outcome:
+    """Compare each convolution of a network in bf16 with itself in fp32: its output, and both gradients."""
+    generator = torch.Generator().manual_seed(0)
+    distances = {}
+    with exact_fp32():
+        for name, (module, size) in convolutions_of(build, shape).items():
+            # numbers that bf16 has, so that only the convolution differs
+            weight = torch.randn(module.weight.shape, generator=generator).bfloat16().float().to(place.device)
+            inputs = torch.randn(size, generator=generator).bfloat16().float().to(place.device)
+            exact = convolve(weight, module, inputs, torch.float)
+            rounded = convolve(weight, module, inputs, torch.bfloat16)
+            distances[name] = max(map(distance, rounded, exact))
+    worst = max(distances, key=distances.__getitem__)
+    return Outcome(
+        f"{len(distances)} convolutions, from fp32 at most {100 * distances[worst]:.2g} %: {worst}",
+        f"at most {100 * BF16_DISTANCE:g} %",
+        distances[worst] <= BF16_DISTANCE,
+    )
+
+
 CHECKS: Checks = {
     "ResNet-32": partial(network, lambda: ResNet32(100), (32, 3, 32, 32)),
     "ResNet-10": partial(network, lambda: ImageNetModel(1000), (8, 3, 224, 224)),
     "3D-ResNeXt-101": partial(network, clip_network, (2, 3, 10, 112, 112)),
+    "3D-ResNeXt-101's convolutions in bf16": partial(convolutions_in_bf16, lambda: ResNeXt3D(19), (2, 3, 10, 112, 112)),
     "CIFAR-LT's recipe": partial(recipe, prepare_cifar, STEPS),
     "ImageNet-LT's recipe": partial(recipe, prepare_imagenet, STEPS),
     "EGTEA's recipe": partial(recipe, prepare_egtea, STEPS),

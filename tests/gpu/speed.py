@@ -16,7 +16,6 @@ from torch import nn
 
 from benchmarks import cifar_step
 from cifar_dataset import ImageSet
-from egtea_dataset import memory_format
 from gpu import small_data
 from gpu.check import Checks, Outcome, Place, can_compile
 from imagenet_lists import ImageList, encode_paths
@@ -28,6 +27,7 @@ from longtail.training import Training, train_epoch
 from resnet10 import ImageNetModel
 from resnext3d import ResNeXt3D
 
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}  # of clips
 ROUNDS, WORKERS = 5, (2, 8)  # the conventional pipeline gets the better number of workers
 
 
@@ -113,12 +113,17 @@ def input_share(images: ImageSet, batch: int, runtime: Runtime, batches: int, im
 
 
 def steps(
-    build: Callable[[], nn.Module], shape: tuple[int, ...], classes: int, place: Place, batches: int = 10
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    classes: int,
+    place: Place,
+    layout: torch.memory_format = torch.channels_last,
+    precision: str = "auto",
+    batches: int = 10,
 ) -> Outcome:
     """A network's training step on what is on the device already."""
     reset(place.device)
-    with start_runtime(device=place.device) as runtime:
-        layout = torch.channels_last if len(shape) == 4 else memory_format(runtime.device)
+    with start_runtime(precision=precision, device=place.device) as runtime:
         noise = torch.randn(shape, device=runtime.device).contiguous(memory_format=layout)
         labels = torch.arange(shape[0], device=runtime.device) % classes
         training = build_training(build().to(runtime.device, memory_format=layout), classes)
@@ -165,6 +170,12 @@ CHECKS: Checks = {
         for compiled in (False, True)
     },
     "ResNet-10, 224 pixels, batch 512": partial(steps, lambda: ImageNetModel(1000), (512, 3, 224, 224), 1000),
-    "3D-ResNeXt-101, 10 frames of 224 pixels, batch 8": partial(steps, lambda: ResNeXt3D(19), (8, 3, 10, 224, 224), 19),
+    **{
+        f"3D-ResNeXt-101, 10 frames of 224 pixels, batch 8, {name}, {precision}": partial(
+            steps, lambda: ResNeXt3D(19), (8, 3, 10, 224, 224), 19, layout=layout, precision=precision
+        )
+        for name, layout in LAYOUTS.items()
+        for precision in ("fp32", "bf16")
+    },
     "ResNet-10 with images from files": images_from_files,
 }
