@@ -40,7 +40,7 @@ types:   ## check the types (mypy): strictly in longtail/ and the loss, the scri
 	@for folder in CIFAR-LT ImageNet-LT EGTEA; do \
 		MYPYPATH=.:$$folder:$$folder/data $(RUN) -m mypy $(UNTYPED) $$folder || exit 1; done
 
-faults: $(VENV)/ready   ## kill, stop and starve runs, feed them bad files, and see that nothing is lost (about half an hour)
+faults: $(VENV)/ready   ## kill, stop and starve runs, and see that nothing is lost (about 20 minutes)
 	$(RUN) tests/faults/run.py
 
 # A Python named on the command line is used as it is: a machine with a GPU has its own PyTorch, and may have no network.

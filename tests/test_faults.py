@@ -18,6 +18,7 @@ from faults import run as faults
             "notices_a_write_in_place",
             "notices_a_hanging_run",
             "notices_a_leak",
+            "notices_runs_that_nothing_stopped",
         ),
         ("restarted",),
     ],

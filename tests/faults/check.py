@@ -98,6 +98,13 @@ def notices_a_hanging_run(work: Path, rng: random.Random) -> None:
     assert faults.ended(faults.start(hanging, faults.fresh(work))) == faults.HUNG
 
 
+def notices_runs_that_nothing_stopped(work: Path, rng: random.Random) -> None:
+    """A run that ends at once cannot be stopped: it does not count as survived."""
+    ending = faults.Experiment("ending", lambda flags: 0, lambda folder: [])
+    row = faults.stopped(ending, 1, work, rng)
+    assert (row.tried, row.losses) == (0, ["only 0 of 10 runs were stopped, the others had ended"])
+
+
 CHECKS: tuple[Callable[[Path, random.Random], None], ...] = (
     killed,
     stopped,
@@ -109,6 +116,7 @@ CHECKS: tuple[Callable[[Path, random.Random], None], ...] = (
     notices_other_weights,
     notices_a_hanging_run,
     notices_a_leak,
+    notices_runs_that_nothing_stopped,
 )
 NAMES = [check.__name__ for check in CHECKS]
 

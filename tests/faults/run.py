@@ -1,4 +1,4 @@
-"""Break runs on purpose, and see that nothing is lost: kills, full disks, dead partners, bad files, long runs.
+"""Break runs on purpose, and see that nothing is lost: kills, full disks, dead partners, long runs.
 
     make faults                                              all of it, in about half an hour on one core
     python tests/faults/run.py --kind "CIFAR-LT killed" --count 20 --seed 7
@@ -52,6 +52,7 @@ CIFAR = ROOT / "CIFAR-LT/cifar_train.py"
 DIGITS = ("--dataset", "digits", "--imbalance", "100")
 TIMES = ("seconds", "images_per_second")  # columns of a log that differ from run to run
 KILLS_A_RUN = 8  # then it may finish: kills in the first epoch would go on for ever
+MOST_STARTS = 10  # for one run that a signal stops
 LONGEST_SECONDS = 600  # of a process; then it hangs, and is killed
 HUNG = -999  # no process's exit code
 PARTNER_SECONDS = 60  # for a job to notice that one of its processes died
@@ -337,10 +338,18 @@ def killed(experiment: Experiment, count: int, work: Path, rng: random.Random) -
 
 
 def stopped(experiment: Experiment, count: int, work: Path, rng: random.Random) -> Row:
-    """SIGTERM or SIGINT at any instant of the training: exit code 143 or 130, one line, resumed to the same end."""
+    """Stop runs by SIGTERM or SIGINT at any instant: exit code 143 or 130, one line, and the same end when resumed.
+
+    A run that had ended before the signal reached it was not stopped, and does not count.
+    """
     reference, seconds = uninterrupted(experiment, work)
     row = Row(f"{experiment.name} stopped by a signal", 0, [])
-    for _ in tqdm(range(count), row.kind, leave=False, disable=None):
+    starts = 0
+    while row.tried < count:
+        starts += 1
+        if starts > MOST_STARTS * count:
+            row.losses.append(f"only {row.tried} of {starts - 1} runs were stopped, the others had ended")
+            break
         folder, number = fresh(work), rng.choice((signal.SIGTERM, signal.SIGINT))
         child = start(experiment, folder)
         while alive(child) and not list(folder.glob("*.json")):
@@ -349,10 +358,12 @@ def stopped(experiment: Experiment, count: int, work: Path, rng: random.Random) 
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
         code = ended(child)
-        row.tried += 1
-        if code and (code != 128 + number or error_of(folder).count("\n") != 1 or "--resume" not in error_of(folder)):
-            row.losses.append(f"{signal.Signals(number).name}: exit code {code}, {error_of(folder)!r}")
-        row.losses += unreadable(folder) + resumed(experiment, folder, reference)
+        if code != 0:
+            row.tried += 1
+            error = error_of(folder)
+            if code != 128 + number or error.count("\n") != 1 or "--resume" not in error:
+                row.losses.append(f"{signal.Signals(number).name}: exit code {code}, {error!r}")
+            row.losses += unreadable(folder) + resumed(experiment, folder, reference)
         shutil.rmtree(folder.parent)
     return row
 
@@ -617,18 +628,6 @@ def long_run(epochs: int, work: Path, growth: float = MEMORY_GROWTH) -> Row:
 # --- all of it ------------------------------------------------------------
 
 
-def bad_inputs(count: int, seed: int, work: Path) -> list[Row]:
-    """A row for each kind of bad input."""
-    from bad_inputs import run_corpus
-
-    rows: dict[str, Row] = {}
-    for kind, fine, description in tqdm(run_corpus(count, seed, work), "bad inputs", count, leave=False, disable=None):
-        row = rows.setdefault(kind, Row(f"bad input: {kind}", 0, []))
-        row.tried += 1
-        row.losses += [] if fine else [description]
-    return list(rows.values())
-
-
 def plan(args: Namespace, work: Path) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
     """Every kind by its name, and what tries it."""
     rng = random.Random(args.seed)
@@ -651,7 +650,6 @@ def plan(args: Namespace, work: Path) -> Iterator[tuple[str, Callable[[], list[R
     yield "read-only", lambda: [read_only(cifar(work), times(3), work, rng)]
     yield "torchrun", lambda: [partner_killed(times(4), work, rng), restarted(times(3), work, rng)]
     yield "long run", lambda: [long_run(args.epochs, work)]
-    yield "bad input", lambda: bad_inputs(times(600), args.seed, work)
 
 
 def table(rows: list[Row]) -> str:
@@ -667,10 +665,10 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         "--kind", default="", help="only kinds with this in their name: killed, stopped, disk, torchrun, ..."
     )
     parser.add_argument(
-        "--count", type=positive_int, help="faults of each kind; default: 3 to 600, as the kind is cheap"
+        "--count", type=positive_int, help="faults of each kind; default: 3 to 100, as the kind is cheap"
     )
     parser.add_argument("--epochs", type=positive_int, default=2000, help="of the long run; default: 2000")
-    parser.add_argument("--seed", type=seed_number, default=0, help="of the instants and inputs; default: 0")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the instants; default: 0")
     return parser.parse_args(argv)
 
 
@@ -692,7 +690,7 @@ def main(argv: list[str] | None = None) -> int:
         for loss in row.losses:
             print(f"LOST, {row.kind}: {loss}")
     print(table(rows), flush=True)
-    return int(any(row.lost for row in rows))
+    return int(any(row.losses for row in rows))
 
 
 if __name__ == "__main__":
