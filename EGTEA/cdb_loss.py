@@ -37,7 +37,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
@@ -101,6 +101,9 @@ class CDBLoss(nn.CrossEntropyLoss):
     total: Tensor
     costs: Tensor | None
     log_counts: Tensor | None
+    if TYPE_CHECKING:  # nn.Module says that a call returns Any
+
+        def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
 
     def __init__(
         self,
@@ -356,7 +359,7 @@ class CDBLoss(nn.CrossEntropyLoss):
         if absent and (not self.allow_absent or len(absent) == len(present)):
             raise ValueError(
                 f"no held-out image of class {first_few(absent)}: its difficulty is unknown; "
-                '--difficulty smoothed (difficulty="smoothed") gives it the overall one'
+                'difficulty="smoothed" gives it the mean accuracy'
             )
         if self.tau in DYNAMIC_TAU:
             self.exponent.copy_(dynamic_tau(accuracy[present], released=self.tau == "dynamic-released"))

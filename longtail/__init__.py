@@ -32,7 +32,12 @@ plot.py               a run's log as pictures; a script
 compare.py            settings over several seeds: differences and interval; a script
 """
 
+from importlib.util import find_spec
 from typing import Any
+
+MISSING = [name for name in ("numpy", "tqdm") if find_spec(name) is None]
+if MISSING:
+    raise ModuleNotFoundError(f"longtail needs {' and '.join(MISSING)}: pip install 'cdb-loss[training]'")
 
 __all__ = ["load_run"]
 

@@ -1,9 +1,11 @@
 """What others take from this repository: the wheel, torch.hub's entries, the workflow file."""
 
+import os
 import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,30 +23,81 @@ def hub(name: str, **settings):
     return torch.hub.load(str(ROOT), name, source="local", **settings)
 
 
-def test_the_wheel_gives_the_loss_and_longtail(tmp_path):
-    """Built and installed into an empty folder, and imported from another one; torch alone is required."""
-    source = tmp_path / "source"  # a build leaves files beside the source
+CLIENT = """
+import torch
+from cdb_loss import CDBLoss, dynamic_tau
+
+criterion = CDBLoss(3, tau=1.5, difficulty="smoothed", weight=[1.0, 2.0, 1.0])
+loss = criterion(torch.zeros(2, 3), torch.tensor([0, 1]))
+criterion.count(torch.zeros(2, 3), torch.tensor([0, 1]))
+accuracy = criterion.update()
+criterion.update([1, 1, 1], [2, 2, 2])
+reveal_type(loss)
+reveal_type(accuracy)
+reveal_type(criterion.weight)
+reveal_type(dynamic_tau(accuracy))
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """The wheel, built and installed into an empty folder."""
+    folder = tmp_path_factory.mktemp("package")
+    source = folder / "source"  # a build leaves files beside the source
     shutil.copytree(ROOT / "longtail", source / "longtail")
     (source / "CIFAR-LT").mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "CIFAR-LT/cdb_loss.py"):
+    for name in ("pyproject.toml", "setup.py", "LICENSE", "CIFAR-LT/cdb_loss.py"):
         shutil.copy(ROOT / name, source / name)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run(
-        [*pip, "wheel", str(source), "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)], check=True
+        [*pip, "wheel", str(source), "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)], check=True
     )
-    (wheel,) = tmp_path.glob("cdb_loss-*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    (wheel,) = folder.glob("cdb_loss-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
+    return folder / "site"
+
+
+def test_the_wheel_gives_the_loss_and_longtail(installed, tmp_path):
+    """Imported from another folder; torch alone is required."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import longtail, cdb_loss, longtail.losses\n"
-        "from importlib.metadata import requires\n"
-        "print(cdb_loss.__file__, cdb_loss.CDBLoss(3), [line for line in requires('cdb-loss') if 'extra' not in line])"
+        "from importlib.metadata import requires, version\n"
+        "print(cdb_loss.__file__, cdb_loss.CDBLoss(3), version('cdb-loss') == cdb_loss.__version__)\n"
+        "print([line for line in requires('cdb-loss') if 'extra' not in line])"
     )
     output = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, check=True, capture_output=True, text=True
+        [sys.executable, "-c", code, str(installed)], cwd=tmp_path, check=True, capture_output=True, text=True
     )
-    assert output.stdout.startswith(f"{tmp_path}/site/cdb_loss.py CDBLoss(3")
-    assert output.stdout.strip().endswith("['torch<3,>=2.10']")
-    assert (tmp_path / "site/cdb_loss.py").read_bytes() == (ROOT / "CIFAR-LT/cdb_loss.py").read_bytes()
+    first, second = output.stdout.splitlines()
+    assert first.startswith(f"{installed}/cdb_loss/__init__.py CDBLoss(3") and first.endswith("True")
+    assert second == "['torch<3,>=2.10']"
+    assert (installed / "cdb_loss/__init__.py").read_bytes() == (ROOT / "CIFAR-LT/cdb_loss.py").read_bytes()
+    assert not (installed / "cdb_loss.py").exists()
+    assert (installed / "cdb_loss/py.typed").is_file() and (installed / "longtail/py.typed").is_file()
+
+
+def test_a_client_of_the_wheel_sees_types(installed, tmp_path):
+    pytest.importorskip("mypy")
+    (tmp_path / "client.py").write_text(CLIENT)
+    check = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "client.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MYPYPATH": ""} | {"PYTHONPATH": str(installed)},
+    )
+    assert check.stdout.count('Revealed type is "torch._tensor.Tensor"') == 4, check.stdout
+    assert check.returncode == 0, check.stdout
+
+
+def test_longtail_without_its_requirements_says_which_extra():
+    code = (
+        "import sys, importlib.util as util; found = util.find_spec\n"
+        "util.find_spec = lambda name: None if name == 'tqdm' else found(name)\n"
+        "import longtail"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stderr.splitlines()[-1] == "ModuleNotFoundError: longtail needs tqdm: pip install 'cdb-loss[training]'"
 
 
 def test_the_trained_network_of_the_hub():
