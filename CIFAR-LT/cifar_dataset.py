@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cifar_pickle import read_pickle
 from longtail.devices import Runtime
+from longtail.files import blob_id
 from longtail.metrics import Batches
 
 NUM_CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
@@ -59,6 +60,10 @@ class ImageSet:
 
     def class_counts(self, num_classes: int) -> list[int]:
         return self.labels.bincount(minlength=num_classes).tolist()
+
+    def identity(self) -> str:
+        """Return a checksum of the images and labels, in their order. They must be on the CPU."""
+        return blob_id(self.images.numpy().tobytes() + self.labels.numpy().tobytes())
 
 
 def paths(dataset: str, data_root: Path, part: str) -> list[Path]:

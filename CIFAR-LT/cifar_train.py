@@ -351,6 +351,7 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, CifarDescripti
     runtime.check_batch_size(args.batch_size)
     runtime.broadcast(check_present(args.dataset, args.data_root, args.download) if runtime.is_main else None)
     train_set, val_set = long_tailed(args.dataset, args.data_root, args.imbalance, args.protocol)
+    data = " ".join(images.identity() for images in (train_set, val_set) if images is not None)
     train_set = train_set.to(runtime.device)
     if val_set is not None:
         val_set = val_set.to(runtime.device)
@@ -358,7 +359,7 @@ def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, CifarDescripti
     recipe = RECIPES[args.recipe]
     is_scaled = args.head == "cosine" and not find_loss(args.loss_type).cosine_scale
     description = CifarDescription(
-        arguments=run_arguments(args),
+        arguments={**run_arguments(args), "data": data},
         class_names=class_names(args.dataset, args.data_root),
         class_counts=counts,
         dataset=args.dataset,

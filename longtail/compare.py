@@ -44,7 +44,7 @@ FEWEST = (
 GROUPS = (*SHOTS, "balanced")  # of classes; balanced: the mean of the class accuracies
 TITLE_WIDTH = 72  # characters that fit above the picture
 EPOCH_FLAGS = ("max_epochs", "num_epochs")  # what the experiments call the length of a run
-NO_SETTING = {"seed", "teacher_sha256", *MAY_CHANGE_ON_RESUME} - {"precision", "teacher"}
+NO_SETTING = {"seed", "data", "teacher_sha256", *MAY_CHANGE_ON_RESUME} - {"precision", "teacher"}
 PATH_BEGINS = ("/", ".", "~")
 SEED = re.compile(r"_?seed_?\d+")
 

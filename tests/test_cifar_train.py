@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import cifar_dataset
 from cifar_train import main, parse_arguments, prepare
 from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
@@ -227,3 +228,20 @@ def test_ldam_gets_a_head_of_cosines():
     assert (description.head, description.class_counts) == ("cosine", COUNTS)
     assert training.criterion.margins[[0, 9]].tolist() == pytest.approx([0.5 * (5 / 114) ** 0.25, 0.5])
     assert isinstance(prepared(*DIGITS).model.linear, torch.nn.Linear)
+
+
+def test_resume_refuses_images_that_have_changed(tmp_path, failing, monkeypatch):
+    """The class counts follow from --imbalance, so they do not tell."""
+    flags = [*DIGITS, "--max_epochs", "1", "--save_model", str(tmp_path)]
+    assert main(flags) == 0
+    assert main([*flags, "--resume"]) == 0
+    read = cifar_dataset.read_digits
+
+    def changed(split):
+        digits = read(split)
+        digits.images[0, 0, 0, 0] += 1
+        return digits
+
+    monkeypatch.setattr(cifar_dataset, "read_digits", changed)
+    error = failing(main, *flags, "--resume")
+    assert "last_digits_imbalance20.pth was trained with data " in error
