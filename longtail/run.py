@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -31,6 +32,18 @@ FOR_RESUME = ("optimizer", "trained")
 MAY_CHANGE_ON_RESUME = ("resume", "overwrite", *EXECUTION)  # arguments
 
 
+@dataclass(frozen=True)
+class Remedies:
+    """What a message calls the ways out: the flags of a script, or what a program without flags passes."""
+
+    resume: str = "--resume"
+    overwrite: str = "--overwrite"
+    other_folder: str = "another --save_model"
+
+
+WITHOUT_FLAGS = Remedies('mode "resume"', 'mode "overwrite"', "another folder")
+
+
 class Run:
     """The files of one run: call `open` first, then `finish_epoch` after each epoch.
 
@@ -46,6 +59,7 @@ class Run:
         tensorboard: bool = False,
         results: Iterable[str] = (),
         companions: Mapping[str, bytes] | None = None,
+        remedies: Remedies = Remedies(),
     ):
         self.folder, self.name = folder, name
         self.best = folder / (best or f"best_{name}.pth")
@@ -54,6 +68,7 @@ class Run:
         self.settings = folder / f"{name}.json"
         self.results = [folder / result for result in results]
         self.companions = companions or {}
+        self.remedies = remedies
         self.notes: list[str] = []
         self._lock: HeldLock | None = None
         self._replaces = False  # whether the first epoch replaces what an earlier run left
@@ -79,8 +94,8 @@ class Run:
         present = [path for path in self.files if path.exists()]
         if present and mode == "new":
             raise FileExistsError(
-                f"{present[0]} already belongs to a run: continue it with --resume, replace it with --overwrite, "
-                "or choose another --save_model"
+                f"{present[0]} already belongs to a run: continue it with {self.remedies.resume}, "
+                f"replace it with {self.remedies.overwrite}, or choose {self.remedies.other_folder}"
             )
         self._take_lock()
         for path in self.files:
@@ -101,7 +116,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(
-                f"{self.folder} cannot hold the run: {error.strerror}; choose another --save_model"
+                f"{self.folder} cannot hold the run: {error.strerror}; choose {self.remedies.other_folder}"
             ) from error
 
     def _take_lock(self) -> None:
@@ -111,7 +126,7 @@ class Run:
             self._lock = hold_lock(self.folder / f"{self.name}.lock")
         except BlockingIOError:
             raise OSError(
-                f"{self.settings}: another process trains this run; wait for it, or choose another --save_model"
+                f"{self.settings}: another process trains this run; wait for it, or choose {self.remedies.other_folder}"
             ) from None
 
     def _check_lock(self) -> None:
@@ -137,19 +152,19 @@ class Run:
         """Raise ValueError unless the checkpoint is a run's and was trained with the same settings and class counts."""
         saved = Description.read(checkpoint)
         if not isinstance(saved.arguments, dict) or not saved.epoch:
-            raise ValueError(f"{self.last} does not hold a run's state; --overwrite starts again")
+            raise ValueError(f"{self.last} does not hold a run's state; {self.remedies.overwrite} starts again")
         for key, value in description.arguments.items():
             before = saved.arguments.get(key, value)
             if before != value and key not in MAY_CHANGE_ON_RESUME:
                 raise ValueError(
                     f"{self.last} was trained with {key} {before}, not {value}: resume with the same settings, "
-                    "or choose another --save_model"
+                    f"or choose {self.remedies.other_folder}"
                 )
         if saved.class_counts and description.class_counts and saved.class_counts != description.class_counts:
             raise ValueError(
                 f"{self.last} was trained on other data: it has class_counts of {sum(saved.class_counts)} samples, "
                 f"{saved.class_counts[:5]} ..., and the data has {sum(description.class_counts)}, "
-                f"{description.class_counts[:5]} ...; resume with the same data, or choose another --save_model"
+                f"{description.class_counts[:5]} ...; resume with the same data, or choose {self.remedies.other_folder}"
             )
 
     def _check_nothing_lost(self) -> None:
@@ -163,12 +178,12 @@ class Run:
             epochs = 0
         if epochs > 1:  # a kill before the first state leaves one
             raise ValueError(
-                f"{self.last} is missing, though {self.log} holds {epochs} epochs; --overwrite starts again"
+                f"{self.last} is missing, though {self.log} holds {epochs} epochs; {self.remedies.overwrite} starts again"
             )
         if not epochs and self.best.exists():  # a kill leaves no best checkpoint without a logged epoch
             raise ValueError(
                 f"{self.last} is missing, though {self.best} is there, of another run or a renamed folder: "
-                "choose another --save_model; --overwrite starts again"
+                f"choose {self.remedies.other_folder}; {self.remedies.overwrite} starts again"
             )
 
     def _cut_log(self, epoch: int) -> None:

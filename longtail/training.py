@@ -153,9 +153,7 @@ class Training:
             self.first_epoch = checkpoint["epoch"] + 1
             self.best_accuracy = checkpoint["best_accuracy"]
         except (KeyError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"{path} does not hold the state of this training: {error}; --overwrite starts again"
-            ) from error
+            raise ValueError(f"{path} does not hold the state of this training: {error}") from error
         # A run goes on as it began, and older ones kept by accuracy.
         self.keep_by_class = bool(checkpoint.get("keep_by_class"))
         self.set_lr(self.first_epoch, 0)
@@ -210,9 +208,12 @@ def start_or_resume(training: Training, run: Run, description: Description, mode
         if before not in (None, "auto", runtime.precision):
             raise ValueError(
                 f"{run.last} was trained in {before}, and this run would go on in {runtime.precision}: "
-                f"resume with precision {before}, or choose another --save_model"
+                f"resume with precision {before}, or choose {run.remedies.other_folder}"
             )
-        training.restore(found, run.last)
+        try:
+            training.restore(found, run.last)
+        except ValueError as error:
+            raise ValueError(f"{error}; {run.remedies.overwrite} starts again") from error
     elif mode == "resume":
         runtime.say(f"nothing to resume in {run.folder}: starting from epoch 1")
     return not found

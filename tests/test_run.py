@@ -13,7 +13,7 @@ import cifar_train
 from longtail.checkpoints import save_checkpoint
 from longtail.logs import read_log
 from longtail.records import Description, EpochRow
-from longtail.run import Run
+from longtail.run import WITHOUT_FLAGS, Run
 
 ARGUMENTS = {"seed": 0, "lr": 0.1, "resume": False}
 
@@ -29,6 +29,7 @@ MAY_CHANGE = {
     "tensorboard",
     "precision",
     "teacher",
+    "refit",
 }
 
 
@@ -54,6 +55,14 @@ def test_existing_run_is_never_touched(tmp_path):
     with pytest.raises(FileExistsError, match="--resume.*--overwrite.*--save_model"):
         run.open(described())
     assert before == {path: path.read_bytes() for path in run.files}
+
+
+def test_a_program_without_flags_is_told_of_none(tmp_path):
+    Run(tmp_path, "x").open(described())
+    again = Run(tmp_path, "x", remedies=WITHOUT_FLAGS)
+    with pytest.raises(FileExistsError, match='mode "resume".*mode "overwrite".*another folder') as caught:
+        again.open(described())
+    assert "--" not in str(caught.value).removeprefix(str(tmp_path))
 
 
 def test_a_replaced_run_stays_until_the_first_new_epoch_is_saved(tmp_path):
