@@ -152,7 +152,7 @@ def test_the_demos_claim(results, tmp_path):
 
     A fourth seed, which only the first loss has, is left out.
     """
-    (tmp_path / "README.md").write_text("\n".join(marks("demo")))
+    (tmp_path / "results.md").write_text("\n".join(marks("demo")))
     pair = next(pair for pair in plan.DEMO if (pair[0].precision, pair[0].threads) == ("bf16", "2"))
     for entry, right in zip(pair, ((5, 6, 7), (6, 8, 10)), strict=True):
         for seed, correct in enumerate((*right, 1) if entry is pair[0] else right):
@@ -160,7 +160,7 @@ def test_the_demos_claim(results, tmp_path):
             classes = [{"name": "a", "training_images": 200, "correct": correct, "images": 10}]
             (Job(entry, seed, tmp_path).result / "test.json").write_text(json.dumps({"classes": classes}))
     pages.write_demo_table()
-    assert (tmp_path / "README.md").read_text().splitlines()[-2] == (
+    assert (tmp_path / "results.md").read_text().splitlines()[-2] == (
         "| bf16 | 2 | 3 | 60.00 ± 10.00 | 80.00 ± 20.00 | +20.00 | -4.84 to +44.84 |"
     )
 
