@@ -17,6 +17,7 @@ from benchmarks import (
     clip_loading,
     imagenet_input,
     list_memory,
+    many_classes,
     mnist5k,
     resnet10_step,
     resnext3d_step,
@@ -84,6 +85,13 @@ def test_operators_are_counted_and_views_are_not():
         values[values > 1].sum().item()
     assert operators.counts == {"forward": 1, "loss, norm": 4}
     assert operators.waits == {"loss, norm": 2}
+
+
+def test_every_part_of_a_run_with_many_classes(tmp_path):
+    """Each part of the benchmark in this process, with 30 classes: 600 epochs are read, resumed and drawn."""
+    for part in many_classes.PARTS.values():
+        part(tmp_path, 30)
+    assert len(list(tmp_path.glob("*.png"))) == 3
 
 
 def test_epochs_until_an_accuracy():
