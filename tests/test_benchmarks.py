@@ -69,7 +69,7 @@ def test_memory_of_a_small_list(monkeypatch, capsys):
     assert len(re.search(r"USS ([\d ]+);", output)[1].split()) == 4
 
 
-@pytest.mark.parametrize(("recipe", "most"), [("paper", 400), ("fast", 600), ("strong", 1100)])
+@pytest.mark.parametrize(("recipe", "most"), step_operators.MOST.items())
 def test_a_step_needs_few_operators_and_waits_for_none(recipe, most):
     """A GPU's host needs microseconds for each. The mean of 20 batches; the network itself needs 334 of them."""
     operators = step_operators.count_step(recipe, 20, Runtime(CPU.device, bf16=True), side=8)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import step_operators
 from conftest import ROOT
 from gpu import agreement, check, run, small_data, speed, ways, whole
 from gpu.check import Outcome, Place
@@ -105,7 +106,7 @@ def test_every_part_has_checks():
     assert {part: len(checks) for part, checks in run.parts().items()} == {
         "numbers": 7,
         "ways": 6,
-        "speed": 10,
+        "speed": 19,
         "run": 1,
     }
 
@@ -179,6 +180,11 @@ def test_ways_on_the_cpu(place, monkeypatch):
 def test_speeds_on_the_cpu(place, monkeypatch):
     monkeypatch.setattr(speed, "WORKERS", (0,))
     assert "ratio" in speed.cifar(8, False, place, batches=1, rounds=1).found
+    counted = speed.operators("paper", place, batches=1)
+    assert counted.passed and re.fullmatch(r"3[0-9]{2} operators and 0.0 waits a step", counted.found)
+    monkeypatch.setitem(step_operators.MOST, "paper", 300)
+    assert not speed.operators("paper", place, batches=1).passed
+    assert "images/s" in speed.recipe("strong", False, place, batches=1, rounds=1).found
     small = partial(speed.steps, lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), (2, 3, 4, 4), 4, place)
     assert "samples/s, fp32" in small(precision="fp32", batches=1).found
     assert re.search(r"with [0-9]+ workers", speed.images_from_files(place, size=32, batch=4, batches=2, files=2).found)

@@ -32,6 +32,7 @@ from longtail.training import Training, train_epoch
 
 PHASES = ("forward", "backward", "input", "loss, norm", "optimizer", "average")
 SIDE = 32  # pixels of an image; operators do not depend on it
+MOST = {"paper": 400, "fast": 600, "strong": 1100}  # operators of a step of each recipe
 FREE = ("empty", "new_empty", "_unsafe_view")  # beginnings of names
 WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
@@ -81,9 +82,9 @@ def must_wait(operator: Any, args: Any) -> bool:
     return True
 
 
-def build_training(recipe: str, batches: int, side: int, runtime: Runtime) -> Training:
+def build_training(recipe: str, batches: int, side: int, runtime: Runtime, *flags: str) -> Training:
     """Return the training of a recipe on noise, with so many batches an epoch."""
-    args = cifar_train.parse_arguments(["--recipe", recipe])
+    args = cifar_train.parse_arguments(["--recipe", recipe, *flags])
     images = torch.randint(256, (batches * args.batch_size, 3, side, side), dtype=torch.uint8)
     train_set = ImageSet(images, torch.arange(len(images)) % 100).to(runtime.device)
     return cifar_train.build_training(args, cifar_train.RECIPES[recipe], "linear", train_set, train_set, runtime)

@@ -47,7 +47,7 @@ def parts() -> dict[str, Checks]:
     """Return each part's checks by name."""
     from gpu import agreement, speed, ways, whole
 
-    return {"numbers": agreement.CHECKS, "ways": ways.CHECKS, "speed": speed.CHECKS, "run": whole.CHECKS}
+    return {"numbers": agreement.CHECKS, "speed": speed.CHECKS, "ways": ways.CHECKS, "run": whole.CHECKS}
 
 
 def machine(place: Place) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks import cifar_step
+from benchmarks import cifar_step, step_operators
 from cifar_dataset import ImageSet
 from gpu import small_data
 from gpu.check import Checks, Outcome, Place, can_compile
@@ -163,7 +163,41 @@ def images_from_files(place: Place, size: int = 224, batch: int = 512, batches: 
         )
 
 
+def operators(recipe: str, place: Place, batches: int = 20) -> Outcome:
+    """Count what the host starts in a step, and how often it waits for the GPU."""
+    with start_runtime(precision="bf16", device=place.device) as runtime:
+        counted = step_operators.count_step(recipe, batches, runtime)
+    mean, most = counted.counts.total() / batches, step_operators.MOST[recipe]
+    return Outcome(
+        f"{mean:.0f} operators and {counted.waits.total() / batches:.1f} waits a step",
+        f"at most {most}, no wait",
+        mean <= most and not counted.waits,
+    )
+
+
+def recipe(name: str, compiled: bool, place: Place, batches: int = 100, rounds: int = ROUNDS) -> Outcome:
+    """Time a recipe's whole step: its input, network, optimizer and average."""
+    if compiled and not can_compile(place.device):
+        return Outcome("not tried: no C compiler, or no Triton")
+    flags = ("--compile",) if compiled else ()
+    reset(place.device)
+    with start_runtime(device=place.device) as runtime:
+        training = step_operators.build_training(name, batches, step_operators.SIDE, runtime, *flags)
+        epoch_of = training.train_batches
+        samples = training.images_per_epoch
+        speeds = [
+            speed(training, lambda epoch=epoch: epoch_of(epoch), samples, runtime) for epoch in range(1, rounds + 2)
+        ]
+        return Outcome(f"{spread(speeds[1:])} images/s, {runtime.precision}{peak(place.device)}")
+
+
 CHECKS: Checks = {
+    **{f"operators of a step, {name}": partial(operators, name) for name in step_operators.MOST},
+    **{
+        f"CIFAR-LT, recipe {name}{', --compile' if compiled else ''}": partial(recipe, name, compiled)
+        for name in step_operators.MOST
+        for compiled in (False, True)
+    },
     **{
         f"CIFAR-LT, batch {batch}{', --compile' if compiled else ''}": partial(cifar, batch, compiled)
         for batch in (32, 512)
