@@ -73,6 +73,9 @@ def is_web_page(path: Path) -> bool:
 def check_description(state: dict[str, Any], path: Path) -> None:
     """Raise ValueError, with their names, for parts of what a checkpoint says of itself that are of another type."""
     wrong = [key for key, kind in DESCRIBED.items() if not isinstance(state.get(key), kind | None)]
+    names, counts = state.get("class_names"), state.get("class_counts")
+    if not wrong and names is not None and counts is not None and len(names) != len(counts):
+        wrong = ["class_names", "class_counts"]
     if wrong:
         raise ValueError(f"{path} is not a checkpoint that can be used: its {' and '.join(wrong)} cannot be right")
 

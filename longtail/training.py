@@ -7,6 +7,7 @@ here knows a data set, a device or a file.
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,7 +152,7 @@ class Training:
             state = fitting_state(self.optimizer, checkpoint["optimizer"]["state"])
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
             self.first_epoch = checkpoint["epoch"] + 1
-            self.best_accuracy = checkpoint["best_accuracy"]
+            self.best_accuracy = float(checkpoint["best_accuracy"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path} does not hold the state of this training: {error}") from error
         # A run goes on as it began, and older ones kept by accuracy.
@@ -284,7 +285,11 @@ def validate(training: Training, runtime: Runtime) -> tuple[Tensor, float]:
         model = training.selected
     assert training.val_batches is not None
     correct, total = count_correct(model, training.val_batches(), training.num_classes, runtime)
-    training.criterion.update(correct, total)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        training.criterion.update(correct, total)
+    for warning in caught:
+        runtime.say(warning.message)
     return correct / total, (correct.sum() / total.sum()).item()
 
 

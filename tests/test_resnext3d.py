@@ -195,7 +195,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(network, tmp_path, change, 
 
 def test_a_file_without_weights_is_refused(network, tmp_path):
     torch.save({"state_dict": [1, 2]}, tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="its state_dict is a list"):
+    with pytest.raises(ValueError, match=r"list\.pth"):
         load_pretrained(network, tmp_path / "list.pth")
 
 

@@ -19,7 +19,7 @@ from longtail.losses import LOSSES, build_rival
 from longtail.records import Description
 from longtail.run import Run
 from longtail.seeds import epoch_seed
-from longtail.training import Training, backward, fit, run_epoch, start_or_resume, train_epoch
+from longtail.training import Training, backward, fit, run_epoch, start_or_resume, train_epoch, validate
 from muon import Muon
 
 CPU = Runtime(torch.device("cpu"))
@@ -499,3 +499,17 @@ def test_groups_without_an_initial_rate_get_it():
     again = dataclasses.replace(each, optimizer=optimizer)
     again.set_lr(2, 0)  # a third of three epochs is done
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.3 * 2 / 3)
+
+
+def test_what_a_loss_warns_of_is_one_line_of_the_main_process(capsys):
+    """Class 0 alone is recognised: the paper's weight of it is 0."""
+    each = training()
+    each.parallel_model = Answering(each.model)
+    answers = nn.functional.one_hot(torch.tensor([0, 0, 1, 2]), 4).float()
+    each.val_batches = lambda: [(answers, torch.arange(4))]
+    for rank, lines in ((1, 0), (0, 1)):
+        each.criterion = build_criterion("CDB-CE", [10] * 4)
+        validate(each, Runtime(CPU.device, rank=rank))
+        printed = capsys.readouterr()
+        assert (printed.out.count("\n"), printed.err) == (lines, "")
+    assert "class 0" in printed.out
