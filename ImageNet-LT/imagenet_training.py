@@ -120,8 +120,9 @@ def build_model(config: Config, resuming: bool, runtime: Runtime) -> ImageNetMod
     model = ImageNetModel(config.num_classes, config.stage, config.backbone)
     check_image_size(model.feat_model, config.backbone, config.image_size)
     if config.pretrained == PUBLISHED and not resuming:
-        file = runtime.broadcast(fetch_published(config.backbone) if runtime.is_main else None)
-        load_published(model.feat_model, config.backbone, file)
+        runtime.broadcast(str(fetch_published(config.backbone)) if runtime.is_main else None)
+        # The other processes come here once the file is there; on another machine they download their own.
+        load_published(model.feat_model, config.backbone, fetch_published(config.backbone))
     elif config.pretrained and not resuming:
         load_pretrained(model.feat_model, config.path("pretrained"))
     if config.stage != "features" and not resuming:

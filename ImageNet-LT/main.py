@@ -7,7 +7,7 @@ one GPU, or the CPU of a machine without:
 all of a machine's GPUs, one process each:
     torchrun --standalone --nproc-per-node 4 main.py --cfg ./config/ImageNet_LT/feat_uniform_with_CDBloss.yaml
 your own images, from a folder of class folders; --predict takes an image, a folder or a list:
-    python data/make_lists.py ~/photos --out ~/photos-lt
+    python data/make_lists.py ~/photos --out ~/photos-lt --backbone resnet50 --pretrained=imagenet
     python main.py --cfg ~/photos-lt/config.yaml
     python main.py --test --model_dir ~/photos-lt/cdb
     python main.py --predict ~/new-photos --model_dir ~/photos-lt/cdb --out ~/predictions.csv
@@ -21,7 +21,7 @@ training:
 
 A run's folder, model_dir, holds final_model_checkpoint.pth, the epoch with the best validation accuracy (the mean over
 classes, where validation is not balanced); last_NAME.pth (for --resume); NAME.csv, the log, and NAME.json; config.yaml;
-test*.json; confusion*.png.
+test*.json; after --test also classes*.csv and confusion*.png.
 """
 
 import sys
