@@ -2,7 +2,7 @@
 
     python tests/benchmarks/many_classes.py [--classes 1000 8142 10000]
 
-8,142 classes with 437,513 training images is the size of iNaturalist 2018. No image is read. Each part runs in a
+8,142 classes with 54 training images each is about the size of iNaturalist 2018. No image is read. Each part runs in a
 process of its own; its memory is what that process needs at its peak beyond one that does nothing.
 """
 
