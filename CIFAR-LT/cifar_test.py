@@ -134,6 +134,8 @@ def ours(args: Namespace, checkpoint: dict[str, Any]) -> Trained:
         value = checkpoint.get(key)
         if not isinstance(value, str) or value not in allowed:
             wrong.append(key)
+    if not isinstance(checkpoint.get("state_dict"), dict):
+        wrong.append("state_dict")
     counts = checkpoint.get("class_counts")
     if not wrong and (counts is None or len(counts) != NUM_CLASSES[checkpoint["dataset"]]):
         wrong = ["class_counts"]

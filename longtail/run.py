@@ -249,6 +249,9 @@ class Run:
 
     def _append(self, texts: dict[str, str]) -> None:
         """Append a line to the log. Half a line at its end, which is none of this process's, goes first."""
+        if not self.log.exists():  # at once, so that nobody finds it empty
+            write_atomically(self.log, csv_text(list(texts), [texts], header=True).encode())
+            return
         size = None
         try:
             with open(self.log, "a+b") as file:
