@@ -11,7 +11,7 @@ from longtail.records import EXECUTION, Plain
 from longtail.training import Training
 
 # What a refit may have of its own. Its teachers are refits too, since teacher and student share their images.
-OWN = (*EXECUTION, "seed", "protocol", "refit", "refit_sha256", "teacher_sha256", "resume", "overwrite")
+OWN = (*EXECUTION, "data", "seed", "protocol", "refit", "refit_sha256", "teacher_sha256", "resume", "overwrite")
 
 
 def logged_weights(run: Path, arguments: dict[str, Plain]) -> Tensor:
