@@ -151,7 +151,7 @@ def ours(args: Namespace, checkpoint: dict[str, Any]) -> Trained:
         class_counts=counts,
         head=checkpoint["head"],
         normalization=checkpoint["normalization"],
-        state_dict=checkpoint["state_dict"],
+        state_dict=checkpoint.get("state_dict", {}),
         protocol=arguments.get("protocol"),
         logit_scale=logit_scale(checkpoint["head"], arguments.get("loss_type")),
     )

@@ -21,7 +21,7 @@ def trained_network(checkpoint: dict[str, Any], path: Path) -> nn.Module:
     """Return the network of a checkpoint, with `.transform` and `.class_names`. Its outputs are logits, not cosines."""
     arguments = checkpoint.get("arguments", {})
     model = ResNet32(len(checkpoint["class_names"]), checkpoint["head"])
-    load_weights(model, checkpoint["state_dict"], path)
+    load_weights(model, checkpoint.get("state_dict", {}), path)
     if isinstance(model.linear, CosineHead):
         model.linear.scale *= logit_scale(checkpoint["head"], arguments.get("loss_type"))
     side = DIGITS_SIDE if checkpoint.get("dataset") == "digits" else SIDE

@@ -56,7 +56,7 @@ def load_teacher(path: Path, description: Description, runtime: Runtime) -> Teac
         if checkpoint.get(key) != getattr(description, key):
             raise ValueError(f"--teacher {path}: its {key} is not that of this run; train both on the same images")
     model = ResNet32(len(description.class_counts), checkpoint["head"])
-    load_weights(model, checkpoint["state_dict"], path)
+    load_weights(model, checkpoint.get("state_dict", {}), path)
     model.to(runtime.device, memory_format=torch.channels_last).eval().requires_grad_(False)
     scale = logit_scale(checkpoint["head"], checkpoint["arguments"].get("loss_type"))
     return Teacher(runtime.parallelize(model, trains=False), scale)

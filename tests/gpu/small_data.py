@@ -87,7 +87,7 @@ def clips(root: Path, training: int = 16) -> list[str]:
             folder.mkdir(parents=True, exist_ok=True)
             for frame in range(12):
                 Image.fromarray(shades(rng, colors[verb], 60, 80)).save(folder / f"{frame:06d}.jpg", quality=90)
-            lines.append(f"{clip} 1 {verb + 1}\n")
+            lines.append(f"{clip} 1 {verb + 1} 1\n")
         (root / f"{split}.txt").write_text("".join(lines))
     return [
         "--data_root",
