@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conftest import ROOT
+from longtail import compare
 
 EXAMPLES = ROOT / "examples"
 
@@ -95,6 +96,29 @@ def test_the_hugging_face_trainer(tmp_path):
         state = torch.load(saved, weights_only=True)
         assert torch.equal(state["weight"], criterion.weight)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3) and math.isfinite(losses[0])
+
+
+def test_a_table_with_longtail(tmp_path, monkeypatch, capsys):
+    """Runs of two losses and seeds are compared. One that ends with an error in epoch 5 resumes to the same weights."""
+    example = importlib.import_module("tabular")
+    for loss_type in ("CE", "CDB-CE"):
+        for seed in (0, 1):
+            example.main(str(tmp_path / f"{loss_type}_seed{seed}"), loss_type, seed)
+    real_seed = example.epoch_seed
+    monkeypatch.setattr(example, "epoch_seed", lambda seed, epoch: 1 / 0 if epoch == 5 else real_seed(seed, epoch))
+    with pytest.raises(ZeroDivisionError):
+        example.main(str(tmp_path / "cut"), "CDB-CE", 0)
+    monkeypatch.setattr(example, "epoch_seed", real_seed)
+    example.main(str(tmp_path / "cut"), "CDB-CE", 0)
+    whole, cut = (
+        torch.load(tmp_path / run / "last_table.pth", weights_only=True)["state_dict"]
+        for run in ("CDB-CE_seed0", "cut")
+    )
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    runs = [str(tmp_path / f"{loss_type}_seed{seed}") for loss_type in ("CDB-CE", "CE") for seed in (0, 1)]
+    capsys.readouterr()
+    assert compare.main([*runs[:2], "--against", *runs[2:], "--out", str(tmp_path)]) == 0
+    assert "pairs of seeds 0, 1" in capsys.readouterr().out and (tmp_path / "compare.png").is_file()
 
 
 def test_each_runs_as_a_script():
