@@ -29,6 +29,7 @@ from longtail.devices import Runtime
 from longtail.loss_flags import absent_classes_line, build_loss
 from longtail.records import Description
 from longtail.seeds import epoch_seed
+from longtail.signals import call_interruptibly
 from longtail.training import Training
 from resnet10 import ImageNetModel, join_state, load_model, split_state, start_second_stage
 
@@ -79,9 +80,9 @@ def read_lists(config: Config, runtime: Runtime) -> tuple[ImageList, ...]:
         if line:
             runtime.say(line)
     check_folders(*lists, named=config.class_list is not None)
-    located = locate(*lists)
+    located = call_interruptibly(lambda: locate(*lists))
     check_leaks(*located)
-    line = grey_line(located[0].files(), config.white_level)
+    line = call_interruptibly(lambda: grey_line(located[0].files(), config.white_level))
     if line:
         runtime.say(line)
     return located

@@ -178,7 +178,8 @@ class Run:
             epochs = 0
         if epochs > 1:  # a kill before the first state leaves one
             raise ValueError(
-                f"{self.last} is missing, though {self.log} holds {epochs} epochs; {self.remedies.overwrite} starts again"
+                f"{self.last} is missing, though {self.log} holds {epochs} epochs; "
+                f"{self.remedies.overwrite} starts again"
             )
         if not epochs and self.best.exists():  # a kill leaves no best checkpoint without a logged epoch
             raise ValueError(

@@ -5,7 +5,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 SIGHUP = getattr(signal, "SIGHUP", 0)  # Windows has none
 SECONDS_BETWEEN_LOOKS = 0.5  # at the flag, while something is waited for
@@ -66,3 +69,18 @@ def wait_until(ready: Callable[[float], object]) -> None:
         raise_if_stopped()
         if ready(SECONDS_BETWEEN_LOOKS):
             return
+
+
+def call_interruptibly(function: Callable[[], T]) -> T:
+    """Return function(), called in a daemon thread: a stop signal ends the wait for a drive that does not answer."""
+    outcome: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:  # whatever it is, the caller gets it
+            outcome.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    wait_until(lambda seconds: wait([outcome], seconds).done)
+    return outcome.result()

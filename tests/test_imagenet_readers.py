@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,11 +108,26 @@ def test_a_stop_signal_ends_the_wait_for_a_process_that_does_not_answer(images, 
     assert time.monotonic() - start < 2 and children() == before
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_waits_for_a_dead_drive_stops_within_seconds(stop, tmp_path):
-    """An image is a pipe into which nobody writes: a process that reads it waits for ever."""
-    root = make_folder(tmp_path / "data", {"train": [40, 40, 40], "val": [2, 2, 2], "test": [2, 2, 2]})
-    bad = root / read_list(root / "Small_train.txt", root, 3).names()[0]
+def wait_for_reader(pipe: Path) -> int:
+    """Return a descriptor of the pipe's end for writing, once somebody has opened the other end."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            assert time.monotonic() < deadline, f"nobody reads {pipe}"
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("stop", "image"), [(signal.SIGTERM, 0), (signal.SIGTERM, 1), (signal.SIGINT, 1)])
+def test_a_run_that_waits_for_a_dead_drive_stops_within_seconds(stop, image, tmp_path):
+    """An image is a pipe into which nobody writes: what reads it waits for ever.
+
+    Of more than 200 images every second one is looked at before training, so image 0 holds up the main process, and
+    image 1 a process that reads images.
+    """
+    root = make_folder(tmp_path / "data", {"train": [134, 134, 134], "val": [2, 2, 2], "test": [2, 2, 2]})
+    bad = root / read_list(root / "Small_train.txt", root, 3).names()[image]
     bad.unlink()
     os.mkfifo(bad)
     file = tmp_path / "x.yaml"
@@ -122,16 +138,19 @@ def test_a_run_that_waits_for_a_dead_drive_stops_within_seconds(stop, tmp_path):
     )
     command = [sys.executable, ROOT / "ImageNet-LT/main.py", "--cfg", file]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if "training images of 3 classes" in line:
-                break
-        time.sleep(4)  # until it waits
-        assert process.poll() is None
-        process.send_signal(stop)
-        start = time.monotonic()
-        error = process.communicate(timeout=60)[1]
-        seconds = time.monotonic() - start
+        try:
+            pipe = wait_for_reader(bad)
+            time.sleep(2)
+            assert process.poll() is None
+            process.send_signal(stop)
+            start = time.monotonic()
+            output, error = process.communicate(timeout=60)
+            seconds = time.monotonic() - start
+        finally:
+            process.kill()
+    os.close(pipe)
     assert process.returncode == 128 + stop and "Traceback" not in error
+    assert ("training images of 3 classes" in output) == bool(image)
     assert seconds < 10  # 2 on an idle machine; without the look at the flag it would never end
 
 

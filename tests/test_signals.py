@@ -10,7 +10,7 @@ import pytest
 
 from longtail.cli import RESUME_HINT, exit_code
 from longtail.distributed import start_runtime
-from longtail.signals import Stopped, raise_if_stopped, stop_signals, wait_until
+from longtail.signals import Stopped, call_interruptibly, raise_if_stopped, stop_signals, wait_until
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -92,3 +92,13 @@ def test_a_thread_that_is_not_the_main_one_runs_without_handlers():
     thread.start()
     thread.join()
     assert codes == [0]
+
+
+def test_a_call_that_never_returns_ends_at_a_stop_signal():
+    never = threading.Event()
+    with stop_signals(), pytest.raises(Stopped):
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        call_interruptibly(never.wait)
+    assert call_interruptibly(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        call_interruptibly(lambda: 1 // 0)
