@@ -96,9 +96,10 @@ def test_a_thread_that_is_not_the_main_one_runs_without_handlers():
 
 def test_a_call_that_never_returns_ends_at_a_stop_signal():
     never = threading.Event()
-    with stop_signals(), pytest.raises(Stopped):
+    with stop_signals():
+        assert call_interruptibly(lambda: 7) == 7
+        with pytest.raises(ZeroDivisionError):
+            call_interruptibly(lambda: 1 // 0)
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        call_interruptibly(never.wait)
-    assert call_interruptibly(lambda: 7) == 7
-    with pytest.raises(ZeroDivisionError):
-        call_interruptibly(lambda: 1 // 0)
+        with pytest.raises(Stopped):
+            call_interruptibly(never.wait)
