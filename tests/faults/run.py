@@ -262,6 +262,9 @@ class Torn:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
     def write(self, content: Any) -> None:
         self.file.write(content[: len(content) // 2])
         self.file.flush()
