@@ -37,7 +37,7 @@ from longtail.hits import count_with_hits, pack_hits
 from longtail.metrics import SHOT_SIZES, report
 from longtail.predictions import PredictionTable
 from longtail.records import ClassFigures, TestFigures
-from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, warn_of_bf16
+from resnext3d import AUTO_PRECISION, BF16_ON_CPU, ResNeXt3D, warn_of_bf16
 
 HERE = Path(__file__).resolve().parent
 MAJORITY_ABOVE = 600  # training clips; the paper's four largest verbs
@@ -190,7 +190,7 @@ def describe_for(args: Namespace, checkpoint: dict[str, Any]) -> ClipDescription
 def test(args: Namespace) -> None:
     """Load the model, count, report. The files come last, since writing them may fail."""
     check_places(args)
-    with start_runtime(args.n_gpus, clip_precision(args.precision, args.device), args.device) as runtime:
+    with start_runtime(args.n_gpus, args.precision, args.device, BF16_ON_CPU) as runtime:
         warn_of_bf16(runtime)
         checkpoint = load_checkpoint(args.trained_model)
         described = describe_for(args, checkpoint)
@@ -235,8 +235,8 @@ def write_predictions(args: Namespace) -> int:
     check_places(args)
     videos = find_inputs(args.predict)
     messages = sys.stdout if args.out else sys.stderr  # stdout gets the table alone
-    precision = clip_precision(args.precision, args.device)
-    with contextlib.redirect_stdout(messages), start_runtime(args.n_gpus, precision, args.device) as runtime:
+    started = start_runtime(args.n_gpus, args.precision, args.device, BF16_ON_CPU)
+    with contextlib.redirect_stdout(messages), started as runtime:
         if runtime.world_size > 1:
             raise ValueError("--predict runs in one process")
         warn_of_bf16(runtime)

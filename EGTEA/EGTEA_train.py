@@ -47,7 +47,7 @@ from longtail.losses import find_loss
 from longtail.records import Plain
 from longtail.run import Run
 from longtail.training import Training, fit, start_or_resume
-from resnext3d import AUTO_PRECISION, ResNeXt3D, clip_precision, load_pretrained, warn_of_bf16
+from resnext3d import AUTO_PRECISION, BF16_ON_CPU, ResNeXt3D, load_pretrained, warn_of_bf16
 
 HERE = Path(__file__).resolve().parent
 WEIGHT_DECAY = 5e-4
@@ -285,7 +285,7 @@ def prepare(args: Namespace, resuming: bool, runtime: Runtime) -> tuple[Training
 
 def train(args: Namespace) -> None:
     """Train, or continue, the whole run."""
-    with start_runtime(args.n_gpus, clip_precision(args.precision, args.device), args.device) as runtime:
+    with start_runtime(args.n_gpus, args.precision, args.device, BF16_ON_CPU) as runtime:
         warn_of_bf16(runtime)
         runtime.check_settings(run_arguments(args))
         run = Run(args.save_model, "model", tensorboard=args.tensorboard, results=["confusion_matrix.png"])

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtail.checkpoints import find_weights, load_checkpoint, load_weights
-from longtail.devices import Runtime, is_cpu
+from longtail.devices import Runtime
 from longtail.heads import build_head
 
 CARDINALITY, EXPANSION = 32, 2
 FEATURES = 2048
-AUTO_PRECISION = "bf16 on GPUs that accelerate it, fp32 on a CPU"  # see clip_precision
+BF16_ON_CPU = False  # 3D convolution in bf16 is wrong there (pytorch issue 169688)
+AUTO_PRECISION = "bf16 on GPUs that accelerate it, fp32 on a CPU"
 
 
 class Bottleneck(nn.Module):
@@ -88,14 +89,6 @@ class ResNeXt3D(nn.Module):
         x = self.layer3(x)  # (N, 1024, T/8, H/16, W/16)
         x = self.layer4(x)  # (N, 2048, T/16, H/32, W/32)
         return self.fc(x.mean(dim=(2, 3, 4)))
-
-
-def clip_precision(precision: str, device: str | None) -> str:
-    """Return what --precision means here.
-
-    'auto' is fp32 on a CPU, where 3D convolution in bf16 is wrong (pytorch issue 169688).
-    """
-    return "fp32" if precision == "auto" and is_cpu(device) else precision
 
 
 def warn_of_bf16(runtime: Runtime) -> None:

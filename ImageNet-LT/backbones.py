@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint, load_weights
-from longtail.devices import Runtime, is_cpu
+from longtail.devices import Runtime
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
 BACKBONES = ("resnet10", *TORCHVISION)
@@ -134,20 +134,22 @@ def load_published(backbone: nn.Module, name: str, file: Path) -> None:
         ) from None
 
 
-def training_precision(precision: str, image_size: int, device: str | None) -> str:
-    """Return the precision to train in: fp32 instead of 'auto' for images of at most 16 pixels on a CPU.
+def trains_in_bf16_on_cpu(image_size: int) -> bool:
+    """Return whether bf16 gradients are right on a CPU: not for images of at most 16 pixels.
 
     They reach layer4 as a single pixel. There PyTorch 2.14 computes the weight gradient of a 3x3 convolution of stride
-    2 wrongly in bf16: infinite, or, worse, finite. Raise ValueError if bf16 was asked for.
+    2 wrongly in bf16: infinite, or, worse, finite.
     """
-    if image_size > STRIDE_BEFORE_LAYER4 or not is_cpu(device):
-        return precision
-    if precision == "bf16":
+    return image_size > STRIDE_BEFORE_LAYER4
+
+
+def check_precision(image_size: int, runtime: Runtime) -> None:
+    """Raise ValueError if bf16 was asked for where its gradients are wrong."""
+    if runtime.bf16 and runtime.device.type == "cpu" and not trains_in_bf16_on_cpu(image_size):
         raise ValueError(
             f"precision bf16 with image_size {image_size}: on a CPU, PyTorch's gradients are wrong for images of at "
             f"most {STRIDE_BEFORE_LAYER4} pixels; use precision fp32, or larger images"
         )
-    return "fp32"
 
 
 def check_batches(images: int, batch_size: int, image_size: int, runtime: Runtime) -> None:

@@ -31,7 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands beside this folder
 
-from backbones import training_precision
+from backbones import check_precision, trains_in_bf16_on_cpu
 from imagenet_compare import compare_losses
 from imagenet_config import PUBLISHED, Config, read_config
 from imagenet_predict import TOP, write_predictions
@@ -179,8 +179,9 @@ def resolve(args: Namespace, **more: Any) -> Config:
 
 def train(args: Namespace, config: Config) -> None:
     """Train, or continue, the whole run, then test its best epoch."""
-    precision = training_precision(config.precision, config.image_size, config.device)
-    with start_runtime(config.n_gpus, precision, config.device) as runtime:
+    bf16_on_cpu = trains_in_bf16_on_cpu(config.image_size)
+    with start_runtime(config.n_gpus, config.precision, config.device, bf16_on_cpu) as runtime:
+        check_precision(config.image_size, runtime)
         folder = config.path("model_dir")
         runtime.check_settings({**config.settings(), "resume": args.resume, "overwrite": args.overwrite})
         run = open_run(config, args.tensorboard)

@@ -202,11 +202,6 @@ def find_gpus() -> tuple[str, int]:
     return accelerator.type, torch.accelerator.device_count()
 
 
-def is_cpu(name: str | None) -> bool:
-    """Return whether --device `name` is the CPU; None takes the GPU if there is one."""
-    return name.startswith("cpu") if name else not torch.accelerator.is_available()
-
-
 def choose_device(
     name: str | None, n_gpus: int = 1, local_rank: int = 0, world_size: int = 1
 ) -> tuple[torch.device, int]:
@@ -265,9 +260,9 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-def wants_bf16(precision: str, device: torch.device) -> bool:
+def wants_bf16(precision: str, device: torch.device, bf16_on_cpu: bool = True) -> bool:
     """Return whether to compute in bf16. 'auto' does where that is faster: AMX, AMD's AVX512-BF16, an Ampere or newer
-    GPU.
+    GPU; without `bf16_on_cpu`, for a network that bf16 makes wrong there, on no CPU.
 
     On an Intel processor that offers AVX512-BF16 without AMX, as some virtual machines do, bf16 is slower than fp32
     (tests/benchmarks/README.md).
@@ -275,9 +270,10 @@ def wants_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cpu":
-        return torch.cpu._is_amx_tile_supported() or (
+        is_fast = torch.cpu._is_amx_tile_supported() or (
             torch.cpu._is_avx512_bf16_supported() and "Intel" not in device_name(device)
         )
+        return bf16_on_cpu and is_fast
     supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)  # MPS has no such question
     return supported is not None and supported(including_emulation=False)
 

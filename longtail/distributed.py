@@ -17,10 +17,13 @@ from longtail.signals import raise_if_stopped, stop_signals
 
 
 @contextlib.contextmanager
-def start_runtime(n_gpus: int = 1, precision: str = "auto", device: str | None = None) -> Iterator[Runtime]:
+def start_runtime(
+    n_gpus: int = 1, precision: str = "auto", device: str | None = None, bf16_on_cpu: bool = True
+) -> Iterator[Runtime]:
     """Set up device, processes, precision and signals, yield the Runtime, and take all of it down at the end.
 
-    A machine without a GPU says so and computes on the CPU; `device`, as choose_device takes it, overrides. Raise
+    A machine without a GPU says so and computes on the CPU; `device`, as choose_device takes it, overrides;
+    `precision` and `bf16_on_cpu` are those of wants_bf16. Raise
     ValueError if `n_gpus` is below 1 or more than this machine has, if torchrun starts more processes than there are
     GPUs, or for a device that is not here.
     """
@@ -32,7 +35,7 @@ def start_runtime(n_gpus: int = 1, precision: str = "auto", device: str | None =
     chosen, gpus = choose_device(device, n_gpus, local_rank, world_size)
     if gpus:
         torch.accelerator.set_device_index(chosen.index)
-    runtime = Runtime(chosen, gpus, rank, world_size, wants_bf16(precision, chosen))
+    runtime = Runtime(chosen, gpus, rank, world_size, wants_bf16(precision, chosen, bf16_on_cpu))
     with stop_signals():
         if world_size > 1:
             store = rendezvous_store(*next(rendezvous("env://")))

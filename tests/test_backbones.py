@@ -15,11 +15,12 @@ from torchvision import models
 from backbones import (
     BACKBONES,
     check_batches,
+    check_precision,
     fetch_published,
     load_pretrained,
     load_published,
     torchvision_backbone,
-    training_precision,
+    trains_in_bf16_on_cpu,
 )
 from image_builders import make_folder
 from imagenet_config import read_config
@@ -71,9 +72,9 @@ def test_small_images_reach_layer4_as_one_pixel(backbone):
 
 
 def test_small_images_are_trained_in_fp32_on_a_cpu(data, tmp_path, failing, capsys):
-    assert [training_precision("auto", side, "cpu") for side in (16, 17)] == ["fp32", "auto"]
-    assert [training_precision(precision, 16, "cuda:0") for precision in ("auto", "bf16")] == ["auto", "bf16"]
-    assert training_precision("bf16", 17, "cpu") == "bf16"
+    assert [trains_in_bf16_on_cpu(side) for side in (16, 17)] == [False, True]
+    for side, device, bf16 in ((16, "cpu", False), (16, "cuda:0", True), (17, "cpu", True)):
+        check_precision(side, Runtime(torch.device(device), bf16=bf16))  # these are right
     folder = run(tmp_path, data, "small", num_epochs=1, image_size=16, device="cpu")
     assert json.loads((folder / "small.json").read_text())["precision"] == "fp32"
     asked = write_config(tmp_path, data, "asked", num_epochs=1, image_size=16, device="cpu", precision="bf16")

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from gpu.agreement import clip_network
 from longtail.checkpoints import shape_of
-from longtail.devices import Runtime
-from resnext3d import Bottleneck, ResNeXt3D, clip_precision, load_pretrained, warn_of_bf16
+from longtail.devices import Runtime, wants_bf16
+from resnext3d import BF16_ON_CPU, Bottleneck, ResNeXt3D, load_pretrained, warn_of_bf16
 
 
 def random_state(num_classes: int = 400) -> dict[str, torch.Tensor]:
@@ -139,15 +139,11 @@ def test_a_clip_too_small_for_batch_statistics_is_refused(network):
 
 
 def test_bf16_on_a_cpu_only_when_asked_for(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert [clip_precision(choice, None) for choice in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert [clip_precision("auto", device) for device in (None, "cuda", "cpu", "cpu:0")] == [
-        "auto",
-        "auto",
-        "fp32",
-        "fp32",
-    ]
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)  # a processor on which bf16 is faster
+    cpu = torch.device("cpu")
+    assert not BF16_ON_CPU
+    assert [wants_bf16(choice, cpu, BF16_ON_CPU) for choice in ("auto", "fp32", "bf16")] == [False, False, True]
+    assert wants_bf16("auto", cpu)
 
 
 def test_bf16_on_a_cpu_is_warned_of(capsys):
