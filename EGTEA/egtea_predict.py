@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from egtea_dataset import frame_names, map_ahead, normalize, read_centre
-from longtail.cli import some
+from longtail.cli import first_few
 from longtail.devices import Runtime
 from longtail.predictions import PredictionTable
 from longtail.signals import raise_if_stopped
@@ -59,4 +59,4 @@ def predict(
         table.add(str(video), logits[0].float().softmax(0).cpu())
     if table.failed:
         failed = f"{len(table.failed)} of {len(videos)} videos cannot be used, see the column error"
-        print(f"{failed}: {some(table.failed)}", file=sys.stderr)
+        print(f"{failed}: {first_few(table.failed)}", file=sys.stderr)

@@ -24,7 +24,7 @@ from pydantic import (
 
 from backbones import BACKBONES, TIMM
 from longtail.cli import PRECISIONS
-from longtail.files import expanded
+from longtail.files import expand_home
 from longtail.losses import DIFFICULTY, LOSSES, TAU, Setting, find_loss, loss_settings
 
 HERE = Path(__file__).resolve().parent
@@ -117,7 +117,7 @@ class Config(LossSettings):  # type: ignore[misc, valid-type]
         value = getattr(self, key)
         if key.endswith("_list"):
             value = value.replace("{data_root}", str(self.path("data_root")))
-        return HERE / expanded(value)
+        return HERE / expand_home(value)
 
     def settings(self) -> dict[str, Any]:
         """Return all that decides the result, without paths."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagenet_decoding import SUFFIXES
-from longtail.cli import some
+from longtail.cli import first_few
 from longtail.folders import is_hidden, walk_files
 
 SPLITS = ("train", "val", "test")
@@ -105,9 +105,9 @@ def check_not_splits(root: Path, names: list[str]) -> None:
     same = len(names) > 1 and len(inside[0]) > 1 and all(folders == inside[0] for folders in inside)
     if same and not any(holds_images(root / name) for name in names):
         raise ValueError(
-            f"{root} holds {some([f'{name}/' for name in names])}, which all hold the folders "
-            f"{some(sorted(inside[0]))}: if these are the classes, call the outer ones train, val and test, or give "
-            "one of them to make_lists.py"
+            f"{root} holds {first_few([f'{name}/' for name in names])}, which all hold the folders "
+            f"{first_few(sorted(inside[0]))}: if these are the classes, call the outer ones train, val and test, "
+            "or give one of them to make_lists.py"
         )
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from imagenet_decoding import SUFFIXES
-from longtail.cli import some
+from longtail.cli import first_few
 from longtail.files import blob_id, read_text
 from longtail.signals import raise_if_stopped
 
@@ -196,7 +196,7 @@ def check_classes(images: ImageList, num_classes: int) -> None:
     absent = [str(c) for c, count in enumerate(images.class_counts(num_classes)) if not count]
     if absent:
         raise ValueError(
-            f"{images.file} has no image of class {some(absent)}; "
+            f"{images.file} has no image of class {first_few(absent)}; "
             f"labels must run from 0 to num_classes - 1 = {num_classes - 1}"
         )
 

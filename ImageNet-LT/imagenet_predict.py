@@ -17,7 +17,7 @@ from imagenet_folders import walk_images
 from imagenet_lists import LINE, ImageList, encode_paths, meaningful_lines
 from imagenet_loader import ImageLoader
 from imagenet_run import image_loader, load_best
-from longtail.cli import some
+from longtail.cli import first_few
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import check_place
@@ -74,7 +74,7 @@ def endings_line(ignored: Counter[str]) -> str:
     """Return how many files were left out for their names, and how these end; nothing if there are none."""
     if not ignored:
         return ""
-    endings = some([f"{repr(ending)[1:-1]}: {count}" for ending, count in ignored.most_common()])
+    endings = first_few([f"{repr(ending)[1:-1]}: {count}" for ending, count in ignored.most_common()])
     return f"; {ignored.total():,} files are left out, whose names do not end as those of images do ({endings})"
 
 
@@ -126,7 +126,7 @@ def write_predictions(config: Config, source: Path, root: Path | None, out: Path
         table = predict(config, inputs, top, runtime)
     if table.failed:
         failed = f"{len(table.failed)} of {len(inputs.paths)} images cannot be used, see the column error"
-        print(f"{failed}: {some(table.failed)}", file=sys.stderr)
+        print(f"{failed}: {first_few(table.failed)}", file=sys.stderr)
     table.write(out)
     if out:
         print(f"{out}: predictions for {source}", flush=True)

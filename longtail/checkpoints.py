@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from longtail.cli import some
+from longtail.cli import first_few
 from longtail.files import write_atomically
 
 DESCRIBED = {"arguments": dict, "epoch": int, "accuracy": int | float, "class_counts": list, "class_names": list}
@@ -120,7 +120,7 @@ def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: P
         if shape_of(own.get(key)) != shape_of(state.get(key))
     ]
     if wrong:
-        raise ValueError(f"{path} does not fit this model: {some(wrong, '; ')}")
+        raise ValueError(f"{path} does not fit this model: {first_few(wrong, '; ')}")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:  # of the right shape, but sparse, quantised or without data

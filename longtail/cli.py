@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from longtail.files import expanded
+from longtail.files import expand_home
 from longtail.signals import Stopped, received
 
 # gloo and NCCL raise a RuntimeError with one of these words when another process of the job is gone.
@@ -43,7 +43,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help explains)\n")
 
 
-def some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:
+def first_few(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:
     """Return the first names for a message, and how many more there are."""
     shown = separator.join(printable(name) for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
@@ -57,7 +57,7 @@ def printable(text: str) -> str:
 def file_path(text: str) -> Path:
     """Convert an argument to a path. A shell leaves the ~ of --data_root=~/data as it is."""
     try:
-        return expanded(text)
+        return expand_home(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -118,7 +118,7 @@ def hold_lock(path: Path, wait: bool = False) -> HeldLock:
     return HeldLock(path, lock)
 
 
-def expanded(path: str | Path) -> Path:
+def expand_home(path: str | Path) -> Path:
     """Return the path with `~` as the home directory. Raise ValueError if a user has none."""
     try:
         return Path(path).expanduser()

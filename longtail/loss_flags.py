@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from longtail.cli import some
+from longtail.cli import first_few
 from longtail.losses import LOSSES, Setting, find_loss, loss_settings, losses_with
 
 
@@ -35,7 +35,7 @@ def absent_classes_line(args: Any, absent: list[str], file: Path, remedy: str) -
     """
     if not absent:
         return ""
-    which = f"{file} has no sample of class {some(absent)}"
+    which = f"{file} has no sample of class {first_few(absent)}"
     if args.difficulty == "smoothed":
         return f"{which}: CDB gives them the overall difficulty"
     raise ValueError(f"{which}: their difficulty cannot be measured; {remedy} gives them the overall one")

@@ -18,7 +18,7 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longtail.cli import some
+from longtail.cli import first_few
 from longtail.heads import COSINE_SCALE
 
 LDAM_MAX_MARGIN, LDAM_SCALE = 0.5, 30.0  # Cao et al., section 4 and released code
@@ -119,7 +119,7 @@ class ClassLoss(WideModule):
         super().__init__()
         empty = [str(c) for c, count in enumerate(class_counts) if not count >= 1]
         if empty or not class_counts:
-            raise ValueError(f"every class needs a training sample; class_counts has none of class {some(empty)}")
+            raise ValueError(f"every class needs a training sample; class_counts has none of class {first_few(empty)}")
         if reduction not in self.reductions:
             raise ValueError(f"reduction must be one of {', '.join(self.reductions)}, not {reduction!r}")
         if label_smoothing and self.labels_only:

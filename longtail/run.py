@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from longtail.checkpoints import load_checkpoint, save_checkpoint
-from longtail.cli import some
+from longtail.cli import first_few
 from longtail.devices import device_name
 from longtail.files import HeldLock, hold_lock, write_atomically
 from longtail.logs import cells, csv_text, read_log, read_rows
@@ -198,7 +198,9 @@ class Run:
             self.log.unlink(missing_ok=True)
         lost = [str(number) for number in range(1, epoch + 1) if number not in set(kept)]
         if lost:
-            self.notes.append(f"{self.log} has lost the rows of epochs {some(lost)}; training continues without them")
+            self.notes.append(
+                f"{self.log} has lost the rows of epochs {first_few(lost)}; training continues without them"
+            )
 
     def _note_threads(self) -> None:
         """Note that the CPU's number of threads is another than before: other sums, other last bits."""

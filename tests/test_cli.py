@@ -10,7 +10,7 @@ import torch
 
 from conftest import ROOT
 from longtail import signals
-from longtail.cli import ArgumentParser, exit_code, positive_int, say_error, seed_number, some
+from longtail.cli import ArgumentParser, exit_code, first_few, positive_int, say_error, seed_number
 from longtail.metrics import report
 from longtail.signals import Stopped, raise_if_stopped
 
@@ -128,6 +128,6 @@ def test_a_full_memory_is_one_line(error, words, capsys):
 def test_names_are_printed_without_commands_to_the_terminal(capsys):
     say_error("class \x1b[31mred\x07 \u732b")
     assert capsys.readouterr().err.endswith("class \\x1b[31mred\\x07 \u732b\n")
-    assert some(["a\x1b[0m", "b"]) == "a\\x1b[0m, b"
+    assert first_few(["a\x1b[0m", "b"]) == "a\\x1b[0m, b"
     figures = report(torch.eye(2, dtype=torch.long), None, ["\x1b[31mred", "caf\u00e9 1"])
     assert [one.name for one in figures.classes] == ["\\x1b[31mred", "caf\u00e9 1"]

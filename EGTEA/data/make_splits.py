@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # egtea_clips.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # longtail/ is beside EGTEA/
 
 from egtea_clips import MOST_CLASSES, count_labels, parse_line, read_lines, read_names
-from longtail.cli import ArgumentParser, exit_code, file_path, some
+from longtail.cli import ArgumentParser, exit_code, file_path, first_few
 from longtail.files import write_atomically
 from video_files import class_names, find_class_videos, own_clip
 
@@ -178,10 +178,10 @@ def split_folders(root: Path) -> tuple[Splits, Names]:
 def print_exceptions(by_class: dict[str, list[str]], alike: list[str]) -> None:
     """Print which classes are not split by video, and which are not held out."""
     if alike:
-        print(f"clips are split one by one, since their names are those of one video or two: {some(alike)}")
+        print(f"clips are split one by one, since their names are those of one video or two: {first_few(alike)}")
     few = [f"{name} ({len(members)})" for name, members in by_class.items() if len(members) < HELD_OUT]
     if few:
-        print(f"in training alone, with fewer than {HELD_OUT} clips: {some(few)}")
+        print(f"in training alone, with fewer than {HELD_OUT} clips: {first_few(few)}")
 
 
 def checked(line: str, root: Path) -> str:

@@ -38,7 +38,7 @@ from imagenet_lists import format_line
 from imagenet_readers import count_workers
 from imagenet_recipe import TEST_RESIZE, config_text, recipe
 from imagenet_transforms import resized_sides
-from longtail.cli import ArgumentParser, exit_code, file_path, positive_int, seed_number, some
+from longtail.cli import ArgumentParser, exit_code, file_path, first_few, positive_int, seed_number
 from longtail.files import write_atomically
 from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOT_SIZES
 from longtail.pictures import new_figure, save_figure
@@ -303,16 +303,16 @@ def report(root: Path, found: Found, lists: Lists, args: Namespace) -> None:
     )
     if len(set(found.by_depth)) > 1:
         others = [f"{count} at {depth}" for depth, count in enumerate(found.by_depth, 1) if depth != args.depth]
-        print(f"the classes are the folders at depth {args.depth}; --depth chooses others: {some(others)}")
+        print(f"the classes are the folders at depth {args.depth}; --depth chooses others: {first_few(others)}")
     if found.unused:
-        print(f"not used, folders of {root} that are neither train, val nor test: {some(found.unused)}")
+        print(f"not used, folders of {root} that are neither train, val nor test: {first_few(found.unused)}")
     print(tail({name: len(images) for name, images in lists["train"].items()}))
     report_tail(found, lists, args)
     empty = [name for name in found.trees["train"] if name not in names]
     if empty:
-        print(f"left out, classes without an image that can be used: {some(empty)}")
+        print(f"left out, classes without an image that can be used: {first_few(empty)}")
     if found.ignored:
-        endings = some([repr(ending)[1:-1] for ending, _ in found.ignored.most_common()])
+        endings = first_few([repr(ending)[1:-1] for ending, _ in found.ignored.most_common()])
         print(f"left out, because their names do not end as those of images do: {found.ignored.total():,} ({endings})")
     if found.brightest:
         print(
@@ -325,7 +325,7 @@ def report(root: Path, found: Found, lists: Lists, args: Namespace) -> None:
     if found.unusable:
         print(
             f"left out, because they cannot be used: {len(found.unusable):,}, listed with the reasons in "
-            f"{args.out / 'unusable.txt'}: {some([repr(path) for path in found.unusable])}"
+            f"{args.out / 'unusable.txt'}: {first_few([repr(path) for path in found.unusable])}"
         )
 
 
@@ -348,7 +348,7 @@ def report_tail(found: Found, lists: Lists, args: Namespace) -> None:
         if not lists["val"][name] and not lists["test"][name]:
             alone.append(f"{name} ({len(own)})")
     if alone:
-        print(f"in training alone, without images for validation and test: {some(alone)}")
+        print(f"in training alone, without images for validation and test: {first_few(alone)}")
 
 
 def write_copies(root: Path, out: Path, lists: Lists, short_side: int) -> tuple[Path, Lists]:

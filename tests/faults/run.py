@@ -173,7 +173,7 @@ def error_of(folder: Path) -> str:
 
 
 def fresh(work: Path) -> Path:
-    """A place for a run. Its name is always the same, since some files carry it."""
+    """A folder for a run. Its name is always the same, since some files carry it."""
     return Path(tempfile.mkdtemp(dir=work)) / "run"
 
 

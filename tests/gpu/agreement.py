@@ -17,7 +17,7 @@ import cifar_train
 import EGTEA_train
 import main as imagenet_main
 from gpu import small_data
-from gpu.check import Checks, Outcome, Place
+from gpu.check import Checks, Outcome, Setup
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.training import Training, train_epoch
@@ -69,7 +69,7 @@ def one_step(
     ]
 
 
-def network(build: Callable[[], nn.Module], shape: tuple[int, ...], place: Place) -> Outcome:
+def network(build: Callable[[], nn.Module], shape: tuple[int, ...], setup: Setup) -> Outcome:
     """Compare one step on noise, on the device and on the CPU, with the CPU's in float64."""
     torch.manual_seed(0)
     model, inputs = build(), torch.randn(shape)
@@ -78,7 +78,7 @@ def network(build: Callable[[], nn.Module], shape: tuple[int, ...], place: Place
         exact = one_step(model, inputs, labels, "cpu", torch.double)
         here, cpu = (
             [distance(value, true) for value, true in zip(one_step(model, inputs, labels, device), exact, strict=True)]
-            for device in (place.device, "cpu")
+            for device in (setup.device, "cpu")
         )
     return Outcome(
         "from float64: logits {:.1e}, loss {:.1e}, gradients {:.1e}; the CPU's fp32 {:.1e}, {:.1e}, {:.1e}".format(
@@ -122,11 +122,11 @@ def losses(prepare: Callable[[Path, Runtime], Training], folder: Path, device: s
         return torch.stack(found).detach().cpu()
 
 
-def recipe(prepare: Callable[[Path, Runtime], Training], steps: int, place: Place) -> Outcome:
+def recipe(prepare: Callable[[Path, Runtime], Training], steps: int, setup: Setup) -> Outcome:
     """Compare the losses of the first steps with the CPU's."""
-    folder = place.out / "small" / prepare.__name__
+    folder = setup.out / "small" / prepare.__name__
     with exact_fp32():
-        ours, theirs = (losses(prepare, folder, device, steps) for device in (place.device, "cpu"))
+        ours, theirs = (losses(prepare, folder, device, steps) for device in (setup.device, "cpu"))
     early = ((ours - theirs).abs() / theirs.clamp_min(1))[:EARLY].max().item()
     mean = (abs(ours.mean() - theirs.mean()) / theirs.mean().clamp_min(1)).item()
     return Outcome(
@@ -176,15 +176,15 @@ def convolve(weight: Tensor, module: nn.Module, inputs: Tensor, dtype: torch.dty
     return [output, inputs.grad, weight.grad]
 
 
-def convolutions_in_bf16(build: Callable[[], nn.Module], shape: tuple[int, ...], place: Place) -> Outcome:
+def convolutions_in_bf16(build: Callable[[], nn.Module], shape: tuple[int, ...], setup: Setup) -> Outcome:
     """Compare each convolution of a network in bf16 with itself in fp32: its output, and both gradients."""
     generator = torch.Generator().manual_seed(0)
     distances = {}
     with exact_fp32():
         for name, (module, size) in convolutions_of(build, shape).items():
             # numbers that bf16 has, so that only the convolution differs
-            weight = torch.randn(module.weight.shape, generator=generator).bfloat16().float().to(place.device)
-            inputs = torch.randn(size, generator=generator).bfloat16().float().to(place.device)
+            weight = torch.randn(module.weight.shape, generator=generator).bfloat16().float().to(setup.device)
+            inputs = torch.randn(size, generator=generator).bfloat16().float().to(setup.device)
             exact = convolve(weight, module, inputs, torch.float)
             rounded = convolve(weight, module, inputs, torch.bfloat16)
             distances[name] = max(map(distance, rounded, exact))

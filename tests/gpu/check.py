@@ -14,7 +14,7 @@ sys.path[:0] = [str(ROOT / folder) for folder in (".", "EGTEA", "ImageNet-LT", "
 
 
 @dataclass(frozen=True)
-class Place:
+class Setup:
     """Where the checks compute, and where they find and leave files."""
 
     device: str
@@ -34,7 +34,7 @@ class Outcome:
     finished: bool = True
 
 
-Checks = dict[str, Callable[[Place], Outcome]]
+Checks = dict[str, Callable[[Setup], Outcome]]
 
 
 def can_compile(device: str) -> bool:

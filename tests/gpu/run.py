@@ -34,7 +34,7 @@ sys.path.insert(
 
 import torch
 
-from gpu.check import ROOT, Checks, Outcome, Place
+from gpu.check import ROOT, Checks, Outcome, Setup
 from longtail.cli import ArgumentParser, exit_code, number_in
 from longtail.devices import find_gpus
 from longtail.files import write_atomically
@@ -50,14 +50,14 @@ def parts() -> dict[str, Checks]:
     return {"numbers": agreement.CHECKS, "speed": speed.CHECKS, "ways": ways.CHECKS, "run": whole.CHECKS}
 
 
-def machine(place: Place) -> dict[str, Any]:
+def machine(setup: Setup) -> dict[str, Any]:
     """Return what the figures were measured on."""
-    about = versions(torch.device(place.device)) | {
-        "gpus": place.gpus,
+    about = versions(torch.device(setup.device)) | {
+        "gpus": setup.gpus,
         "cores": os.cpu_count(),
         "processor": platform.machine(),
     }
-    if place.device == "cuda":
+    if setup.device == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory
         about |= {
             "memory of a GPU": f"{memory / 2**30:.0f} GiB",
@@ -90,10 +90,10 @@ def write(out: Path, report: dict[str, Any]) -> None:
     )
 
 
-def attempt(check: Callable[[Place], Outcome], place: Place) -> Outcome:
+def attempt(check: Callable[[Setup], Outcome], setup: Setup) -> Outcome:
     """Return the check's outcome; a check that raises has failed, and the others go on."""
     try:
-        return check(place)
+        return check(setup)
     except Stopped:
         raise
     except torch.OutOfMemoryError:
@@ -102,13 +102,13 @@ def attempt(check: Callable[[Place], Outcome], place: Place) -> Outcome:
         return Outcome(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "no error", passed=False)
 
 
-def accept(place: Place, chosen: dict[str, Checks], again: bool, seconds: float) -> int:
+def accept(setup: Setup, chosen: dict[str, Checks], again: bool, seconds: float) -> int:
     """Run what is missing, print and record each outcome. Return 1 if a check has failed, now or before."""
-    place.out.mkdir(parents=True, exist_ok=True)
-    report, started, left = read(place.out / "acceptance.json"), time.monotonic(), 0
-    here = machine(place)
+    setup.out.mkdir(parents=True, exist_ok=True)
+    report, started, left = read(setup.out / "acceptance.json"), time.monotonic(), 0
+    here = machine(setup)
     if report["machine"] not in ({}, here):
-        raise ValueError(f"{place.out} holds the results of another machine or of other versions; choose another --out")
+        raise ValueError(f"{setup.out} holds the results of another machine or of other versions; choose another --out")
     report["machine"] = here
     for part, checks in chosen.items():
         for name, check in checks.items():
@@ -118,18 +118,18 @@ def accept(place: Place, chosen: dict[str, Checks], again: bool, seconds: float)
             if time.monotonic() - started > seconds:
                 left += 1
                 continue
-            outcome = attempt(check, place)
+            outcome = attempt(check, setup)
             report["checks"] = [row for row in report["checks"] if row is not known] + [
                 {"part": part, "check": name, **asdict(outcome)}
             ]
-            write(place.out, report)
+            write(setup.out, report)
             print(
                 f"{part}, {name}: {outcome.found}" + ("" if outcome.passed else f"; wanted: {outcome.wanted}; FAILED"),
                 flush=True,
             )
     failed = sum(not row["passed"] for row in report["checks"])
     rest = f", {left} left for the next call" if left else ""
-    print(f"{len(report['checks'])} checks, {failed} failed{rest}: {place.out / 'acceptance.md'}", flush=True)
+    print(f"{len(report['checks'])} checks, {failed} failed{rest}: {setup.out / 'acceptance.md'}", flush=True)
     return 1 if failed else 0
 
 
@@ -153,10 +153,10 @@ def start(args: Namespace) -> int:
     if not found:
         print("no GPU found: nothing to accept here")
         return 0
-    place = Place(kind, found, args.out.resolve(), args.data_root.resolve(), args.minutes)
+    setup = Setup(kind, found, args.out.resolve(), args.data_root.resolve(), args.minutes)
     every = parts()
     chosen = {args.part: every[args.part]} if args.part else every
-    return accept(place, chosen, args.again, 60 * args.minutes)
+    return accept(setup, chosen, args.again, 60 * args.minutes)
 
 
 def main(argv: list[str] | None = None) -> int:

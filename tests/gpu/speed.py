@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks import cifar_step, step_operators
 from cifar_dataset import ImageSet
 from gpu import small_data
-from gpu.check import Checks, Outcome, Place, can_compile
+from gpu.check import Checks, Outcome, Setup, can_compile
 from imagenet_lists import ImageList, encode_paths
 from imagenet_loader import ImageLoader
 from longtail.devices import Runtime
@@ -76,19 +76,19 @@ def spread(values: list[float], form: str = "{:.0f}") -> str:
     return f"{form.format(statistics.median(values))} ({low} to {high})"
 
 
-def cifar(batch: int, compiled: bool, place: Place, batches: int = 100, rounds: int = ROUNDS) -> Outcome:
+def cifar(batch: int, compiled: bool, setup: Setup, batches: int = 100, rounds: int = ROUNDS) -> Outcome:
     """Time CIFAR-LT's step, as its command starts it, against PIL, DataLoader workers and fp32 in NCHW.
 
     The rounds alternate.
     """
-    if compiled and not can_compile(place.device):
+    if compiled and not can_compile(setup.device):
         return Outcome("not tried: no C compiler, or no Triton")
     images, labels = (
         cifar_step.noise(sum(cifar_step.COUNTS)),
         torch.arange(100).repeat_interleave(torch.tensor(cifar_step.COUNTS)),
     )
-    reset(place.device)
-    with start_runtime(device=place.device) as runtime:
+    reset(setup.device)
+    with start_runtime(device=setup.device) as runtime:
         mine, _ = cifar_step.ours(images, labels, compiled, runtime, batch)
         rivals = [cifar_step.conventional(images, labels, workers, runtime.device, batch) for workers in WORKERS]
         mine(3)
@@ -99,7 +99,7 @@ def cifar(batch: int, compiled: bool, place: Place, batches: int = 100, rounds: 
         )
         return Outcome(
             f"{spread([a for a, _ in pairs])} images/s, conventional {spread([b for _, b in pairs])}, ratio "
-            f"{spread([a / b for a, b in pairs], '{:.2f}')}; input {100 * share:.0f} % of the time{peak(place.device)}"
+            f"{spread([a / b for a, b in pairs], '{:.2f}')}; input {100 * share:.0f} % of the time{peak(setup.device)}"
         )
 
 
@@ -116,26 +116,26 @@ def steps(
     build: Callable[[], nn.Module],
     shape: tuple[int, ...],
     classes: int,
-    place: Place,
+    setup: Setup,
     layout: torch.memory_format = torch.channels_last,
     precision: str = "auto",
     batches: int = 10,
 ) -> Outcome:
     """A network's training step on what is on the device already."""
-    reset(place.device)
-    with start_runtime(precision=precision, device=place.device) as runtime:
+    reset(setup.device)
+    with start_runtime(precision=precision, device=setup.device) as runtime:
         noise = torch.randn(shape, device=runtime.device).contiguous(memory_format=layout)
         labels = torch.arange(shape[0], device=runtime.device) % classes
         training = build_training(build().to(runtime.device, memory_format=layout), classes)
         speeds = [
             speed(training, lambda: [(noise, labels)] * batches, batches * shape[0], runtime) for _ in range(ROUNDS + 1)
         ][1:]
-        return Outcome(f"{spread(speeds, '{:.1f}')} samples/s, {runtime.precision}{peak(place.device)}")
+        return Outcome(f"{spread(speeds, '{:.1f}')} samples/s, {runtime.precision}{peak(setup.device)}")
 
 
-def images_from_files(place: Place, size: int = 224, batch: int = 512, batches: int = 16, files: int = 256) -> Outcome:
+def images_from_files(setup: Setup, size: int = 224, batch: int = 512, batches: int = 16, files: int = 256) -> Outcome:
     """Time ResNet-10 with images that all cores read from JPEG files of ImageNet's size, and without input."""
-    folder, rng = place.out / "small/speed", np.random.default_rng(0)
+    folder, rng = setup.out / "small/speed", np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(files):
         small_data.photo(rng).save(folder / f"{number}.JPEG", quality=90)
@@ -143,8 +143,8 @@ def images_from_files(place: Place, size: int = 224, batch: int = 512, batches: 
     labels = torch.arange(count) % 1000
     paths = encode_paths(f"{number % files}.JPEG" for number in range(count))
     listed = ImageList(folder / "list", folder, paths, labels, "")
-    reset(place.device)
-    with start_runtime(device=place.device) as runtime:
+    reset(setup.device)
+    with start_runtime(device=setup.device) as runtime:
         training = build_training(ImageNetModel(1000).to(runtime.device, memory_format=torch.channels_last), 1000)
         loader = ImageLoader(listed, size, size + 32, None, runtime)
         held = next(iter(loader.training_batches(None, batch, 0)))
@@ -159,13 +159,13 @@ def images_from_files(place: Place, size: int = 224, batch: int = 512, batches: 
         return Outcome(
             f"{spread([b for _, b in pairs])} images/s with {loader.readers.workers} workers, "
             f"{spread([a for a, _ in pairs])} without input, which takes {100 * share:.0f} % of the time"
-            f"{peak(place.device)}"
+            f"{peak(setup.device)}"
         )
 
 
-def operators(recipe: str, place: Place, batches: int = 20) -> Outcome:
+def operators(recipe: str, setup: Setup, batches: int = 20) -> Outcome:
     """Count what the host starts in a step, and how often it waits for the GPU."""
-    with start_runtime(precision="bf16", device=place.device) as runtime:
+    with start_runtime(precision="bf16", device=setup.device) as runtime:
         counted = step_operators.count_step(recipe, batches, runtime)
     mean, most = counted.counts.total() / batches, step_operators.MOST[recipe]
     return Outcome(
@@ -175,20 +175,20 @@ def operators(recipe: str, place: Place, batches: int = 20) -> Outcome:
     )
 
 
-def recipe(name: str, compiled: bool, place: Place, batches: int = 100, rounds: int = ROUNDS) -> Outcome:
+def recipe(name: str, compiled: bool, setup: Setup, batches: int = 100, rounds: int = ROUNDS) -> Outcome:
     """Time a recipe's whole step: its input, network, optimizer and average."""
-    if compiled and not can_compile(place.device):
+    if compiled and not can_compile(setup.device):
         return Outcome("not tried: no C compiler, or no Triton")
     flags = ("--compile",) if compiled else ()
-    reset(place.device)
-    with start_runtime(device=place.device) as runtime:
+    reset(setup.device)
+    with start_runtime(device=setup.device) as runtime:
         training = step_operators.build_training(name, batches, step_operators.SIDE, runtime, *flags)
         epoch_of = training.train_batches
         samples = training.images_per_epoch
         speeds = [
             speed(training, lambda epoch=epoch: epoch_of(epoch), samples, runtime) for epoch in range(1, rounds + 2)
         ]
-        return Outcome(f"{spread(speeds[1:])} images/s, {runtime.precision}{peak(place.device)}")
+        return Outcome(f"{spread(speeds[1:])} images/s, {runtime.precision}{peak(setup.device)}")
 
 
 CHECKS: Checks = {

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from gpu import small_data
-from gpu.check import ROOT, Checks, Outcome, Place, can_compile
+from gpu.check import ROOT, Checks, Outcome, Setup, can_compile
 from longtail.logs import load_log, read_log
 
 SCRIPT = ROOT / "CIFAR-LT/cifar_train.py"
@@ -39,13 +39,13 @@ SAMPLES = 32  # of a batch, at least; a multiple of the GPUs
 
 
 def command(
-    place: Place, name: str, flags: tuple[str, ...], launcher: tuple[str, ...] = (), epochs: int = EPOCHS
+    setup: Setup, name: str, flags: tuple[str, ...], launcher: tuple[str, ...] = (), epochs: int = EPOCHS
 ) -> tuple[list[str], Path]:
     """Return the command of a run, and its folder."""
-    folder, data = place.out / "ways" / name, place.out / "small/ways"
+    folder, data = setup.out / "ways" / name, setup.out / "small/ways"
     if not (data / "cifar-100-python/meta").exists():
         small_data.cifar(data)
-    batch = str(max(place.gpus, 1) * -(-SAMPLES // max(place.gpus, 1)))
+    batch = str(max(setup.gpus, 1) * -(-SAMPLES // max(setup.gpus, 1)))
     words = [
         *launcher,
         str(SCRIPT),
@@ -54,7 +54,7 @@ def command(
         batch,
         *flags,
         "--device",
-        place.device,
+        setup.device,
         "--max_epochs",
         str(epochs),
         "--data_root",
@@ -87,11 +87,11 @@ def train(words: list[str]) -> None:
         raise RuntimeError(f"exit code {process.returncode}: {told[-1]}")
 
 
-def judge(place: Place, folder: Path, epochs: int) -> Outcome:
+def judge(setup: Setup, folder: Path, epochs: int) -> Outcome:
     """Compare a finished run's best accuracy with that of the first, in fp32 on one device."""
     log = load_log(log_of(folder))
     accuracy = log.best_accuracy
-    reference = load_log(log_of(place.out / "ways/fp32")).best_accuracy
+    reference = load_log(log_of(setup.out / "ways/fp32")).best_accuracy
     complete = log.measures["epoch"].tolist() == list(range(1, epochs + 1))
     return Outcome(
         f"{log.epochs} epochs, validation accuracy {accuracy:.3f}, {log.measures['seconds'][-1]:.2f} s an epoch",
@@ -100,40 +100,40 @@ def judge(place: Place, folder: Path, epochs: int) -> Outcome:
     )
 
 
-def with_note(outcome: Outcome, place: Place) -> Outcome:
+def with_note(outcome: Outcome, setup: Setup) -> Outcome:
     """Return the outcome, and that one GPU needs no exchange."""
     return (
         outcome
-        if place.gpus > 1
+        if setup.gpus > 1
         else dataclasses.replace(outcome, found=f"{outcome.found}; one GPU: nothing was exchanged")
     )
 
 
-def way(name: str, flags: tuple[str, ...], place: Place, epochs: int = EPOCHS) -> Outcome:
+def way(name: str, flags: tuple[str, ...], setup: Setup, epochs: int = EPOCHS) -> Outcome:
     """One process."""
-    words, folder = command(place, name, ("--overwrite", *flags), epochs=epochs)
+    words, folder = command(setup, name, ("--overwrite", *flags), epochs=epochs)
     train(words)
-    return judge(place, folder, epochs)
+    return judge(setup, folder, epochs)
 
 
-def data_parallel(place: Place, epochs: int = EPOCHS) -> Outcome:
+def data_parallel(setup: Setup, epochs: int = EPOCHS) -> Outcome:
     """All GPUs in one process."""
     return with_note(
-        way("DataParallel", ("--precision", "fp32", "--n_gpus", str(max(place.gpus, 1))), place, epochs), place
+        way("DataParallel", ("--precision", "fp32", "--n_gpus", str(max(setup.gpus, 1))), setup, epochs), setup
     )
 
 
-def torchrun(place: Place, epochs: int = EPOCHS, processes: int | None = None) -> Outcome:
+def torchrun(setup: Setup, epochs: int = EPOCHS, processes: int | None = None) -> Outcome:
     """One process for each GPU; on CUDA they talk through NCCL."""
-    launcher = (*TORCHRUN, str(processes or max(place.gpus, 1)))
-    words, folder = command(place, "torchrun", ("--precision", "fp32", "--overwrite"), launcher, epochs)
+    launcher = (*TORCHRUN, str(processes or max(setup.gpus, 1)))
+    words, folder = command(setup, "torchrun", ("--precision", "fp32", "--overwrite"), launcher, epochs)
     train(words)
-    return with_note(judge(place, folder, epochs), place)
+    return with_note(judge(setup, folder, epochs), setup)
 
 
-def killed(place: Place, epochs: int = EPOCHS) -> Outcome:
+def killed(setup: Setup, epochs: int = EPOCHS) -> Outcome:
     """SIGKILL after the first epoch, then --resume."""
-    words, folder = command(place, "killed", ("--precision", "fp32", "--resume"), epochs=epochs)
+    words, folder = command(setup, "killed", ("--precision", "fp32", "--resume"), epochs=epochs)
     shutil.rmtree(folder, ignore_errors=True)
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + LONGEST_SECONDS
@@ -151,14 +151,14 @@ def killed(place: Place, epochs: int = EPOCHS) -> Outcome:
     if not 0 < len(read_log(log_of(folder), whole_lines=True)) < epochs:
         raise RuntimeError("the run was not killed in its middle")
     train(words)
-    return judge(place, folder, epochs)
+    return judge(setup, folder, epochs)
 
 
-def compiled(place: Place) -> Outcome:
+def compiled(setup: Setup) -> Outcome:
     """torch.compile needs compilers, which not every machine has."""
-    if not can_compile(place.device):
+    if not can_compile(setup.device):
         return Outcome("not tried: no C compiler, or no Triton")
-    return way("compile", ("--precision", "fp32", "--compile"), place)
+    return way("compile", ("--precision", "fp32", "--compile"), setup)
 
 
 CHECKS: Checks = {

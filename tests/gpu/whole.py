@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from gpu.check import ROOT, Checks, Outcome, Place
+from gpu.check import ROOT, Checks, Outcome, Setup
 from longtail.logs import load_log
 
 TRAIN, TEST = (ROOT / "CIFAR-LT" / name for name in ("cifar_train.py", "cifar_test.py"))
@@ -16,8 +16,8 @@ EPOCHS, PUBLISHED, APART = 240, 0.3740, 0.015  # of the accuracy on the test set
 STEM = "cifar100_imbalance200"
 
 
-def train(place: Place, folder: Path, more: tuple[str, ...]) -> int:
-    """Train or resume for place.minutes, then stop with SIGTERM.
+def train(setup: Setup, folder: Path, more: tuple[str, ...]) -> int:
+    """Train or resume for setup.minutes, then stop with SIGTERM.
 
     Return the exit code; it is below 0 if the run had not begun.
     """
@@ -27,15 +27,15 @@ def train(place: Place, folder: Path, more: tuple[str, ...]) -> int:
         *COMMAND,
         *more,
         "--device",
-        place.device,
+        setup.device,
         "--data_root",
-        str(place.data_root),
+        str(setup.data_root),
         "--save_model",
         str(folder),
         "--resume",
     ]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60 * place.minutes
+    end = time.monotonic() + 60 * setup.minutes
     while process.poll() is None and time.monotonic() < end:
         time.sleep(0.1)
     process.terminate()
@@ -45,12 +45,12 @@ def train(place: Place, folder: Path, more: tuple[str, ...]) -> int:
     return process.returncode
 
 
-def first_command(place: Place, epochs: int = EPOCHS, more: tuple[str, ...] = ()) -> Outcome:
+def first_command(setup: Setup, epochs: int = EPOCHS, more: tuple[str, ...] = ()) -> Outcome:
     """Train as far as time allows; test when all epochs are done."""
-    if not (place.data_root / "cifar-100-python").is_dir():
-        return Outcome(f"not tried: no CIFAR-100 in {place.data_root}", finished=False)
-    folder = place.out / "whole"
-    code = train(place, folder, more)
+    if not (setup.data_root / "cifar-100-python").is_dir():
+        return Outcome(f"not tried: no CIFAR-100 in {setup.data_root}", finished=False)
+    folder = setup.out / "whole"
+    code = train(setup, folder, more)
     if not (folder / f"{STEM}.csv").exists():
         return Outcome("no epoch was finished in the time", finished=False)
     log = load_log(folder / f"{STEM}.csv")
@@ -66,9 +66,9 @@ def first_command(place: Place, epochs: int = EPOCHS, more: tuple[str, ...] = ()
         str(TEST),
         f"--saved_model_path={folder / f'best_{STEM}.pth'}",
         "--data_root",
-        str(place.data_root),
+        str(setup.data_root),
         "--device",
-        place.device,
+        setup.device,
     ]
     accuracy = float(subprocess.run(test, capture_output=True, text=True, check=True).stdout.split()[-1])
     return Outcome(
