@@ -7,9 +7,9 @@
     python reproduce.py --publish --only recipe=paper,tau=1.5       put the trained weights into ../pretrained_weights
 
 Runs live in --runs DIR. Each finished one leaves its log, its settings and its test figures in results/NAME/, from
-which the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the same between the marks in README.md,
-with a list of the runs still open; the short tables in ../README.md; and the pictures losses, tau, steadiness and
-overview (.png) in results/.
+which the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the tables between the marks of
+README.md, DISCUSSION.md, results/README.md and ../README.md, with a list of the runs still open; and the pictures
+losses, tau, steadiness and overview (.png) in results/.
 """
 
 import json

@@ -87,7 +87,9 @@ class Entry:
         """The loss, and what else distinguishes this row within its table."""
         parts = [self.loss_type]
         for key, value in self.settings.items():
-            if key not in ("loss_type", "recipe"):
+            if key == "difficulty":
+                parts.append(value)
+            elif key not in ("loss_type", "recipe"):
                 parts.append(f"{WORDS.get(key, key)} {value.replace('_', ' ')}")
         if self.teachers:
             parts.append(f"teachers {len(self.teachers)}")

@@ -1,5 +1,6 @@
 """Write the published tables and pictures from the logs of finished runs alone."""
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterable
@@ -21,7 +22,7 @@ LOSS_TABLES = ("cifar100", "cifar100-fast", "cifar100-strong")  # of the picture
 BASELINE_NAMES = {"CE": "cross-entropy"}
 LISTED = 3  # best epochs that a cell names one by one
 LAST_EPOCHS = 10  # over which the deviation of a class's weight is taken
-PAGES = (HERE.parent / "README.md", HERE / "README.md")
+PAGES = (HERE.parent / "README.md", HERE / "README.md", HERE / "DISCUSSION.md", HERE / "results/README.md")
 
 
 def marks(table: str) -> tuple[str, str]:
@@ -29,8 +30,29 @@ def marks(table: str) -> tuple[str, str]:
     return f"<!-- {table}: written by CIFAR-LT/reproduce.py -->", f"<!-- end of {table} -->"
 
 
+def put(table: str, text: str) -> None:
+    """Write a table between its marks, in the page that has them."""
+    for page in PAGES:
+        write_between(page, *marks(table), text)
+
+
+def on_a_page(table: str, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the rows with the columns that a page shows: without the kept epochs, and without those that say nothing.
+
+    Validation stands in the tables where it decides.
+    """
+    hidden = ["best epoch"] if table in plan.DECIDED_BY_VALIDATION else ["best epoch", "validation"]
+    columns = [name for name in rows[0] if name not in hidden and any(row[name] not in ("", "-") for row in rows)]
+    return [{name: row[name] for name in columns} for row in rows]
+
+
 def table_row(entry: Entry, done: list[Job]) -> dict[str, str]:
-    """Return the row of an entry with finished seeds: mean and standard deviation in %, over the seeds."""
+    """Return the row of an entry with finished seeds: mean and standard deviation in %, over the seeds.
+
+    The difference is that to its baseline, over the seeds that both have.
+    """
+    baseline = plan.baseline(entry)
+    apart = {"difference": "", "95 % interval": ""} if entry == baseline else against(entry, baseline)
     tests = [job.figures for job in done]
     logs = [load_log(job.kept_log) for job in done]
     return {
@@ -39,9 +61,10 @@ def table_row(entry: Entry, done: list[Job]) -> dict[str, str]:
         "paper": f"{entry.published:.2f}" if entry.published else "-",
         "this repository": show([test["accuracy"] for test in tests]),
         "seeds": str(len(done)),
-        "best epoch": best_epochs([log.best_epoch for log in logs], [log.epochs for log in logs]),
-        "validation": show([log.best_accuracy for log in logs]),
+        **apart,
         **{name: show([test["shots"][name] for test in tests]) for name in SHOTS[1:]},
+        "validation": show([log.best_accuracy for log in logs]),
+        "best epoch": best_epochs([log.best_epoch for log in logs], [log.epochs for log in logs]),
     }
 
 
@@ -73,7 +96,7 @@ def open_runs() -> str:
 
 
 def write_tables() -> None:
-    """Write each table with a finished run to results/TABLE.md and .csv and between its marks in README.md.
+    """Write each table with a finished run to results/TABLE.md and .csv and between its marks in a page.
 
     Write also which runs are open.
     """
@@ -88,9 +111,9 @@ def write_tables() -> None:
         text = markdown(rows, left=("loss",))
         write_atomically(jobs.RESULTS / f"{table}.md", text.encode())
         write_atomically(jobs.RESULTS / f"{table}.csv", csv_text(list(rows[0]), rows, header=True).encode())
-        write_between(PAGES[1], *marks(table), text)
+        put(table, markdown(on_a_page(table, rows), left=("loss",)))
         print(f"{table}\n{text}")
-    write_between(PAGES[1], *marks("open"), open_runs())
+    put("open", open_runs())
 
 
 def write_short_table() -> None:
@@ -111,7 +134,7 @@ def write_short_table() -> None:
         setting = {"imbalance": str(row.ce.imbalance), "recipe": recipe}
         rows.append({**setting, "paper: CE": published[0], "paper: CDB-CE": published[1], **ours})
     if rows:
-        write_between(PAGES[0], *marks("short"), markdown(rows, left=("recipe",)))
+        put("short", markdown(rows, left=("recipe",)))
 
 
 def write_demo_table() -> None:
@@ -133,7 +156,7 @@ def write_demo_table() -> None:
             }
             rows.append(row)
     if rows:
-        write_between(PAGES[1], *marks("demo"), markdown(rows, left=("precision",)))
+        put("demo", markdown(rows, left=("precision",)))
 
 
 def accuracies(entry: Entry) -> list[float]:
@@ -188,52 +211,117 @@ def weight_swing(log: Path) -> float:
     return float(np.median(load_log(log).weight[-LAST_EPOCHS:].std(axis=0)))
 
 
-def swing_of(entry: Entry | None) -> str:
+def swing_of(runs: list[Path]) -> str:
     """Return how much a class's weight moves.
 
     It is the standard deviation over the last epochs, median of classes, mean of seeds.
     """
-    swings = [weight_swing(job.kept_log) for job in finished(entry)] if entry else []
-    return f"{np.mean(swings):.3f}" if swings else "-"
+    return f"{np.mean([weight_swing(run) for run in runs]):.3f}" if runs else "-"
 
 
-def write_safety_tables() -> None:
-    """Write cross-entropy against CDB-CE with the published and with the smoothed difficulty.
-
-    Write CDB-BS against Balanced Softmax too.
-    """
-    safety = [safety_row(*entries) for entries in plan.SAFETY if finished(entries[1]) and finished(entries[3])]
-    combination = [
-        combination_row(*entries) for entries in plan.COMBINATION if finished(entries[1]) and finished(entries[2])
-    ]
-    for table, rows in (("safety", safety), ("combination", combination)):
-        if rows:
-            write_between(PAGES[1], *marks(table), markdown(rows, left=("data",)))
-    mnist = jobs.RESULTS / "mnist5k/table.md"
-    if mnist.exists():  # tests/benchmarks/mnist5k.py has written it
-        write_between(PAGES[1], *marks("mnist5k"), mnist.read_text(encoding="utf-8"))
+def kept_runs(entry: Entry | None) -> list[Path]:
+    """Return the folders in results/ of an entry's finished runs."""
+    return [job.result for job in finished(entry)] if entry else []
 
 
-def safety_row(data: str, ce: Entry, paper: Entry | None, smoothed: Entry) -> dict[str, str]:
-    """Return the row of a data set: cross-entropy, the published formula, smoothed difficulty."""
+def mnist5k_runs(name: str) -> list[Path]:
+    """Return the folders of a loss's runs that tests/benchmarks/mnist5k.py has kept."""
+    return sorted((jobs.RESULTS / "mnist5k").glob(f"{name}_seed*"))
+
+
+def kept_setting(label: str, runs: list[Path]) -> compare.Setting:
+    """Return tested runs, whose folders end with their seed, as compare.py takes them."""
+    tests = [json.loads((run / "test.json").read_text()) for run in runs]
+    seeds = tuple(int(run.name.rpartition("seed")[2]) for run in runs)
+    return compare.Setting(label, seeds, np.array([compare.by_group(test) for test in tests]))
+
+
+def with_seeds(runs: compare.Setting, seeds: Collection[int]) -> compare.Setting:
+    """Return the runs of these seeds alone."""
+    kept = [number for number, seed in enumerate(runs.seeds) if seed in seeds]
+    return compare.Setting(runs.label, tuple(runs.seeds[number] for number in kept), runs.accuracy[kept])
+
+
+def write_safety_table() -> None:
+    """Write cross-entropy against CDB-CE with the published and with the smoothed difficulty."""
+    runs = [(data, *map(kept_runs, entries)) for data, *entries in plan.SAFETY]
+    runs.append(("MNIST-5k, imbalance 50", *map(mnist5k_runs, ("CE", "CDB-CE_paper", "CDB-CE_smoothed"))))
+    rows = [safety_row(data, ce, paper, smoothed) for data, ce, paper, smoothed in runs if ce and smoothed]
+    if rows:
+        put("safety", markdown(rows, left=("data",)))
+
+
+def safety_row(data: str, ce: list[Path], paper: list[Path], smoothed: list[Path]) -> dict[str, str]:
+    """Return the row of a data set: cross-entropy, the published formula, smoothed difficulty, each with its seeds."""
+    names = ("CE", "CDB-CE, paper", "CDB-CE, smoothed")
+    found = {name: kept_setting(name, runs) for name, runs in zip(names, (ce, paper, smoothed), strict=True)}
+    seeds = set(found["CE"].seeds) & set(found["CDB-CE, smoothed"].seeds)
     return {
         "data": data,
-        "CE": accuracy_of(ce),
-        "CDB-CE, paper": accuracy_of(paper),
-        "CDB-CE, smoothed": accuracy_of(smoothed),
+        **{name: f"{accuracy(runs)} ({len(runs.seeds)})" if runs.seeds else "-" for name, runs in found.items()},
         "swing, paper": swing_of(paper),
         "swing, smoothed": swing_of(smoothed),
-        **against(smoothed, ce),
+        **paired(with_seeds(found["CDB-CE, smoothed"], seeds), with_seeds(found["CE"], seeds)),
     }
 
 
-def combination_row(data: str, rival: Entry, ours: Entry) -> dict[str, str]:
-    """Return the row of a data set: Balanced Softmax, and difficulty weights on it."""
+def write_pairs_table() -> None:
+    """Write what is compared directly: of each group of classes the difference and its interval.
+
+    A pair of rows needs the picture's number of seeds.
+    """
+    rows = []
+    for ours, rival in plan.PAIRS:
+        seeds = common_seeds(ours, rival)
+        if len(seeds) >= compare.FEWEST:
+            data = f"{ours.imbalance}, {ours.recipe}"
+            rows.append(pair_row(data, setting(ours, seeds), setting(rival, seeds)))
+    mnist5k = [kept_setting(label, mnist5k_runs(name)) for name, label in plan.MNIST5K_PAIR.items()]
+    if all(runs.seeds for runs in mnist5k):
+        rows.append(pair_row("50, MNIST-5k", *mnist5k))
+    if rows:
+        put("pairs", markdown(rows, left=("imbalance, recipe", "loss", "against")))
+
+
+def pair_row(data: str, ours: compare.Setting, rival: compare.Setting) -> dict[str, str]:
+    """Return the row of two settings with the same seeds."""
+    apart = compare.difference(ours, rival)
+    differences = {}
+    for column, shot in enumerate(SHOTS):
+        cells = apart.cells(column)
+        found = math.isfinite(apart.mean[column])
+        differences[shot] = f"{cells['difference']} ({cells['95 % interval']})" if found else "-"
     return {
-        "data": data,
-        "Balanced Softmax": accuracy_of(rival),
-        "CDB-BS, smoothed, tau 0.5": accuracy_of(ours),
-        **against(ours, rival),
+        "imbalance, recipe": data,
+        "loss": ours.label,
+        "against": rival.label,
+        "pairs": str(len(ours.seeds)),
+        **differences,
+    }
+
+
+def write_cells_table() -> None:
+    """Write how far the paper's recipe has come at the end of the high learning rate, and at its own end."""
+    rows = []
+    for entry in plan.TABLES["cifar100"]:
+        if entry.imbalance < 200:  # there the paper's number is reached
+            rows += [cells_row(entry, job) for job in finished(entry)[:1]]
+    if rows:
+        put("cells", markdown(rows, left=("loss",)))
+
+
+def cells_row(entry: Entry, job: Job) -> dict[str, str]:
+    """Return a run's training loss and validation accuracy in the last epoch at its first rate and in the last one."""
+    measures = load_log(job.kept_log).measures
+    rates, losses, shares = measures["lr"], measures["loss"], measures["accuracy"]
+    high = int(np.flatnonzero(rates == rates[0])[-1])
+    return {
+        "imbalance": str(entry.imbalance),
+        "loss": entry.label,
+        "loss, rate 0.1": f"{losses[high]:.2f}",
+        "loss, end": f"{losses[-1]:.2f}",
+        "validation, rate 0.1": f"{100 * shares[high]:.2f}",
+        "validation, end": f"{100 * shares[-1]:.2f}",
     }
 
 
@@ -246,7 +334,7 @@ def write_adjustment_table() -> None:
         if tests:
             rows.append(adjustment_row(entry, tests))
     if rows:
-        write_between(PAGES[1], *marks("adjustment"), markdown(rows, left=("recipe",)))
+        put("adjustment", markdown(rows, left=("recipe",)))
 
 
 def adjustment_row(entry: Entry, tests: dict[int, dict[str, Any]]) -> dict[str, str]:
@@ -309,7 +397,7 @@ def contrasts(entries: Iterable[Entry]) -> list[Contrast]:
 
 
 def draw() -> None:
-    """Draw the pictures of README.md, as far as their runs have finished."""
+    """Draw the pictures of the pages, as far as their runs have finished."""
     losses = contrasts([entry for table in LOSS_TABLES for entry in plan.TABLES[table]])
     if losses:
         draw_differences(losses, jobs.RESULTS / "losses.png")
@@ -331,8 +419,10 @@ def write_pages() -> None:
         write_tables()
         write_short_table()
         write_demo_table()
-        write_safety_tables()
+        write_safety_table()
         write_adjustment_table()
+        write_pairs_table()
+        write_cells_table()
         draw()
     finally:
         results_lock.release()

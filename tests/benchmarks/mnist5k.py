@@ -26,6 +26,7 @@ import cifar_train
 from cifar_dataset import ImageSet, evaluation_batches, first_of_each_class, hold_out, long_tail_counts
 from longtail.checkpoints import load_checkpoint, load_weights
 from longtail.cli import ArgumentParser, exit_code, plain_arguments, seed_number
+from longtail.compare import difference
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.files import write_atomically
@@ -34,7 +35,7 @@ from longtail.metrics import SHOTS, count_confusion, shot_accuracy
 from longtail.run import Run
 from longtail.tables import markdown
 from longtail.training import fit, start_or_resume
-from reproduction.pages import weight_swing
+from reproduction.pages import kept_setting, weight_swing
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST, HELD_OUT, LARGEST, IMBALANCE = 200, 50, 250, 50  # images of each class, and largest class / smallest
@@ -111,8 +112,13 @@ def keep(folder: Path, results: Path) -> None:
         write_atomically(results / source.name, source.read_bytes())
 
 
-def row(name: str, runs: list[Path]) -> dict[str, str]:
-    """Return a row of the table: mean and standard deviation over the runs."""
+def folder_name(loss: str) -> str:
+    """Return a loss's name as the folders of its runs have it."""
+    return loss.replace(", ", "_").replace(" ", "_")
+
+
+def row(name: str, runs: list[Path], baseline: list[Path]) -> dict[str, str]:
+    """Return a row of the table: mean and standard deviation over the runs, and the difference to the baseline."""
 
     def show(values: list[float], digits: int = 2) -> str:
         spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
@@ -121,10 +127,14 @@ def row(name: str, runs: list[Path]) -> dict[str, str]:
     tests = [json.loads((run / "test.json").read_text())["shots"] for run in runs]
     logs = [load_log(run) for run in runs]
     swings = [weight_swing(run) for run in runs]
+    apart = {"difference": "", "95 % interval": ""}
+    if runs != baseline:
+        apart = difference(kept_setting(name, runs), kept_setting("CE", baseline)).cells(0)
     return {
         "loss": name,
         "seeds": str(len(runs)),
         **{shot: show([100 * test[shot] for test in tests]) for shot in SHOTS},
+        **apart,
         "validation": show([100 * log.best_accuracy for log in logs]),
         "weights swing by": show(swings, 3),
     }
@@ -134,7 +144,7 @@ def benchmark(options: Namespace) -> None:
     """Run what is missing, then print the table."""
     for seed in options.seeds:
         for name, flags in LOSSES.items():
-            place = f"{name.replace(', ', '_').replace(' ', '_')}_seed{seed}"
+            place = f"{folder_name(name)}_seed{seed}"
             if (options.results / place / "test.json").exists():
                 continue
             args = cifar_train.parse_arguments(
@@ -162,11 +172,8 @@ def benchmark(options: Namespace) -> None:
             with start_runtime(1, "fp32") as runtime:
                 train_and_test(args, options.runs / place, runtime)
             keep(options.runs / place, options.results / place)
-    rows = [
-        row(name, runs)
-        for name in LOSSES
-        if (runs := sorted(options.results.glob(f"{name.replace(', ', '_').replace(' ', '_')}_seed*")))
-    ]
+    kept = {name: sorted(options.results.glob(f"{folder_name(name)}_seed*")) for name in LOSSES}
+    rows = [row(name, runs, kept["CE"]) for name, runs in kept.items() if runs]
     text = markdown(rows, left=("loss",))
     write_atomically(options.results / "table.md", text.encode())
     print(text)
