@@ -7,9 +7,9 @@
     python reproduce.py --publish --only recipe=paper,tau=1.5       put the trained weights into ../pretrained_weights
 
 Runs live in --runs DIR. Each finished one leaves its log, its settings and its test figures in results/NAME/, from
-which the tables are made, in any clone: results/TABLE.md and TABLE.csv, and the tables between the marks of
-README.md, DISCUSSION.md, results/README.md and ../README.md, with a list of the runs still open; and the pictures
-losses, tau, steadiness and overview (.png) in results/.
+which the tables are made, in any clone: results/TABLE.md and TABLE.csv; the tables between the marks of README.md,
+DISCUSSION.md, results/README.md and ../README.md, with a list of the runs still open; the pictures losses, tau,
+steadiness and overview (.png) in results/; and the cards of the trained networks in ../pretrained_weights/README.md.
 """
 
 import json
@@ -25,7 +25,7 @@ from reproduction import jobs
 from reproduction.jobs import HERE, Job
 from reproduction.pages import write_pages
 from reproduction.plan import FILTERS, select
-from reproduction.weights import publish
+from reproduction.weights import publish, write_cards
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -69,6 +69,12 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     return args
 
 
+def write_all() -> None:
+    """Write tables, pictures and the cards of the trained networks, from what is finished."""
+    write_pages()
+    write_cards()
+
+
 def run(open_jobs: list[Job], again: bool, data_root: Path, download: bool) -> int:
     """Run the jobs in order.
 
@@ -90,7 +96,7 @@ def run(open_jobs: list[Job], again: bool, data_root: Path, download: bool) -> i
             print(f"{job.name}: test accuracy {accuracy:.4f}{before}", flush=True)
         else:
             job.keep()
-            write_pages()
+            write_all()
     return 0
 
 
@@ -111,7 +117,7 @@ def reproduce(args: Namespace) -> int:
     if done and not (args.table or args.again):
         print(f"{len(done)} of {len(selected)} are finished, in {jobs.RESULTS}; --again runs them all the same")
     if not open_jobs:
-        write_pages()
+        write_all()
     return run(open_jobs, args.again, args.data_root, args.download)
 
 

@@ -30,6 +30,8 @@ MARKS = marks("cifar100")
 def results(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(pages, "PAGES", (tmp_path / "README.md", tmp_path / "results.md"))
+    monkeypatch.setattr(weights, "WEIGHTS", tmp_path / "weights")
+    (tmp_path / "weights").mkdir()
     (tmp_path / "README.md").write_text("")
     (tmp_path / "results.md").write_text("\n".join((*marks("open"), f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")))
 
@@ -401,8 +403,6 @@ def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkey
     assert re.search(r"\| 1 of 1 \|", (jobs.RESULTS / "cifar100.md").read_text())
     assert "Every run of these tables has been made.\n" in (tmp_path / "results.md").read_text()
     assert not (tmp_path / "results" / "losses.png").exists()  # there is nothing to compare it with
-    monkeypatch.setattr(weights, "WEIGHTS", tmp_path / "weights")
-    (tmp_path / "weights").mkdir()
     assert main([*command, "--publish"]) == 0
     path = tmp_path / "weights" / "cifar10_imbalance10_CE_seed0.pth"
     published = path.read_bytes()
