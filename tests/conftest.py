@@ -44,6 +44,14 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """Tiny videos of three verbs as EGTEA's scripts bring them to frames/ and splits/; no test changes them."""
+    from builders import make_clips
+
+    return make_clips(tmp_path_factory.mktemp("clips") / "data")
+
+
 @pytest.fixture(autouse=True)
 def no_stop_signal(monkeypatch):
     """Forget, after each test, a stop signal that arrived in it."""
@@ -94,8 +102,8 @@ def processes(tmp_path_factory):
     def run(
         count: int, *command: object, cwd: Path | None = None, timeout: float = 200, **environment: str
     ) -> subprocess.CompletedProcess:
-        place = tmp_path_factory.mktemp("forked")
-        out, err = place / "out", place / "err"
+        folder = tmp_path_factory.mktemp("forked")
+        out, err = folder / "out", folder / "err"
         job = SERVER.Process(
             target=become,
             args=(count, [*map(str, command)], cwd or Path.cwd(), {**os.environ, **environment}, out, err),

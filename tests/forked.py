@@ -82,9 +82,7 @@ def become(count: int, command: list[str], cwd: Path, environment: dict[str, str
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    packages = [
-        place for place in sys.path if place not in ("", str(ROOT), str(ROOT / "tests"), *FOLDERS)
-    ]  # not pytest's
+    packages = [path for path in sys.path if path not in ("", str(ROOT), str(ROOT / "tests"), *FOLDERS)]  # not pytest's
     sys.path[:] = [*filter(None, environment.get("PYTHONPATH", "").split(":")), *packages]
     if count > 1:
         fork(count, lambda: run_script(*command))

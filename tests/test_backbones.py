@@ -22,7 +22,15 @@ from backbones import (
     torchvision_backbone,
     trains_in_bf16_on_cpu,
 )
-from image_builders import make_folder
+from builders import (
+    IMAGE_COUNTS,
+    assert_same_state,
+    last_checkpoint,
+    log_rows,
+    make_folder,
+    train_imagenet,
+    write_config,
+)
 from imagenet_config import read_config
 from imagenet_run import BEST
 from imagenet_table import name_of
@@ -32,7 +40,6 @@ from longtail.devices import Runtime
 from longtail.training import train_epoch
 from main import main
 from resnet10 import ImageNetModel, ResNet10, split_state
-from test_imagenet_main import COUNTS, assert_same_state, last, rows, run, write_config
 
 # of 1000 classes, from torchvision's table of its weights
 PARAMETERS = {
@@ -47,7 +54,7 @@ PARAMETERS = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("small"), COUNTS)
+    return make_folder(tmp_path_factory.mktemp("small"), IMAGE_COUNTS)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -75,7 +82,7 @@ def test_small_images_are_trained_in_fp32_on_a_cpu(data, tmp_path, failing, caps
     assert [trains_in_bf16_on_cpu(side) for side in (16, 17)] == [False, True]
     for side, device, bf16 in ((16, "cpu", False), (16, "cuda:0", True), (17, "cpu", True)):
         check_precision(side, Runtime(torch.device(device), bf16=bf16))  # these are right
-    folder = run(tmp_path, data, "small", num_epochs=1, image_size=16, device="cpu")
+    folder = train_imagenet(tmp_path, data, "small", num_epochs=1, image_size=16, device="cpu")
     assert json.loads((folder / "small.json").read_text())["precision"] == "fp32"
     asked = write_config(tmp_path, data, "asked", num_epochs=1, image_size=16, device="cpu", precision="bf16")
     assert "precision bf16 with image_size 16: on a CPU" in failing(main, "--cfg", asked)
@@ -136,7 +143,7 @@ def pretrained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first_stage(data, pretrained, tmp_path_factory):
-    return run(
+    return train_imagenet(
         tmp_path_factory.mktemp("first"),
         data,
         "r18",
@@ -149,7 +156,7 @@ def first_stage(data, pretrained, tmp_path_factory):
 
 def test_a_run_starts_from_pretrained_weights(first_stage, pretrained, data, tmp_path):
     """With a learning rate of nothing the weights stay what they were."""
-    state, weights = last(first_stage), torch.load(pretrained)
+    state, weights = last_checkpoint(first_stage), torch.load(pretrained)
     assert torch.equal(state["feat_model"]["layer4.1.conv2.weight"], weights["layer4.1.conv2.weight"])
     assert state["classifier"]["fc.weight"].shape == (3, 512) and state["arguments"]["backbone"] == "resnet18"
     assert (
@@ -170,7 +177,7 @@ def test_resume_is_exact_and_needs_no_pretrained_weights(data, pretrained, tmp_p
 
     (tmp_path / "whole").mkdir()
     settings = {"backbone": "resnet18", "num_epochs": 2}
-    whole = run(tmp_path / "whole", data, "x", **settings, pretrained=pretrained)
+    whole = train_imagenet(tmp_path / "whole", data, "x", **settings, pretrained=pretrained)
     (tmp_path / "resnet18.pth").symlink_to(pretrained)
     file = write_config(tmp_path, data, "x", **settings, pretrained=tmp_path / "resnet18.pth")
     with monkeypatch.context() as patched:
@@ -178,14 +185,16 @@ def test_resume_is_exact_and_needs_no_pretrained_weights(data, pretrained, tmp_p
         assert main(["--cfg", str(file)]) == 2
     (tmp_path / "resnet18.pth").unlink()
     assert main(["--cfg", str(file), "--resume"]) == 0
-    assert_same_state(last(whole), last(tmp_path / "x"))
-    assert rows(whole) == rows(tmp_path / "x")
+    assert_same_state(last_checkpoint(whole), last_checkpoint(tmp_path / "x"))
+    assert log_rows(whole) == log_rows(tmp_path / "x")
 
 
 @pytest.mark.parametrize("stage", ["crt", "lws"])
 def test_second_stages(stage, first_stage, data, tmp_path, failing, capsys):
-    folder = run(tmp_path, data, stage, stage=stage, first_stage=first_stage, backbone="resnet18", num_epochs=1)
-    before, after = load_checkpoint(first_stage / BEST), last(folder)
+    folder = train_imagenet(
+        tmp_path, data, stage, stage=stage, first_stage=first_stage, backbone="resnet18", num_epochs=1
+    )
+    before, after = load_checkpoint(first_stage / BEST), last_checkpoint(folder)
     assert all(torch.equal(value, after["feat_model"][key]) for key, value in before["feat_model"].items())
     other = write_config(tmp_path, data, "other", stage=stage, first_stage=first_stage, num_epochs=1)
     assert "was trained with backbone resnet18, not resnet10: set backbone to resnet18" in failing(main, "--cfg", other)
@@ -264,7 +273,7 @@ def test_published_weights_are_used(cache, data, tmp_path, capsys):
     weights = models.resnet18().state_dict()
     torch.save(weights, cache / WEIGHTS_18)
     settings = {"backbone": "resnet18", "pretrained": "imagenet", "num_epochs": 2, "lr": 1e-30, "warmup_epochs": 1}
-    state = last(run(tmp_path, data, "x", **settings))
+    state = last_checkpoint(train_imagenet(tmp_path, data, "x", **settings))
     assert torch.equal(state["feat_model"]["layer4.1.conv2.weight"], weights["layer4.1.conv2.weight"])
     assert state["arguments"]["pretrained"] == "imagenet"
 
@@ -324,10 +333,10 @@ def test_a_run_with_a_network_of_timm(data, tmp_path, failing, capsys):
         "num_epochs": 2,
         "optimizer": "adamw",
     }
-    folder = run(tmp_path, data, "x", **settings)
+    folder = train_imagenet(tmp_path, data, "x", **settings)
     assert main(["--cfg", str(tmp_path / "x.yaml"), "--resume"]) == 0
     assert main(["--test", "--model_dir", str(folder)]) == 0
-    assert last(folder)["arguments"]["backbone"] == "timm/test_vit"
+    assert last_checkpoint(folder)["arguments"]["backbone"] == "timm/test_vit"
     small = write_config(tmp_path, data, "y", **{**settings, "backbone": "timm/vit_tiny_patch16_224"})
     assert "backbone timm/vit_tiny_patch16_224 does not take image_size 160" in failing(main, "--cfg", small)
     unknown = write_config(tmp_path, data, "y", **{**settings, "backbone": "timm/resnet1888"})
@@ -370,13 +379,13 @@ def test_a_resumed_adamw_is_exact(data, tmp_path, monkeypatch, capsys):
 
     (tmp_path / "whole").mkdir()
     settings = {"optimizer": "adamw", "lr": 0.001, "head_lr": 0.01, "warmup_epochs": 1, "num_epochs": 3}
-    whole = run(tmp_path / "whole", data, "x", **settings)
+    whole = train_imagenet(tmp_path / "whole", data, "x", **settings)
     file = write_config(tmp_path, data, "x", **settings)
     with monkeypatch.context() as patched:
         patched.setattr("longtail.training.train_epoch", broken_off)
         assert main(["--cfg", str(file)]) == 2
     assert main(["--cfg", str(file), "--resume"]) == 0
-    first, second = last(whole), last(tmp_path / "x")
+    first, second = last_checkpoint(whole), last_checkpoint(tmp_path / "x")
     for part in ("feat_model", "classifier"):
         assert all(torch.equal(value, second[part][key]) for key, value in first[part].items())
-    assert rows(whole) == rows(tmp_path / "x")
+    assert log_rows(whole) == log_rows(tmp_path / "x")

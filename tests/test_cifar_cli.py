@@ -15,6 +15,7 @@ import torch
 
 import cifar_test
 import cifar_train
+from builders import Gadget, write_cifar, write_python2
 from cifar_dataset import normalize, read_split
 from conftest import ROOT
 from longtail import devices
@@ -24,8 +25,6 @@ from longtail.hits import unpack_hits
 from longtail.logs import cells, read_log
 from resnet32 import ResNet32
 from teachers import logit_scale
-from test_cifar_dataset import write_cifar, write_python2
-from test_cifar_pickle import Gadget
 
 TRAIN, TEST = ROOT / "CIFAR-LT/cifar_train.py", ROOT / "CIFAR-LT/cifar_test.py"
 SHORT = ("--dataset", "digits", "--imbalance", 100, "--max_epochs", 2)

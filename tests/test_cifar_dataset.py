@@ -1,9 +1,7 @@
 """The paper's CIFAR100-LT: counts, hold-out, file format, augmentation."""
 
 import hashlib
-import io
 import pickle
-import struct
 import tarfile
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR100
 
+from builders import write_cifar, write_python2
 from cifar_dataset import (
     NORMALIZATION,
     Augmentation,
@@ -29,51 +28,6 @@ from cifar_dataset import (
 )
 from cifar_pickle import read_pickle
 from longtail.devices import Runtime
-
-
-class Python2Pickler(pickle._Pickler):
-    """Byte strings as Python 2 wrote them; numpy's old module path is put in by write_cifar."""
-
-    dispatch = dict(pickle._Pickler.dispatch)
-
-    def save_bytes(self, text):
-        short = len(text) < 256
-        self.write(
-            (pickle.SHORT_BINSTRING + bytes([len(text)]) if short else pickle.BINSTRING + struct.pack("<i", len(text)))
-            + text
-        )
-        self.memoize(text)
-
-    dispatch[bytes] = save_bytes
-
-
-def write_python2(path: Path, entry: dict) -> None:
-    buffer = io.BytesIO()
-    Python2Pickler(buffer, protocol=2).dump(entry)
-    path.write_bytes(buffer.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
-
-
-def write_cifar(root: Path, dataset: str = "cifar100", per_class: int = 27, tests: int = 2) -> Path:
-    """A data set of noise in the official format; image i of the training set has the value i % 251 everywhere."""
-    classes, key = (100, b"fine_labels") if dataset == "cifar100" else (10, b"labels")
-    folder = root / ("cifar-100-python" if dataset == "cifar100" else "cifar-10-batches-py")
-    folder.mkdir(parents=True)
-    labels = np.tile(np.arange(classes), per_class)
-    images = (np.arange(len(labels)) % 251).astype(np.uint8)[:, None].repeat(3072, axis=1)
-    files = ["train"] if dataset == "cifar100" else [f"data_batch_{n}" for n in range(1, 6)]
-    for name, part, part_labels in zip(
-        files, np.array_split(images, len(files)), np.array_split(labels, len(files)), strict=True
-    ):
-        write_python2(folder / name, {b"data": part, key: part_labels.tolist()})
-    test_labels = np.tile(np.arange(classes), tests)
-    noise = np.random.default_rng(0).integers(0, 256, (len(test_labels), 3072), dtype=np.uint8)
-    write_python2(
-        folder / ("test" if dataset == "cifar100" else "test_batch"), {b"data": noise, key: test_labels.tolist()}
-    )
-    names = [f"class {c}".encode() for c in range(classes)]
-    meta, names_key = ("meta", b"fine_label_names") if dataset == "cifar100" else ("batches.meta", b"label_names")
-    write_python2(folder / meta, {names_key: names})
-    return root
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,13 @@
 """CIFAR's pickles are read; others are refused before they can run code."""
 
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from builders import Gadget, write_cifar
 from cifar_dataset import read_split
 from cifar_pickle import read_pickle
-from test_cifar_dataset import write_cifar
-
-
-class Gadget:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.write_text, (self.path, "owned")
 
 
 def test_a_pickle_that_tries_to_run_code_is_refused(tmp_path):

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import cifar_dataset
+from builders import write_cifar, write_python2
 from cifar_train import main, parse_arguments, prepare
 from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
 from longtail.heads import CosineHead
 from longtail.training import Training
 from resnet32 import ResNet32
-from test_cifar_dataset import write_cifar, write_python2
 
 CPU = Runtime(torch.device("cpu"))
 MEAN, STD = (

@@ -20,6 +20,7 @@ import EGTEA_test
 import EGTEA_train
 import extract_frames
 import make_splits
+from builders import egtea_flags, random_state, write_video
 from clip_model import describe, load_model
 from conftest import ROOT
 from egtea_clips import Clip
@@ -29,53 +30,13 @@ from longtail.devices import Runtime
 from longtail.hits import unpack_hits
 from longtail.logs import read_log
 from longtail.metrics import report
-from test_extract_frames import write_video
-from test_resnext3d import random_state
 
 TRAIN, TEST = ROOT / "EGTEA/EGTEA_train.py", ROOT / "EGTEA/EGTEA_test.py"
-CLIPS = {"P01": (1, 1, 1, 2, 2, 3, 3, 1), "P20": (1, 2, 3), "OP01": (1, 2, 3, 3)}  # the verbs of each subject's clips
-FLAGS = "--pretrained_model none --sample_size 40 --frames_per_clip 3 --batch_size 4 --max_epochs 2 --lr 0.01"
-SMALL = tuple(FLAGS.split())  # a run that takes seconds
-
-
-def make_data(root: Path) -> Path:
-    """Tiny videos, brought to frames and splits by the two data scripts; a folder with frames/ and splits/."""
-    (root / "annotations").mkdir(parents=True)
-    lines = {"train": [], "test": []}
-    for subject, verbs in CLIPS.items():
-        for number, verb in enumerate(verbs):
-            clip = f"{subject}-R01-Tea-{number}-F{number:06d}"
-            write_video(
-                root / f"videos/{subject}-R01-Tea/{clip}.mp4", [70 * verb - 20 + 2 * (frame % 5) for frame in range(9)]
-            )
-            lines["test" if subject == "OP01" else "train"].append(f"{clip} 1 {verb} 1\n")
-    for name, split in lines.items():
-        (root / f"annotations/{name}_split1.txt").write_text("".join(split))
-    (root / "annotations/verbs.txt").write_text("1 take\n2 put\n3 cut\n")
-    assert extract_frames.main(["--videos", str(root / "videos"), "--out", str(root / "frames"), "--workers", "1"]) == 0
-    assert make_splits.main(["--annotations", str(root / "annotations"), "--out", str(root / "splits")]) == 0
-    return root
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("egtea") / "data")
-
-
-def training(data: Path, folder: Path, *flags: object) -> list[str]:
-    """Arguments of EGTEA_train.py."""
-    return [
-        *SMALL,
-        "--data_root",
-        str(data / "frames"),
-        "--train_file",
-        str(data / "splits/train_split.txt"),
-        "--val_file",
-        str(data / "splits/val_split.txt"),
-        "--save_model",
-        str(folder),
-        *map(str, flags),
-    ]
+def data(clips) -> Path:
+    return clips
 
 
 def flags_for_test(data: Path, checkpoint: Path, *flags: object) -> list[str]:
@@ -95,7 +56,7 @@ def flags_for_test(data: Path, checkpoint: Path, *flags: object) -> list[str]:
 def finished(data, tmp_path_factory) -> Path:
     """A folder with an uninterrupted run of two epochs."""
     folder = tmp_path_factory.mktemp("finished")
-    assert EGTEA_train.main(training(data, folder, "--workers", 2)) == 0
+    assert EGTEA_train.main(egtea_flags(data, folder, "--workers", 2)) == 0
     return folder
 
 
@@ -117,7 +78,7 @@ def test_a_run_leaves_its_files(finished):
 
 
 def test_killed_and_resumed_without_workers_ends_bit_for_bit_like_uninterrupted_with_two(data, finished, tmp_path):
-    arguments = training(data, tmp_path, "--workers", 0, "--resume")
+    arguments = egtea_flags(data, tmp_path, "--workers", 0, "--resume")
     process = subprocess.Popen([sys.executable, str(TRAIN), *arguments], stdout=subprocess.PIPE, text=True, cwd="/")
     end = time.monotonic() + 120
     while not (tmp_path / "last_model.pth").exists():
@@ -286,7 +247,7 @@ def test_flags_arrive_in_the_training(data, tmp_path):
     torch.save({"state_dict": random_state()}, tmp_path / "kinetics.pth")
     flags = "--lr 0.02 --momentum 0.7 --tau 1.5 --max_epochs 10 --accumulate 2 --validate_after_every 3 --workers 0"
     kinetics = ("--pretrained_model", tmp_path / "kinetics.pth")
-    args = EGTEA_train.parse_arguments(training(data, tmp_path, *flags.split(), *kinetics))
+    args = EGTEA_train.parse_arguments(egtea_flags(data, tmp_path, *flags.split(), *kinetics))
     prepared, _ = EGTEA_train.prepare(args, False, Runtime(torch.device("cpu")))
     [group] = prepared.optimizer.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.02, 0.7, 5e-4)
@@ -309,7 +270,7 @@ def test_flags_arrive_in_the_training(data, tmp_path):
 def test_the_head_may_have_a_learning_rate_of_its_own(data, tmp_path, loss_type, of_head):
     """Both fall to a tenth after 60 %: the first batch of epoch 7 of 10."""
     flags = ("--lr", 0.02, "--head_lr", 0.003, "--max_epochs", 10, "--loss_type", loss_type)
-    args = EGTEA_train.parse_arguments(training(data, tmp_path, *flags))
+    args = EGTEA_train.parse_arguments(egtea_flags(data, tmp_path, *flags))
     prepared, _ = EGTEA_train.prepare(args, False, Runtime(torch.device("cpu")))
     body, head = prepared.optimizer.param_groups
     names = {parameter: name for name, parameter in prepared.model.named_parameters()}
@@ -325,7 +286,7 @@ def test_the_head_may_have_a_learning_rate_of_its_own(data, tmp_path, loss_type,
 @pytest.mark.parametrize(("loss_type", "accumulate"), [("LDAM-DRW", 1), ("EQL", 2)])
 def test_rival_losses_and_accumulation(data, tmp_path, loss_type, accumulate):
     flags = ("--loss_type", loss_type, "--accumulate", accumulate, "--max_epochs", 1, "--momentum", 0.9)
-    assert EGTEA_train.main(training(data, tmp_path, *flags)) == 0
+    assert EGTEA_train.main(egtea_flags(data, tmp_path, *flags)) == 0
     assert EGTEA_test.main(flags_for_test(data, tmp_path / "best_model.pth")) == 0
 
 
@@ -359,7 +320,7 @@ def test_rival_losses_and_accumulation(data, tmp_path, loss_type, accumulate):
     ],
 )
 def test_wrong_flags(failing, data, tmp_path, flags, match):
-    assert re.search(match, failing(EGTEA_train.main, *training(data, tmp_path / "run", *flags)))
+    assert re.search(match, failing(EGTEA_train.main, *egtea_flags(data, tmp_path / "run", *flags)))
     assert not (tmp_path / "run").exists()
 
 
@@ -397,7 +358,7 @@ def test_wrong_splits(failing, data, tmp_path, name, change, match):
     split = rewritten(data / "splits" / name, tmp_path, change)
     flag = "--train_file" if name.startswith("train") else "--val_file"
     error = failing(
-        EGTEA_train.main, *training(data, tmp_path / "run", flag, split, "--class_names", data / "splits/verbs.txt")
+        EGTEA_train.main, *egtea_flags(data, tmp_path / "run", flag, split, "--class_names", data / "splits/verbs.txt")
     )
     assert re.search(match, error)
     assert not (tmp_path / "run").exists()
@@ -406,7 +367,7 @@ def test_wrong_splits(failing, data, tmp_path, name, change, match):
 def test_only_cdb_needs_every_verb_in_validation(data, tmp_path):
     """Trained on clips of verbs 1 1 1 2 2 3 3 1; validated on 1 2, without the 3."""
     split = rewritten(data / "splits/val_split.txt", tmp_path, lambda lines: lines[:2])
-    args = EGTEA_train.parse_arguments(training(data, tmp_path / "run", "--val_file", split, "--loss_type", "CE"))
+    args = EGTEA_train.parse_arguments(egtea_flags(data, tmp_path / "run", "--val_file", split, "--loss_type", "CE"))
     read = EGTEA_train.read_data(args, Runtime(torch.device("cpu")))
     assert (read.val.labels.tolist(), read.class_counts) == ([0, 1], [4, 2, 2])
 
@@ -414,7 +375,7 @@ def test_only_cdb_needs_every_verb_in_validation(data, tmp_path):
 def test_smoothed_difficulty_needs_no_clip_of_a_verb(data, tmp_path, capsys):
     """Verb 3 has no clip: 1 or 2 clips, and it has the overall difficulty, exactly between or at theirs."""
     split = rewritten(data / "splits/val_split.txt", tmp_path, lambda lines: lines[:2])
-    args = training(
+    args = egtea_flags(
         data, tmp_path / "run", "--val_file", split, "--difficulty", "smoothed", "--tau", "1", "--max_epochs", "1"
     )
     assert EGTEA_train.main([str(arg) for arg in args]) == 0
@@ -433,7 +394,7 @@ def test_a_truncated_frame_ends_training_in_one_line(data, tmp_path, shell):
         copy = tmp_path / "frames" / path.relative_to(data / "frames")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes() if "P01-R01-Tea-2-" not in str(path) else path.read_bytes()[:-30])
-    run = shell(TRAIN, *training(data, tmp_path / "run", "--data_root", tmp_path / "frames", "--workers", 2))
+    run = shell(TRAIN, *egtea_flags(data, tmp_path / "run", "--data_root", tmp_path / "frames", "--workers", 2))
     assert run.returncode == 2
     assert re.fullmatch(
         rf"EGTEA_train.py: error: {folder}/P01-R01-Tea-2-\S+/00000\d.jpg is a truncated or damaged JPEG; .*\n",
@@ -443,11 +404,11 @@ def test_a_truncated_frame_ends_training_in_one_line(data, tmp_path, shell):
 
 def test_existing_run_is_left_alone(failing, data, finished):
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.iterdir()}
-    error = failing(EGTEA_train.main, *training(data, finished))
+    error = failing(EGTEA_train.main, *egtea_flags(data, finished))
     assert all(flag in error for flag in ("--resume", "--overwrite", "--save_model"))
-    assert "with seed 0, not 7" in failing(EGTEA_train.main, *training(data, finished, "--seed", 7, "--resume"))
+    assert "with seed 0, not 7" in failing(EGTEA_train.main, *egtea_flags(data, finished, "--seed", 7, "--resume"))
     assert "pretrained weights at" in failing(
-        EGTEA_train.main, *training(data, finished, "--overwrite", "--pretrained_model", "/none.pth")
+        EGTEA_train.main, *egtea_flags(data, finished, "--overwrite", "--pretrained_model", "/none.pth")
     )
     assert before == {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.iterdir()}
 
@@ -457,16 +418,16 @@ def test_a_run_that_is_to_be_replaced_stays_until_the_new_one_has_an_epoch(faili
     """One clip of 32 pixels is too small for BatchNorm; so large a rate gives no finite loss. Neither ends an epoch."""
     shutil.copytree(finished, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    error = failing(EGTEA_train.main, *training(data, tmp_path / "run", "--overwrite", *flags))
+    error = failing(EGTEA_train.main, *egtea_flags(data, tmp_path / "run", "--overwrite", *flags))
     assert "--sample_size" in error or "loss" in error
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
-    assert EGTEA_train.main(training(data, tmp_path / "run", "--resume")) == 0
+    assert EGTEA_train.main(egtea_flags(data, tmp_path / "run", "--resume")) == 0
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_another_split_is_another_experiment(failing, data, finished, tmp_path, split):
     other = rewritten(data / f"splits/{split}_split.txt", tmp_path, lambda lines: lines[::-1])
-    error = failing(EGTEA_train.main, *training(data, finished, "--resume", f"--{split}_file", other))
+    error = failing(EGTEA_train.main, *egtea_flags(data, finished, "--resume", f"--{split}_file", other))
     blobs = [git_blob(path) for path in (data / f"splits/{split}_split.txt", other)]
     assert (
         f"with {split}_file {split}_split.txt {blobs[0]}, not {split}_split.txt {blobs[1]}: "
@@ -484,13 +445,13 @@ def test_a_split_may_move_and_an_old_checkpoint_knows_none(data, finished, tmp_p
     for name in ("last_model.pth", "model.csv", "model.json"):
         shutil.copy(finished / name, tmp_path)
     moved = rewritten(data / "splits/train_split.txt", tmp_path, lambda lines: lines)
-    assert EGTEA_train.main(training(data, tmp_path, "--resume", "--train_file", moved)) == 0
+    assert EGTEA_train.main(egtea_flags(data, tmp_path, "--resume", "--train_file", moved)) == 0
     state = load_checkpoint(tmp_path / "last_model.pth")
     state["arguments"] = {
         key: value for key, value in state["arguments"].items() if key not in ("train_file", "val_file")
     }
     save_checkpoint(tmp_path / "last_model.pth", state)
-    assert EGTEA_train.main(training(data, tmp_path, "--resume")) == 0
+    assert EGTEA_train.main(egtea_flags(data, tmp_path, "--resume")) == 0
 
 
 def test_a_run_that_goes_on_needs_no_pretrained_weights(data, finished, tmp_path):
@@ -499,16 +460,18 @@ def test_a_run_that_goes_on_needs_no_pretrained_weights(data, finished, tmp_path
     state = load_checkpoint(finished / "last_model.pth")
     state["arguments"]["pretrained_model"] = "kinetics.pth"
     save_checkpoint(tmp_path / "last_model.pth", state)
-    assert EGTEA_train.main(training(data, tmp_path, "--resume", "--pretrained_model", tmp_path / "kinetics.pth")) == 0
+    assert (
+        EGTEA_train.main(egtea_flags(data, tmp_path, "--resume", "--pretrained_model", tmp_path / "kinetics.pth")) == 0
+    )
 
 
 def test_unwritable_place(failing, data, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "file/run cannot hold the run" in failing(EGTEA_train.main, *training(data, tmp_path / "file/run"))
+    assert "file/run cannot hold the run" in failing(EGTEA_train.main, *egtea_flags(data, tmp_path / "file/run"))
 
 
 def test_torchrun_needs_a_batch_that_divides(data, tmp_path):
-    args = EGTEA_train.parse_arguments(training(data, tmp_path))
+    args = EGTEA_train.parse_arguments(egtea_flags(data, tmp_path))
     with pytest.raises(ValueError, match="batch of 4 does not divide among 3 processes"):
         EGTEA_train.prepare(args, False, Runtime(torch.device("cpu"), world_size=3))
 
@@ -601,7 +564,7 @@ def own(tmp_path_factory) -> Path:
     assert extract_frames.main([*folders, str(root / "frames"), "--workers", "1"]) == 0
     assert make_splits.main([*folders, str(root / "splits")]) == 0
     flags = ("--max_epochs", 1, "--loss_type", "CE", "--workers", 0)
-    assert EGTEA_train.main(training(root, root / "run", *flags)) == 0
+    assert EGTEA_train.main(egtea_flags(root, root / "run", *flags)) == 0
     return root
 
 

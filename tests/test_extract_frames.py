@@ -16,22 +16,10 @@ import numpy as np
 import pytest
 
 import extract_frames
+from builders import write_video
 from conftest import ROOT
 
 SCRIPT = ROOT / "EGTEA/data/extract_frames.py"
-
-
-def write_video(path: Path, levels: list[int], height: int = 48, width: int = 64) -> Path:
-    """An mp4, or an AVI of JPEGs, of flat frames with the given grey levels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(
-        str(path), cv2.VideoWriter_fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v")), 12, (width, height)
-    )
-    assert writer.isOpened()
-    for level in levels:
-        writer.write(np.full((height, width, 3), level, np.uint8))
-    writer.release()
-    return path
 
 
 def tree(root: Path) -> dict[str, bytes]:

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_builders import encoded
+from builders import encoded, picture
 from imagenet_copies import smaller_copy
-from test_imagenet_images import picture
 
 
 @pytest.mark.parametrize(

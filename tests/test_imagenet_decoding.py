@@ -10,26 +10,10 @@ import torchvision.io
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from image_builders import encoded, evaluation_view, pixels, training_view
+from builders import BLUE, RED, encoded, evaluation_view, pixels, quarters, training_view, with_orientation
 from imagenet_decoding import EncodedImage, grey_line, has_more_frames
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-RED, BLUE = (255, 0, 0), (0, 0, 255)
-
-
-def quarters(width: int = 48, height: int = 32) -> Image.Image:
-    """Red, green, blue and white quarters, each of one colour: how it is turned can be read off its corners."""
-    image = Image.new("RGB", (width, height), "white")
-    for box, color in (((0, 0), RED), ((width // 2, 0), (0, 255, 0)), ((0, height // 2), BLUE)):
-        image.paste(color, (*box, box[0] + width // 2, box[1] + height // 2))
-    return image
-
-
-def with_orientation(orientation: int, kind: str = "JPEG") -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    settings = {"subsampling": 0} if kind == "JPEG" else {}
-    return encoded(quarters(), kind, exif=exif, **settings)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])

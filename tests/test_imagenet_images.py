@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from builders import encoded, evaluation_view, jpeg, make_folder, picture, pixels, training_view
 from conftest import ROOT
-from image_builders import encoded, evaluation_view, jpeg, make_folder, pixels, training_view
 from imagenet_decoding import Crop, EncodedImage, random_crop, reduction_for
 from imagenet_lists import ImageList, encode_paths, locate, read_list
 from imagenet_loader import ImageLoader
@@ -34,13 +34,6 @@ from imagenet_transforms import (
 from longtail.devices import Runtime
 
 CPU = Runtime(torch.device("cpu"))
-
-
-def picture(width=500, height=375, mode="RGB") -> Image.Image:
-    """Smooth, with every color."""
-    y, x = np.mgrid[:height, :width]
-    pixels = np.stack([127 + 100 * np.sin(x / 31), 127 + 100 * np.cos(y / 23), 127 + 100 * np.sin((x + y) / 41)], 2)
-    return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])

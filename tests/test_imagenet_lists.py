@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from image_builders import SPLITS, make_folder
+from builders import SPLITS, make_folder
 from imagenet_lists import check_classes, check_folders, check_leaks, locate, parse_line, read_class_names, read_list
 
 

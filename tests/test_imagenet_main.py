@@ -16,9 +16,17 @@ import torch
 
 import imagenet_test
 import imagenet_training
+from builders import (
+    IMAGE_COUNTS,
+    assert_same_state,
+    last_checkpoint,
+    log_rows,
+    make_folder,
+    train_imagenet,
+    write_config,
+)
 from cdb_loss import CDBLoss
 from conftest import ROOT
-from image_builders import make_folder
 from imagenet_config import read_config
 from imagenet_loader import ImageLoader
 from imagenet_run import BEST, CLASS_TABLES, RESULTS
@@ -30,7 +38,6 @@ from longtail.calibration import bin_sums, calibration_error
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from longtail.devices import Runtime
 from longtail.hits import unpack_hits
-from longtail.logs import cells, read_log
 from longtail.metrics import count_confusion, macro_f1, report
 from longtail.posthoc import extract
 from longtail.signals import Stopped, raise_if_stopped
@@ -39,72 +46,21 @@ from main import main
 from resnet10 import PARTS, ImageNetModel, split_state
 
 CPU = Runtime(torch.device("cpu"))
-COUNTS = {"train": [12, 6, 3], "val": [3, 3, 3], "test": [5, 5, 5]}
-SMALL = """
-data_root: {root}
-train_list: "{{data_root}}/Small_train.txt"
-val_list: "{{data_root}}/Small_val.txt"
-test_list: "{{data_root}}/Small_test.txt"
-num_classes: 3
-image_size: 32
-test_resize: 36
-model_dir: {model_dir}
-num_epochs: 3
-batch_size: 8
-lr: 0.05
-workers: 0
-precision: fp32
-"""
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("small"), COUNTS)
-
-
-def write_config(path: Path, data: Path, run: str, **settings) -> Path:
-    file = path / f"{run}.yaml"
-    changed = "".join(f"{key}: {value}\n" for key, value in settings.items())
-    lines = SMALL.format(root=data, model_dir=path / run).splitlines(keepends=True)
-    file.write_text("".join(line for line in lines if line.split(":")[0] not in settings) + changed)
-    return file
-
-
-def run(path: Path, data: Path, name: str, *flags: object, **settings) -> Path:
-    """Train; the run's folder."""
-    assert main(["--cfg", str(write_config(path, data, name, **settings)), *map(str, flags)]) == 0
-    return path / name
-
-
-def last(folder: Path) -> dict:
-    return load_checkpoint(folder / f"last_{folder.name}.pth")
-
-
-def assert_same_state(first: dict, second: dict) -> None:
-    """Bit for bit, but for the run's place."""
-    assert first.keys() == second.keys()
-    for key in ("feat_model", "classifier", "criterion"):
-        assert all(torch.equal(value, second[key][name]) for name, value in first[key].items()), key
-    for number, buffers in first["optimizer"]["state"].items():
-        assert torch.equal(buffers["momentum_buffer"], second["optimizer"]["state"][number]["momentum_buffer"])
-    assert first["best_accuracy"] == second["best_accuracy"] and first["epoch"] == second["epoch"]
-
-
-def rows(folder: Path) -> list[dict]:
-    return [
-        {key: value for key, value in cells(row).items() if not key.startswith(("seconds", "images_per"))}
-        for row in read_log(folder / f"{folder.name}.csv")
-    ]
+    return make_folder(tmp_path_factory.mktemp("small"), IMAGE_COUNTS)
 
 
 @pytest.fixture(scope="module")
 def first_stage(tmp_path_factory, data) -> Path:
-    return run(tmp_path_factory.mktemp("first"), data, "ce")
+    return train_imagenet(tmp_path_factory.mktemp("first"), data, "ce")
 
 
 @pytest.fixture(scope="module")
 def cdb(tmp_path_factory, data) -> Path:
-    return run(tmp_path_factory.mktemp("cdb"), data, "cdb", loss_type="CDB-CE", tau=1.5, num_epochs=4)
+    return train_imagenet(tmp_path_factory.mktemp("cdb"), data, "cdb", loss_type="CDB-CE", tau=1.5, num_epochs=4)
 
 
 def test_what_a_run_leaves(cdb, data, capsys):
@@ -127,7 +83,7 @@ def test_what_a_run_leaves(cdb, data, capsys):
     assert not any(str(data) in str(value) or str(cdb) in str(value) for value in best["arguments"].values())
     assert str(data) not in (cdb / "cdb.json").read_text() and str(data) not in (cdb / "test.json").read_text()
     assert best["criterion"]["weight"].sum().item() == pytest.approx(3)
-    assert [row["lr"] for row in rows(cdb)] == [
+    assert [row["lr"] for row in log_rows(cdb)] == [
         "0.05",
         "0.04268",
         "0.025",
@@ -137,8 +93,8 @@ def test_what_a_run_leaves(cdb, data, capsys):
 
 def test_its_own_configuration_reproduces_a_run_with_any_number_of_workers(cdb, tmp_path, capsys):
     assert main(["--cfg", str(cdb / "config.yaml"), "--model_dir", str(tmp_path / "cdb"), "--workers", "2"]) == 0
-    assert_same_state(last(cdb), last(tmp_path / "cdb"))
-    assert rows(cdb) == rows(tmp_path / "cdb")
+    assert_same_state(last_checkpoint(cdb), last_checkpoint(tmp_path / "cdb"))
+    assert log_rows(cdb) == log_rows(tmp_path / "cdb")
     first, second = (json.loads((folder / "test.json").read_text()) for folder in (cdb, tmp_path / "cdb"))
     assert (first["arguments"].pop("workers"), second["arguments"].pop("workers")) == (0, 2)
     assert first == second
@@ -160,11 +116,11 @@ def test_killed_and_resumed_is_uninterrupted(cdb, data, tmp_path, shell, capsys)
     )
     killed = shell("-c", code, file, cwd=ROOT / "ImageNet-LT")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(rows(tmp_path / "cdb")) == 3 and last(tmp_path / "cdb")["epoch"] == 2
+    assert len(log_rows(tmp_path / "cdb")) == 3 and last_checkpoint(tmp_path / "cdb")["epoch"] == 2
     assert not (tmp_path / "cdb/test.json").exists()
     assert main(["--cfg", str(file), "--resume"]) == 0
-    assert_same_state(last(cdb), last(tmp_path / "cdb"))
-    assert rows(cdb) == rows(tmp_path / "cdb")
+    assert_same_state(last_checkpoint(cdb), last_checkpoint(tmp_path / "cdb"))
+    assert log_rows(cdb) == log_rows(tmp_path / "cdb")
     assert json.loads((cdb / "test.json").read_text()) == json.loads((tmp_path / "cdb/test.json").read_text())
 
 
@@ -231,7 +187,7 @@ def test_a_stopped_test_promises_no_resume(first_stage, monkeypatch, capsys):
 
 
 def test_overwrite_and_resume_of_nothing(data, tmp_path, capsys):
-    folder = run(tmp_path, data, "x", "--resume", num_epochs=1)
+    folder = train_imagenet(tmp_path, data, "x", "--resume", num_epochs=1)
     assert f"nothing to resume in {folder}: starting from epoch 1" in capsys.readouterr().out
     (folder / "test_ncm.json").write_text("{}")
     assert main(["--cfg", str(tmp_path / "x.yaml"), "--overwrite", "--batch_size", "7"]) == 0
@@ -276,16 +232,16 @@ def test_a_report_by_hand():
 
 @pytest.mark.parametrize(("stage", "frozen"), [("crt", "feat_model"), ("lws", "feat_model")])
 def test_second_stages(stage, frozen, first_stage, data, tmp_path, capsys):
-    folder = run(tmp_path, data, stage, stage=stage, first_stage=first_stage, sampling="balanced", num_epochs=2)
-    before, after = load_checkpoint(first_stage / BEST), last(folder)
+    settings = {"first_stage": first_stage, "sampling": "balanced", "num_epochs": 2}
+    folder = train_imagenet(tmp_path, data, stage, stage=stage, **settings)
+    before, after = load_checkpoint(first_stage / BEST), last_checkpoint(folder)
     assert all(torch.equal(value, after[frozen][key]) for key, value in before[frozen].items())
     same = torch.equal(before["classifier"]["fc.weight"], after["classifier"]["fc.weight"])
     assert same == (stage == "lws") and ("scales" in after["classifier"]) == (stage == "lws")
     assert main(["--test", "--model_dir", str(folder)]) == 0
     assert main(["--cfg", str(folder / "config.yaml"), "--model_dir", str(tmp_path / "again")]) == 0
-    assert all(
-        torch.equal(value, last(tmp_path / "again")["classifier"][key]) for key, value in after["classifier"].items()
-    )
+    again = last_checkpoint(tmp_path / "again")
+    assert all(torch.equal(value, again["classifier"][key]) for key, value in after["classifier"].items())
     assert after["first_stage"] == "ce"
 
 
@@ -396,7 +352,7 @@ def test_the_views_of_a_test_are_of_the_configured_size(first_stage, monkeypatch
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_precision_is_the_configured_one(precision, data, tmp_path, capsys):
-    folder = run(tmp_path, data, "x", num_epochs=1, precision=precision)
+    folder = train_imagenet(tmp_path, data, "x", num_epochs=1, precision=precision)
     assert json.loads((folder / "x.json").read_text())["precision"] == precision
 
 
@@ -410,10 +366,10 @@ def test_a_second_stage_needs_a_finished_first_one_and_later_none(first_stage, d
     """Resumed it has all it needs: another first stage is refused, none at all does not matter."""
     copy = tmp_path / "ce"
     shutil.copytree(first_stage, copy)
-    second = run(tmp_path, data, "crt", stage="crt", first_stage=copy, num_epochs=1)
+    second = train_imagenet(tmp_path, data, "crt", stage="crt", first_stage=copy, num_epochs=1)
     other = write_config(tmp_path, data, "crt", stage="crt", first_stage=first_stage.parent / "other", num_epochs=1)
     assert "was trained with first_stage ce, not other" in failing(main, "--cfg", other, "--resume")
-    state = last(copy)
+    state = last_checkpoint(copy)
     state["epoch"] = 1
     save_checkpoint(copy / "last_ce.pth", state)
     file = write_config(tmp_path, data, "crt2", stage="crt", first_stage=copy)
@@ -433,7 +389,7 @@ def test_a_second_stage_needs_a_finished_first_one_and_later_none(first_stage, d
 
 
 def test_tau_norm_is_not_for_lws(first_stage, data, tmp_path, failing):
-    folder = run(tmp_path, data, "lws", stage="lws", first_stage=first_stage, num_epochs=1)
+    folder = train_imagenet(tmp_path, data, "lws", stage="lws", first_stage=first_stage, num_epochs=1)
     assert "is of stage lws, whose classifier is rescaled already" in failing(
         main, "--test", "--model_dir", folder, "--tau_norm"
     )
@@ -489,13 +445,13 @@ def test_classifiers_without_training(method, first_stage, capsys):
 
 
 def test_difficulty_decides_what_is_drawn(data, tmp_path, capsys):
-    folder = run(tmp_path, data, "drawn", sampling="difficulty", tau=1, num_epochs=3)
-    for row in rows(folder):
+    folder = train_imagenet(tmp_path, data, "drawn", sampling="difficulty", tau=1, num_epochs=3)
+    for row in log_rows(folder):
         difficulty = [1 - float(row[f"accuracy_{c}"]) for c in range(3)]
         assert [float(row[f"weight_{c}"]) for c in range(3)] == pytest.approx(
             [3 * d / sum(difficulty) for d in difficulty], abs=2e-3
         )
-    assert last(folder)["criterion"]["weight"].sum().item() == pytest.approx(3)
+    assert last_checkpoint(folder)["criterion"]["weight"].sum().item() == pytest.approx(3)
     training = prepared(tmp_path, data, sampling="difficulty", tau=1)
     training.criterion.update(torch.tensor([1, 3, 0]), torch.tensor([4, 4, 1]))
     assert training.criterion.weight.tolist() == pytest.approx([1.125, 0.375, 1.5])
@@ -507,14 +463,14 @@ def test_difficulty_decides_what_is_drawn(data, tmp_path, capsys):
 
 @pytest.mark.parametrize("sampling", ["balanced", "square_root", "progressive"])
 def test_other_samplings_run(sampling, data, tmp_path, capsys):
-    assert len(rows(run(tmp_path, data, "x", sampling=sampling, num_epochs=1))) == 1
+    assert len(log_rows(train_imagenet(tmp_path, data, "x", sampling=sampling, num_epochs=1))) == 1
 
 
 @pytest.mark.parametrize(
     "settings", [{"loss_type": "CDB-FL", "gamma": 2, "reduction": "weighted_mean"}, {"loss_type": "Balanced_Softmax"}]
 )
 def test_other_losses_run(settings, data, tmp_path, capsys):
-    assert len(rows(run(tmp_path, data, "x", num_epochs=1, **settings))) == 1
+    assert len(log_rows(train_imagenet(tmp_path, data, "x", num_epochs=1, **settings))) == 1
 
 
 def test_a_released_checkpoint_is_tested(data, tmp_path, capsys):
@@ -568,7 +524,7 @@ def test_two_processes_train_on_the_whole_batch(data, tmp_path, processes):
     result = processes(2, ROOT / "ImageNet-LT/main.py", "--cfg", file)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("epoch 1/1") == 1 and "2 processes" in result.stdout
-    row = rows(tmp_path / "two")[0]
+    row = log_rows(tmp_path / "two")[0]
     assert float(row["accuracy"]) == pytest.approx(np.mean([float(row[f"accuracy_{c}"]) for c in range(3)]), abs=1e-3)
     assert all(round(3 * float(row[f"accuracy_{c}"]), 2) in (0, 1, 2, 3) for c in range(3))
 
@@ -603,7 +559,7 @@ def test_errors_of_a_run(settings, message, data, tmp_path, failing):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_truncated_image_is_named(workers, tmp_path, failing):
-    data = make_folder(tmp_path / "data", COUNTS)
+    data = make_folder(tmp_path / "data", IMAGE_COUNTS)
     bad = data / "train/n00000001/n00000001_train2.JPEG"
     bad.write_bytes(bad.read_bytes()[:400])
     error = failing(main, "--cfg", write_config(tmp_path, data, "x", workers=workers))
@@ -651,7 +607,7 @@ def test_sigterm_stops_within_a_batch_and_resumes(data, tmp_path, capsys):
         process.returncode == 143
         and error == "main.py: stopped by SIGTERM; --resume continues after the last finished epoch\n"
     )
-    assert last(tmp_path / "x")["epoch"] >= 2
+    assert last_checkpoint(tmp_path / "x")["epoch"] >= 2
 
 
 def test_table_of_results(first_stage, cdb, tmp_path, capsys, failing):
@@ -833,7 +789,7 @@ def test_flags_override_the_file_in_a_folder_of_their_own(data, tmp_path, failin
     other = ["--cfg", file, "--model_dir", tmp_path / "y", "--num_epochs", 1, "--lr", "1e-2"]
     assert main([*map(str, other), "--loss_type", "Balanced_Softmax"]) == 0
     assert "tau 1.5 does nothing with loss_type Balanced_Softmax, and is left out" in capsys.readouterr().out
-    arguments = last(tmp_path / "y")["arguments"]
+    arguments = last_checkpoint(tmp_path / "y")["arguments"]
     assert (arguments["loss_type"], arguments["lr"], arguments["num_epochs"]) == ("Balanced_Softmax", 0.01, 1)
     assert "--tau: tau 2.0 does nothing with loss_type CE" in failing(main, *other, "--loss_type", "CE", "--tau", 2)
     assert "--num_epochs should be" in failing(main, "--cfg", file, "--model_dir", tmp_path / "z", "--num_epochs", 0)
@@ -868,7 +824,7 @@ def test_losses_are_compared(compared, capsys):
     assert {path.name for path in compared.iterdir() if path.is_dir()} == {
         f"{loss}_seed{seed}" for loss in ("CE", "CDB-CE") for seed in (0, 1)
     }
-    settings = {path.name: last(path)["arguments"] for path in compared.iterdir() if path.is_dir()}
+    settings = {path.name: last_checkpoint(path)["arguments"] for path in compared.iterdir() if path.is_dir()}
     assert settings["CE_seed1"]["difficulty"] == "paper" and settings["CDB-CE_seed1"]["difficulty"] == "smoothed"
     assert [settings[f"CE_seed{seed}"]["seed"] for seed in (0, 1)] == [0, 1]
     means = []

@@ -14,18 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from image_builders import jpeg, make_folder
+from builders import IMAGE_COUNTS, jpeg, make_folder, train_imagenet
 from imagenet_run import BEST
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
 from main import main
 from resnet10 import load_model
-from test_imagenet_main import COUNTS, run
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("small"), COUNTS)
+    return make_folder(tmp_path_factory.mktemp("small"), IMAGE_COUNTS)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def trained(tmp_path_factory, data) -> Path:
     """A run whose classes have names."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "names.txt").write_text("cat\nsea, deep\ndög\n", encoding="utf-8")
-    return run(folder, data, "x", class_list=folder / "names.txt", num_epochs=2)
+    return train_imagenet(folder, data, "x", class_list=folder / "names.txt", num_epochs=2)
 
 
 def predicted(text: str) -> list[dict[str, str]]:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from builders import encoded, make_folder
 from conftest import ROOT
-from image_builders import encoded, make_folder
 from imagenet_lists import locate, read_list
 from imagenet_loader import ImageLoader
 from imagenet_readers import Readers, Unit, ViewSettings

@@ -14,8 +14,8 @@ import yaml
 from PIL import Image, features
 
 import make_lists
+from builders import jpeg
 from conftest import ROOT
-from image_builders import jpeg
 from imagenet_config import read_config
 from imagenet_lists import read_class_names, read_list
 from imagenet_recipe import recipe, view_sizes

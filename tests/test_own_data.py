@@ -10,21 +10,29 @@ from PIL import Image
 
 import EGTEA_train
 import imagenet_readers
-from image_builders import encoded, jpeg, make_folder
+from builders import (
+    IMAGE_COUNTS,
+    egtea_flags,
+    encoded,
+    jpeg,
+    last_checkpoint,
+    make_clips,
+    make_folder,
+    train_imagenet,
+    with_orientation,
+    write_config,
+)
 from imagenet_readers import ViewSettings
 from imagenet_run import BEST
 from longtail.logs import read_log
 from main import main
-from test_egtea_cli import make_data, training
-from test_imagenet_decoding import with_orientation
-from test_imagenet_main import COUNTS, last, run, write_config
 
 PAGE = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head></html>\n"
 
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    return make_folder(tmp_path / "data", COUNTS)
+    return make_folder(tmp_path / "data", IMAGE_COUNTS)
 
 
 def rewritten(data: Path, split: str, change) -> None:
@@ -35,7 +43,7 @@ def rewritten(data: Path, split: str, change) -> None:
 
 def test_a_spreadsheets_list_trains_as_the_plain_one(data, tmp_path, capsys):
     """A byte order mark, a comment, tabs, commas, blank lines, spaces and CRLF: the same bits after an epoch."""
-    plain = run(tmp_path, data, "plain", num_epochs=1)
+    plain = train_imagenet(tmp_path, data, "plain", num_epochs=1)
     separators = ("\t", ",", "    ", ", ")
     rewritten(
         data,
@@ -45,21 +53,21 @@ def test_a_spreadsheets_list_trains_as_the_plain_one(data, tmp_path, capsys):
             *(line.replace(" ", separators[number % 4]) + "\r\n\r" for number, line in enumerate(lines)),
         ],
     )
-    odd = run(tmp_path, data, "odd", num_epochs=1)
-    weights = [last(folder)["classifier"]["fc.weight"] for folder in (plain, odd)]
+    odd = train_imagenet(tmp_path, data, "odd", num_epochs=1)
+    weights = [last_checkpoint(folder)["classifier"]["fc.weight"] for folder in (plain, odd)]
     assert weights[0].equal(weights[1])
 
 
 def test_a_path_twice_in_training_counts_twice_and_is_told_once(data, tmp_path, capsys):
     """The third class has three images; its first one stands there three times."""
     rewritten(data, "train", lambda lines: [*lines, lines[-3], lines[-3]])
-    folder = run(tmp_path, data, "x", num_epochs=2)
+    folder = train_imagenet(tmp_path, data, "x", num_epochs=2)
     output = capsys.readouterr().out
     assert (
         output.count("lines repeat a path") == 1
         and "Small_train.txt: 2 of 23 lines repeat a path (train/n00000002/" in output
     )
-    assert last(folder)["class_counts"] == [12, 6, 5] and "23 training images" in output
+    assert last_checkpoint(folder)["class_counts"] == [12, 6, 5] and "23 training images" in output
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,7 @@ def test_a_run_on_odd_images(data, tmp_path, monkeypatch, capsys):
 
     read_view = imagenet_readers.read_view
     monkeypatch.setattr(imagenet_readers, "read_view", view)
-    run(tmp_path, data, "x", num_epochs=2)
+    train_imagenet(tmp_path, data, "x", num_epochs=2)
     means = [seen[content].mean((0, 1)).tolist() for content in contents[:5]]
     assert means[0] == pytest.approx([127.5] * 3, abs=2)  # it was 254.4
     assert means[1] == [128] * 3  # 127.5 is rounded to even; it was 0
@@ -173,10 +181,10 @@ def test_validation_that_is_not_balanced(data, tmp_path, capsys):
     What is kept, and said, is the mean of the class accuracies.
     """
     rewritten(data, "val", lambda lines: [*lines[:3], *lines[3:5], lines[6]])
-    folder = run(tmp_path, data, "x", num_epochs=4, lr=0.2)
+    folder = train_imagenet(tmp_path, data, "x", num_epochs=4, lr=0.2)
     rows = read_log(folder / "x.csv")
     means = [np.mean(row.class_accuracy) for row in rows]
-    assert last(folder)["best_accuracy"] == pytest.approx(max(means), abs=1e-4)
+    assert last_checkpoint(folder)["best_accuracy"] == pytest.approx(max(means), abs=1e-4)
     assert json.loads((folder / "test.json").read_text())["epoch"] == 1 + int(np.argmax(np.round(means, 3)))
     output = capsys.readouterr().out
     assert (
@@ -191,18 +199,18 @@ def test_a_rare_class_without_validation_images(data, tmp_path, failing, capsys)
     settings = {"loss_type": "CDB-CE", "num_epochs": 2}
     error = failing(main, "--cfg", write_config(tmp_path, data, "x", **settings))
     assert "Small_val.txt" in error and "class 2" in error and "difficulty: smoothed" in error
-    folder = run(tmp_path, data, "y", **settings, difficulty="smoothed")
+    folder = train_imagenet(tmp_path, data, "y", **settings, difficulty="smoothed")
     assert capsys.readouterr().out.count("Small_val.txt has no ") == 1
     assert all(row.class_weight[2] > 0 and math.isnan(row.class_accuracy[2]) for row in read_log(folder / "y.csv"))
 
 
 def test_frames_that_were_deleted(tmp_path, failing):
     """Named before training."""
-    data = make_data(tmp_path / "egtea")
+    data = make_clips(tmp_path / "egtea")
     clip = data / "frames/P01-R01-Tea/P01-R01-Tea-3-F000003"
     assert (clip / "9.frames").exists()
     (clip / "000004.jpg").unlink()
-    arguments = training(data, tmp_path / "run", "--max_epochs", 1)
+    arguments = egtea_flags(data, tmp_path / "run", "--max_epochs", 1)
     error = failing(EGTEA_train.main, *arguments)
     assert f"{clip} holds 8 of the 9 frames that were extracted" in error and "move its folder away" in error
     assert not list((tmp_path / "run").glob("*.pth"))

@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from builders import egtea_flags, make_folder, write_config
 from cifar_dataset import long_tailed
 from conftest import ROOT
-from image_builders import make_folder
 from longtail.devices import Runtime
-from test_egtea_cli import data as clips  # noqa: F401  (a fixture)
-from test_egtea_cli import training
-from test_imagenet_main import write_config
 
 DIGITS = ("--dataset", "digits", "--imbalance", "25", "--max_epochs", "2", "--lr", "0.02")
 
@@ -25,7 +22,7 @@ def flags_of(experiment: str, folder: Path, request: pytest.FixtureRequest) -> l
     if experiment == "CIFAR-LT":
         return [*DIGITS, "--save_model", str(folder)]
     if experiment == "EGTEA":
-        return training(request.getfixturevalue("clips"), folder, "--workers", 0)
+        return egtea_flags(request.getfixturevalue("clips"), folder, "--workers", 0)
     images = make_folder(folder / "images", {"train": [10, 4, 2], "val": [3, 3, 3], "test": [1, 1, 1]})
     return ["--cfg", str(write_config(folder, images, "run", loss_type="CDB-CE", num_epochs=2))]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import cifar_test
+from builders import write_python2
 from conftest import ROOT, SHARED_DATA
 from longtail.checkpoints import load_checkpoint
-from test_cifar_dataset import write_python2
 
 WEIGHTS = sorted((ROOT / "pretrained_weights").glob("cifar100_*.pth"))
 RESULTS = ROOT / "CIFAR-LT/results"

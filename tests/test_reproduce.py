@@ -383,7 +383,7 @@ def test_wrong_selection_is_one_line(failing, results, tmp_path):
 
 def test_runs_train_test_and_keep_what_the_table_needs(results, tmp_path, monkeypatch, capsys, failing):
     """One real run of the chain, on noise in CIFAR's format."""
-    from test_cifar_dataset import write_cifar
+    from builders import write_cifar
 
     write_cifar(tmp_path / "data", "cifar10", per_class=35)
     entry = Entry("cifar10", 10, "CE")

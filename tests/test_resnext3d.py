@@ -5,21 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from builders import random_state
 from gpu.agreement import clip_network
 from longtail.checkpoints import shape_of
 from longtail.devices import Runtime, wants_bf16
 from resnext3d import BF16_ON_CPU, Bottleneck, ResNeXt3D, load_pretrained, warn_of_bf16
-
-
-def random_state(num_classes: int = 400) -> dict[str, torch.Tensor]:
-    """Every tensor of the network under the published names; one stored value each, so that a file of them is small."""
-    with torch.device("meta"):
-        own = ResNeXt3D(num_classes).state_dict()
-    generator = torch.Generator().manual_seed(0)
-    return {
-        f"module.{key}": torch.rand((), generator=generator).to(value.dtype).expand(value.shape)
-        for key, value in own.items()
-    }
 
 
 @pytest.fixture(scope="module")

@@ -95,3 +95,9 @@ def test_pictures_begin_in_one_file(path):
     names = imported(path)
     assert "matplotlib.pyplot" not in names
     assert path.name == "pictures.py" or "matplotlib.figure" not in names
+
+
+def test_no_test_imports_another_one():
+    """What several of them build is in builders.py, fixtures are in conftest.py."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert not {name for name in imported(path) if name.startswith("test_")}, path

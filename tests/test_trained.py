@@ -9,11 +9,10 @@ import torch
 from PIL import Image
 
 import longtail
+from builders import IMAGE_COUNTS, jpeg, make_folder, train_imagenet
 from conftest import ROOT
-from image_builders import jpeg, make_folder
 from longtail.checkpoints import load_checkpoint, save_checkpoint
 from main import main
-from test_imagenet_main import COUNTS, run
 
 PUBLISHED = ROOT / "pretrained_weights/cifar100_imbalance200_CDB-CE_1.5_seed0.pth"
 
@@ -22,12 +21,12 @@ PUBLISHED = ROOT / "pretrained_weights/cifar100_imbalance200_CDB-CE_1.5_seed0.pt
 def trained(tmp_path_factory):
     """A run, and ten images of other sizes than it was trained with."""
     folder = tmp_path_factory.mktemp("trained")
-    data = make_folder(folder / "data", COUNTS)
+    data = make_folder(folder / "data", IMAGE_COUNTS)
     (folder / "new").mkdir()
     for number in range(10):
         color = (25 * number, 255 - 20 * number, 90)
         (folder / f"new/{number}.jpg").write_bytes(jpeg(color, size=(60 + number, 50)))
-    return run(folder, data, "x", num_epochs=2), folder / "new"
+    return train_imagenet(folder, data, "x", num_epochs=2), folder / "new"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from test_extract_frames import write_video
+from builders import write_video
 from video_frames import jpegs_of_frames, steps_of_frames, write_frames
 
 

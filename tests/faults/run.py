@@ -97,8 +97,7 @@ def cifar(work: Path) -> Experiment:
 def imagenet(work: Path, epochs: int = 3) -> Experiment:
     """Small images of three classes."""
     import main
-    from image_builders import make_folder
-    from test_imagenet_main import write_config
+    from builders import make_folder, write_config
 
     images = make_folder(
         work / f"images{len(list(work.iterdir()))}", {"train": [10, 4, 2], "val": [3, 3, 3], "test": [1, 1, 1]}
@@ -119,11 +118,11 @@ def imagenet(work: Path, epochs: int = 3) -> Experiment:
 def egtea(work: Path) -> Experiment:
     """Tiny videos of three verbs."""
     import EGTEA_train
-    from test_egtea_cli import make_data, training
+    from builders import egtea_flags, make_clips
 
     with contextlib.redirect_stdout(io.StringIO()):
-        clips = make_data(work / f"egtea{len(list(work.iterdir()))}")
-    return Experiment("EGTEA", EGTEA_train.main, lambda folder: training(clips, folder, "--workers", 0))
+        clips = make_clips(work / f"egtea{len(list(work.iterdir()))}")
+    return Experiment("EGTEA", EGTEA_train.main, lambda folder: egtea_flags(clips, folder, "--workers", 0))
 
 
 # --- one run ------------------------------------------------------------

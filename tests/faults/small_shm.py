@@ -13,10 +13,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-for folder in (ROOT, ROOT / "ImageNet-LT", ROOT / "tests"):
-    sys.path.insert(0, str(folder))
-
-from image_builders import make_folder  # noqa: E402
+sys.path.insert(0, str(ROOT / "tests"))
+import conftest  # noqa: E402,F401  (the folders on sys.path)
+from builders import make_folder  # noqa: E402
 
 MOUNT = "mount -t tmpfs -o size=64m tmpfs /dev/shm && "
 NO_FILES = "mount -t tmpfs -o nr_inodes=1 tmpfs /dev/shm && "  # none besides the folder itself
