@@ -45,7 +45,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["CDBLoss", "dynamic_tau"]
-__version__ = "2.0.0"
+__version__ = "3.0.0"
 
 DYNAMIC_TAU = ("dynamic", "dynamic-released")
 DIFFICULTIES = ("paper", "smoothed")

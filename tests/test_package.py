@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 import hubconf
+from cdb_loss import __version__
 from cifar_dataset import ImageSet, evaluation_batches
 from conftest import ROOT
 from longtail.checkpoints import save_checkpoint
@@ -74,6 +76,13 @@ def test_the_wheel_gives_the_loss_and_longtail(installed, tmp_path):
     assert (installed / "cdb_loss/__init__.py").read_bytes() == (ROOT / "CIFAR-LT/cdb_loss.py").read_bytes()
     assert not (installed / "cdb_loss.py").exists()
     assert (installed / "cdb_loss/py.typed").is_file() and (installed / "longtail/py.typed").is_file()
+
+
+def test_one_version():
+    """What is cited, what the changelog's newest section says and what is installed are one version."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest.groups() == (citation["version"], str(citation["date-released"])) == (__version__, "2026-12-01")
 
 
 def test_a_client_of_the_wheel_sees_types(installed, tmp_path):
