@@ -10,6 +10,7 @@ from scipy.stats import binom
 
 from conftest import ROOT
 from longtail.logs import load_log
+from longtail.losses import LOSSES
 from reproduction import jobs, plan
 from reproduction.jobs import finished
 
@@ -117,6 +118,10 @@ def test_every_number_of_the_prose_comes_from_the_logs(page):
         allowed |= rounded(number)
     prose = re.sub(r"\]\([^)]*\)", "]", without_code(prose))
     assert numbers(prose) - allowed == set()
+
+
+def test_every_loss_is_on_the_page():
+    assert [loss.name for loss in LOSSES if f"`{loss.name}`" not in CIFAR_PAGES[0].read_text()] == []
 
 
 def test_the_page_and_its_discussion_can_be_read_in_half_an_hour():

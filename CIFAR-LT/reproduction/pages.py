@@ -39,10 +39,20 @@ def put(table: str, text: str) -> None:
 def on_a_page(table: str, rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Return the rows with the columns that a page shows: without the kept epochs, and without those that say nothing.
 
-    Validation stands in the tables where it decides.
+    Validation stands in the tables where it decides. An imbalance that all rows share stands in the text.
     """
-    hidden = ["best epoch"] if table in plan.DECIDED_BY_VALIDATION else ["best epoch", "validation"]
-    columns = [name for name in rows[0] if name not in hidden and any(row[name] not in ("", "-") for row in rows)]
+    hidden = ["best epoch"]
+    if table not in plan.DECIDED_BY_VALIDATION:
+        hidden.append("validation")
+    if len({row["imbalance"] for row in rows}) == 1:
+        hidden.append("imbalance")
+    shown = [{name: cell for name, cell in row.items() if name not in hidden} for row in rows]
+    return without_empty_columns(shown)
+
+
+def without_empty_columns(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the rows without the columns that say nothing in any row."""
+    columns = [name for name in rows[0] if any(row[name] not in ("", "-") for row in rows)]
     return [{name: row[name] for name in columns} for row in rows]
 
 
@@ -116,6 +126,11 @@ def write_tables() -> None:
     put("open", open_runs())
 
 
+def recipe_of(entry: Entry) -> str:
+    """Return an entry's recipe, with the size of its batch if that is not the recipe's."""
+    return f"{entry.recipe}, batch {entry.batch_size}" if entry.batch_size else entry.recipe
+
+
 def write_short_table() -> None:
     """Write the README's table: for each imbalance and recipe the losses side by side, and the paper's two numbers."""
     rows = []
@@ -130,8 +145,7 @@ def write_short_table() -> None:
         if set(ours.values()) == {"-"}:
             continue
         published = [f"{entry.published:.2f}" if entry.published else "-" for entry in (row.ce, row.cdb)]
-        recipe = f"{row.ce.recipe}, batch {row.ce.batch_size}" if row.ce.batch_size else row.ce.recipe
-        setting = {"imbalance": str(row.ce.imbalance), "recipe": recipe}
+        setting = {"imbalance": str(row.ce.imbalance), "recipe": recipe_of(row.ce)}
         rows.append({**setting, "paper: CE": published[0], "paper: CDB-CE": published[1], **ours})
     if rows:
         put("short", markdown(rows, left=("recipe",)))
@@ -311,7 +325,10 @@ def write_cells_table() -> None:
 
 
 def cells_row(entry: Entry, job: Job) -> dict[str, str]:
-    """Return a run's training loss and validation accuracy in the last epoch at its first rate and in the last one."""
+    """Return a run's training loss in the last epoch at its first rate and in the last of all.
+
+    Of validation the first of the two.
+    """
     measures = load_log(job.kept_log).measures
     rates, losses, shares = measures["lr"], measures["loss"], measures["accuracy"]
     high = int(np.flatnonzero(rates == rates[0])[-1])
@@ -321,7 +338,6 @@ def cells_row(entry: Entry, job: Job) -> dict[str, str]:
         "loss, rate 0.1": f"{losses[high]:.2f}",
         "loss, end": f"{losses[-1]:.2f}",
         "validation, rate 0.1": f"{100 * shares[high]:.2f}",
-        "validation, end": f"{100 * shares[-1]:.2f}",
     }
 
 
@@ -334,7 +350,7 @@ def write_adjustment_table() -> None:
         if tests:
             rows.append(adjustment_row(entry, tests))
     if rows:
-        put("adjustment", markdown(rows, left=("recipe",)))
+        put("adjustment", markdown(without_empty_columns(rows), left=("recipe",)))
 
 
 def adjustment_row(entry: Entry, tests: dict[int, dict[str, Any]]) -> dict[str, str]:
@@ -344,13 +360,13 @@ def adjustment_row(entry: Entry, tests: dict[int, dict[str, Any]]) -> dict[str, 
     after = compare.Setting("adjusted", seeds, np.array([compare.by_group(figures) for figures in adjusted]))
     return {
         "imbalance": str(entry.imbalance),
-        "recipe": entry.recipe,
+        "recipe": recipe_of(entry),
         "seeds": ", ".join(map(str, seeds)),
         "CE": accuracy(before),
         "adjusted": accuracy(after),
         "strength": ", ".join(f"{figures['logit_adjustment']:g}" for figures in adjusted),
         **paired(after, before),
-        **{name: show([figures["shots"][name] for figures in adjusted]) for name in SHOTS[1:]},
+        "few": show([figures["shots"]["few"] for figures in adjusted]),
     }
 
 
@@ -369,12 +385,14 @@ def lines(entries: Iterable[Entry], name: Callable[[Entry], str]) -> list[Line]:
 def contrasts(entries: Iterable[Entry]) -> list[Contrast]:
     """Return every finished loss beside the baseline of its imbalance and recipe, over the seeds that both have.
 
+    What was trained again on more images is left out.
+
     The baseline is the first that has finished: cross-entropy, which the tables have first.
     """
     baselines: dict[str, Entry] = {}
     found: dict[str, list[Contrast]] = {}
     for entry in entries:
-        if not finished(entry):
+        if entry.refit or not finished(entry):
             continue
         batch = f", batch {entry.batch_size}" if entry.batch_size else ""
         group = f"imbalance {entry.imbalance}, {entry.recipe} recipe{batch}"

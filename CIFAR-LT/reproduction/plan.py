@@ -154,12 +154,10 @@ SAFETY = (
 PAIRS = (
     (fast(100, "CDB-CE", "dynamic"), fast(100, "CE")),
     (fast(100, "Balanced_Softmax"), fast(100, "CDB-CE", "dynamic")),
-    (fast(100, "CDB-CE", "1"), fast(100, "CDB-CE", "dynamic")),
     (smoothed(100, "CDB-CE", "dynamic"), fast(100, "CDB-CE", "dynamic")),
     (smoothed(100, "CDB-CE", "dynamic"), fast(100, "CDB-CE", "1")),
     (smoothed(100, "CDB-BS", "0.5"), fast(100, "Balanced_Softmax")),
     (strong(100, "CDB-BS", "0.5", difficulty="smoothed"), strong(100, "Balanced_Softmax")),
-    (smoothed(10, "CDB-CE", "dynamic"), fast(10, "CE")),
     (smoothed(10, "CDB-BS", "0.5"), fast(10, "Balanced_Softmax")),
 )
 MNIST5K_PAIR = {"CDB-BS_smoothed": "CDB-BS, smoothed, tau dynamic", "Balanced_Softmax": "Balanced_Softmax"}
