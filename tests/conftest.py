@@ -24,7 +24,7 @@ SERVER.set_forkserver_preload(PRELOADED)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files whose single tests take longest, so that no process waits for one at the end."""
+    """Put the files whose single tests take longest first, so that no process waits for one at the end."""
     items.sort(
         key=lambda item: item.path.stem not in ("test_faults", "test_machines", "test_processes", "test_published")
     )
@@ -50,6 +50,17 @@ def clips(tmp_path_factory) -> Path:
     from builders import make_clips
 
     return make_clips(tmp_path_factory.mktemp("clips") / "data")
+
+
+@pytest.fixture(scope="module")
+def shallow_networks():
+    """ResNet-32 and 3D-ResNeXt-101 with one block a layer; see shallow.py, which does so in other processes."""
+    from shallow import SHALLOW
+
+    with pytest.MonkeyPatch.context() as patch:
+        for network, make_layer in SHALLOW.items():
+            patch.setattr(network, "_make_layer", make_layer)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,14 @@ from torch import nn
 import conftest  # noqa: F401  (the folders on sys.path)
 from forked import fork
 from longtail.training import Training
+from shallow import SHALLOW
 
 SHAPES = {"CIFAR-LT": (8, 3, 32, 32), "ImageNet-LT": (8, 3, 32, 32), "EGTEA": (8, 3, 4, 40, 40)}
 GENTLE = 0.01  # of the learning rate: without batch statistics a step goes far
 
 
 def smooth(values: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-    """Stands in for ReLU, at whose kink a rounding error may turn a gradient on or off: seen in EGTEA, 2 % of the
+    """Replace ReLU, at whose kink a rounding error may turn a gradient on or off: seen in EGTEA, 2 % of the
     steps."""
     return nn.functional.silu(values)
 
@@ -89,6 +90,8 @@ def work(experiment: str, out: Path, flags: list[str], world_size: int) -> None:
 
 def main(experiment: str, counts: str, out: str, *flags: str) -> None:
     nn.functional.relu = smooth
+    for network, make_layer in SHALLOW.items():
+        network._make_layer = make_layer
     if experiment == "CIFAR-LT":
         import sklearn.datasets  # noqa: F401  (of the digits; here and not in every child)
     for world_size in map(int, counts.split(",")):

@@ -5,6 +5,7 @@ Sizes as torchvision publishes them, and whole runs with the smallest of them.
 
 import contextlib
 import json
+import re
 import sys
 from urllib.error import URLError
 
@@ -85,7 +86,7 @@ def test_small_images_are_trained_in_fp32_on_a_cpu(data, tmp_path, failing, caps
     folder = train_imagenet(tmp_path, data, "small", num_epochs=1, image_size=16, device="cpu")
     assert json.loads((folder / "small.json").read_text())["precision"] == "fp32"
     asked = write_config(tmp_path, data, "asked", num_epochs=1, image_size=16, device="cpu", precision="bf16")
-    assert "precision bf16 with image_size 16: on a CPU" in failing(main, "--cfg", asked)
+    assert "precision bf16" in failing(main, "--cfg", asked)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnext50_32x4d"])
@@ -125,10 +126,10 @@ def test_pretrained_weights_are_read(layout, tmp_path):
 
 def test_weights_of_another_network_are_named(tmp_path):
     torch.save(torchvision_backbone("resnet18")[0].state_dict(), tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"x.pth does not fit this model: layer1.1.bn1.bias 64 instead of absent"):
+    with pytest.raises(ValueError, match=r"x\.pth .*layer1\.1\.bn1\.bias 64"):
         load_pretrained(ResNet10(), tmp_path / "x.pth")
     torch.save({"epoch": 3}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="x.pth holds no weights by name; pretrained must name a state dict"):
+    with pytest.raises(ValueError, match=r"x\.pth .*pretrained"):
         load_pretrained(ResNet10(), tmp_path / "x.pth")
 
 
@@ -197,7 +198,7 @@ def test_second_stages(stage, first_stage, data, tmp_path, failing, capsys):
     before, after = load_checkpoint(first_stage / BEST), last_checkpoint(folder)
     assert all(torch.equal(value, after["feat_model"][key]) for key, value in before["feat_model"].items())
     other = write_config(tmp_path, data, "other", stage=stage, first_stage=first_stage, num_epochs=1)
-    assert "was trained with backbone resnet18, not resnet10: set backbone to resnet18" in failing(main, "--cfg", other)
+    assert "backbone resnet18, not resnet10" in failing(main, "--cfg", other)
 
 
 @pytest.mark.parametrize("method", [[], ["--tau_norm"], ["--ncm"]])
@@ -209,13 +210,13 @@ def test_every_test_runs(method, first_stage, capsys):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("backbone", "resnet20", f"backbone must be {', '.join(BACKBONES)} or timm/NAME, not 'resnet20'"),
+        ("backbone", "resnet20", "backbone .*resnet10.* timm/NAME.*'resnet20'"),
         ("pretrained", "none.pth", "no checkpoint at"),
-        ("stage", "crt\nfirst_stage: /x\npretrained: x.pth", "pretrained x.pth does nothing in stage crt"),
+        ("stage", "crt\nfirst_stage: /x\npretrained: x.pth", "pretrained x.pth .*stage crt"),
     ],
 )
 def test_wrong_settings(key, value, message, data, tmp_path, failing):
-    assert message in failing(main, "--cfg", write_config(tmp_path, data, "x", **{key: value}))
+    assert re.search(message, failing(main, "--cfg", write_config(tmp_path, data, "x", **{key: value})))
 
 
 @pytest.mark.parametrize(
@@ -293,7 +294,7 @@ def test_without_a_network_the_file_its_folder_and_the_key_are_named(backbone, f
 
 def test_there_are_no_published_weights_of_resnet10(cache, data, tmp_path, failing):
     error = failing(main, "--cfg", write_config(tmp_path, data, "x", pretrained="imagenet"))
-    assert "no published weights for backbone resnet10" in error
+    assert "backbone resnet10" in error
 
 
 def test_a_damaged_download_is_named(cache, data, tmp_path, failing):
@@ -324,7 +325,7 @@ def test_a_network_of_timm_gets_the_images_that_it_knows(cache):
 
 
 def test_a_run_with_a_network_of_timm(data, tmp_path, failing, capsys):
-    """Trained with AdamW, resumed and tested. A size or a name that does not fit is told before training."""
+    """Trained with AdamW, resumed and tested. A size or a name that does not fit is named before training."""
     pytest.importorskip("timm")
     settings = {
         "backbone": "timm/test_vit",
@@ -338,15 +339,15 @@ def test_a_run_with_a_network_of_timm(data, tmp_path, failing, capsys):
     assert main(["--test", "--model_dir", str(folder)]) == 0
     assert last_checkpoint(folder)["arguments"]["backbone"] == "timm/test_vit"
     small = write_config(tmp_path, data, "y", **{**settings, "backbone": "timm/vit_tiny_patch16_224"})
-    assert "backbone timm/vit_tiny_patch16_224 does not take image_size 160" in failing(main, "--cfg", small)
+    assert re.search("timm/vit_tiny_patch16_224 .*image_size 160", failing(main, "--cfg", small))
     unknown = write_config(tmp_path, data, "y", **{**settings, "backbone": "timm/resnet1888"})
-    assert "backbone timm/resnet1888: Unknown model" in failing(main, "--cfg", unknown)
+    assert "backbone timm/resnet1888" in failing(main, "--cfg", unknown)
 
 
 def test_without_timm_its_networks_are_refused(data, tmp_path, monkeypatch, failing):
     monkeypatch.setitem(sys.modules, "timm", None)
     file = write_config(tmp_path, data, "x", backbone="timm/resnet18")
-    assert "backbone timm/resnet18 needs timm: pip install timm" in failing(main, "--cfg", file)
+    assert "pip install timm" in failing(main, "--cfg", file)
 
 
 def test_the_classifier_has_a_rate_of_its_own(data, tmp_path):

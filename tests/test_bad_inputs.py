@@ -34,6 +34,7 @@ LINES = st.lists(LINE, max_size=6).map("\n".join)
 BYTES = st.one_of(st.binary(max_size=300), LINES.map(lambda text: text.encode("utf-8", "surrogatepass")))
 RUN = ("--dataset", "digits", "--imbalance", "100", "--max_epochs", "2")
 NAME = "digits_imbalance100"
+pytestmark = pytest.mark.usefixtures("shallow_networks")
 
 
 def test_the_gadgets_would_work(tmp_path):

@@ -150,7 +150,7 @@ def test_smoothed_difficulty_of_a_class_without_images_is_the_overall_one():
     loss.update([6, 0, 0], [10, 0, 10])
     raw = [74 / 110, 0.7, 80 / 110]
     assert loss.weight.tolist() == pytest.approx([3 * value / sum(raw) for value in raw])
-    with pytest.raises(ValueError, match="no held-out image of any class"):
+    with pytest.raises(ValueError, match="no held-out image"):
         loss.update([0, 0, 0], [0, 0, 0])
 
 
@@ -367,7 +367,7 @@ def test_a_state_of_other_settings_is_refused():
     loss = CDBLoss(2, tau=0.5)
     with pytest.raises(ValueError, match="tau 2.0, not 0.5"):
         loss.load_state_dict(state)
-    with pytest.raises(ValueError, match="difficulty 'paper', not 'smoothed'"):
+    with pytest.raises(ValueError, match="'paper', not 'smoothed'"):
         CDBLoss(2, tau=2, difficulty="smoothed").load_state_dict(state, strict=False)
     with pytest.raises(ValueError, match=r"class_counts None, not \[3.0, 1.0\]"):
         CDBLoss(2, tau=2, class_counts=[3, 1]).load_state_dict(state)
@@ -441,12 +441,12 @@ def test_balanced_classes_have_the_bits_of_a_centre_by_images(images, classes, s
     assert torch.equal(cdb_loss.smoothed_accuracy(correct, total), expected)
 
 
-def test_a_weight_of_0_is_told_once():
+def test_a_weight_of_0_warns_once():
     loss = CDBLoss(3, tau=1)
-    with pytest.warns(UserWarning, match='class 0, 2 was recognised.*difficulty="smoothed"') as told:
+    with pytest.warns(UserWarning, match='class 0, 2 .*difficulty="smoothed"') as warned:
         for _ in range(3):
             loss.update([5, 4, 5], [5, 5, 5])
-    assert len(told) == 1 and told[0].filename == __file__
+    assert len(warned) == 1 and warned[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         CDBLoss(3, difficulty="smoothed").update([5, 4, 5], [5, 5, 5])

@@ -86,16 +86,14 @@ def test_load_weights_strips_module_and_names_what_differs():
     network = nn.Linear(2, 3)
     load_weights(network, {"module.weight": torch.ones(3, 2), "module.bias": torch.ones(3)}, Path("x.pth"))
     assert network.weight.sum() == 6
-    with pytest.raises(
-        ValueError, match=r"x\.pth.*bias 4 instead of 3; extra scalar instead of absent; weight absent instead of 3x2"
-    ):
+    with pytest.raises(ValueError, match=r"x\.pth .*bias 4 .*3; extra scalar .*; weight .*3x2"):
         load_weights(network, {"bias": torch.ones(4), "extra": torch.tensor(1)}, Path("x.pth"))
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_a_nested_tensor_fits_no_weight():
     nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
-    with pytest.raises(ValueError, match=r"x\.pth does not fit this model: weight Tensor instead of 3x2"):
+    with pytest.raises(ValueError, match=r"x\.pth .*weight Tensor .*3x2"):
         load_weights(nn.Linear(2, 3), {"weight": nested, "bias": torch.ones(3)}, Path("x.pth"))
 
 
@@ -105,9 +103,7 @@ def test_a_nested_tensor_fits_no_weight():
 )
 def test_a_web_page_is_called_one(content, tmp_path):
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(
-        ValueError, match="x.pth is a web page, not a checkpoint: the download brought an error or a login"
-    ):
+    with pytest.raises(ValueError, match=r"x\.pth is a web page"):
         load_checkpoint(tmp_path / "x.pth")
 
 
@@ -143,5 +139,5 @@ def test_weights_are_found_in_what_other_programs_save(save, tmp_path):
 
 def test_flags_inside_a_checkpoint_are_named_with_the_remedy(tmp_path):
     torch.save({"state_dict": {}, "args": argparse.Namespace(lr=0.1)}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"a\.pth .*argparse\.Namespace.*save the weights alone again"):
+    with pytest.raises(ValueError, match=r"a\.pth .*argparse\.Namespace"):
         load_checkpoint(tmp_path / "a.pth")

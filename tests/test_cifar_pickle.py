@@ -13,7 +13,7 @@ from cifar_pickle import read_pickle
 def test_a_pickle_that_tries_to_run_code_is_refused(tmp_path):
     target = tmp_path / "owned"
     (tmp_path / "train").write_bytes(pickle.dumps({b"data": Gadget(target)}))
-    with pytest.raises(ValueError, match="train is damaged.*asks for"):
+    with pytest.raises(ValueError, match="train .*asks for"):
         read_pickle(tmp_path / "train")
     assert not target.exists()
 

@@ -1,4 +1,4 @@
-"""torch.compile sees whole training batches and nothing else. A backend that counts stands in for the compiler."""
+"""torch.compile sees whole training batches and nothing else. A backend that counts replaces the compiler."""
 
 import pytest
 import torch

@@ -34,7 +34,11 @@ def test_what_the_hardest_are_taken_for():
     """Classes 2 and 1: of the first two images went to 0; of the second two are right and two went to 3."""
     assert answers(CONFUSION, [2, 1], 2) == ([0, 3], pytest.approx(torch.tensor([[0, 2, 0, 0], [2, 0, 2, 0]])))
     columns, counts = answers(CONFUSION, [2, 1, 0], 1)
-    assert columns == [0] and counts.tolist() == [[0, 2, 0], [2, 0, 2], [3, 0, 1]]  # right, taken for 0, for any other
+    assert columns == [0] and counts.tolist() == [
+        [0, 2, 0],
+        [2, 0, 2],
+        [3, 0, 1],
+    ]  # right, as 0, as any other
     assert torch.equal(counts.sum(1), CONFUSION.sum(1)[[2, 1, 0]])
 
 

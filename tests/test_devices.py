@@ -16,9 +16,9 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("n_gpus", "found", "match"),
     [
-        (0, 0, "--n_gpus must be at least 1, not 0"),
+        (0, 0, "--n_gpus .*not 0"),
         (-2, 1, "not -2"),
-        (2, 1, "--n_gpus 2: this machine has 1 GPU$"),
+        (2, 1, "--n_gpus 2: .* 1 GPU$"),
         (5, 4, "has 4 GPUs$"),
     ],
 )
@@ -31,7 +31,7 @@ def test_possible_numbers_of_gpus():
     check_gpus(1, 0)
     check_gpus(8, 0)  # a machine without any says so and uses its CPU
     check_gpus(4, 4)
-    with pytest.raises(ValueError, match="process 3 on a machine with 2 GPUs"):
+    with pytest.raises(ValueError, match="process 3 .* 2 GPUs"):
         check_gpus(1, 2, local_rank=2)
 
 
@@ -67,15 +67,15 @@ def test_the_device_of_a_process(monkeypatch, found, asked, expected):
 @pytest.mark.parametrize(
     ("found", "asked", "match"),
     [
-        (("cpu", 0), ("cuda", 1), "--device cuda: there is no such device here; GPUs of this machine: none$"),
-        (("mps", 1), ("cuda", 1), "GPUs of this machine: 1 of type mps$"),
+        (("cpu", 0), ("cuda", 1), "--device cuda: .*: none$"),
+        (("mps", 1), ("cuda", 1), "1 of type mps$"),
         (("cuda", 2), ("cuda:2", 1), "2 of type cuda$"),
-        (("cuda", 2), ("gpu", 1), "--device gpu is not a PyTorch device"),
+        (("cuda", 2), ("gpu", 1), "--device gpu"),
         (("cuda", 2), ("meta", 1), "no such device"),
         (("cuda", 2), ("cuda:1", 2), "cuda:1 names one GPU"),
         (("cuda", 2), ("cuda:1", 1, 1, 2), "cuda:1 names one GPU"),
-        (("cuda", 2), (None, 3), "--n_gpus 3: this machine has 2 GPUs"),
-        (("cuda", 2), ("cpu", 0), "--n_gpus must be at least 1"),
+        (("cuda", 2), (None, 3), "--n_gpus 3: .* 2 GPUs"),
+        (("cuda", 2), ("cpu", 0), "--n_gpus .*1"),
     ],
 )
 def test_a_device_that_cannot_be(monkeypatch, found, asked, match):
@@ -110,9 +110,9 @@ def test_replicas_compute_in_the_precision_of_the_run(monkeypatch):
             return inputs
 
     for bf16, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        place = Runtime(torch.device("cuda", 0), gpus=2, bf16=bf16)
-        replicas = [place.parallelize(Probe()) for _ in range(2)]
-        with place.autocast():
+        runtime = Runtime(torch.device("cuda", 0), gpus=2, bf16=bf16)
+        replicas = [runtime.parallelize(Probe()) for _ in range(2)]
+        with runtime.autocast():
             apply.parallel_apply(replicas, [torch.zeros(1)] * 2, devices=[0, 0])
         assert [seen.pop(), seen.pop()] == [expected] * 2
 
@@ -124,7 +124,7 @@ def test_shares_are_equal_and_disjoint():
     assert Runtime(CPU).share(batch).tolist() == list(range(8))
     assert len(Runtime(CPU, rank=1, world_size=3).share(torch.arange(2))) == 0
     Runtime(CPU, world_size=4).check_batch_size(32)
-    with pytest.raises(ValueError, match="batch of 32 does not divide among 3 processes"):
+    with pytest.raises(ValueError, match="batch of 32 .* 3 processes"):
         Runtime(CPU, world_size=3).check_batch_size(32)
 
 
@@ -148,8 +148,8 @@ def test_precision():
     assert wants_bf16("bf16", CPU)
     assert not wants_bf16("fp32", CPU)
     assert not wants_bf16("auto", torch.device("mps"))
-    place = Runtime(CPU, bf16=True)
-    with place.autocast():
+    runtime = Runtime(CPU, bf16=True)
+    with runtime.autocast():
         assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.bfloat16
     with Runtime(CPU).autocast():
         assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.float32

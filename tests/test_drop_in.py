@@ -204,16 +204,16 @@ def test_half_precision(loss_type, dtype):
 
 @pytest.mark.parametrize("loss_type", LABELS_ONLY)
 def test_what_has_no_meaning_is_refused_in_one_line(loss_type):
-    with pytest.raises(ValueError, match=r"^\w+ needs class indices as targets, not probabilities: [^\n]*$"):
+    with pytest.raises(ValueError, match=r"^\w+ needs class indices[^\n]*$"):
         build_rival(loss_type, COUNTS)(torch.zeros(2, C), torch.full((2, C), 0.2))
-    with pytest.raises(ValueError, match=r"^\w+ takes no label_smoothing: [^\n]*$"):
+    with pytest.raises(ValueError, match=r"^\w+ [^\n]*label_smoothing[^\n]*$"):
         build_rival(loss_type, COUNTS, label_smoothing=0.1)
 
 
 def test_the_focal_variant_refuses_probabilities():
     with pytest.raises(ValueError, match="class indices as targets"):
         CDBLoss(C, focal_gamma=1)(torch.zeros(2, C), torch.full((2, C), 0.2))
-    with pytest.raises(ValueError, match=r"label_smoothing must .* be 0 with focal_gamma"):
+    with pytest.raises(ValueError, match="label_smoothing .*focal_gamma"):
         CDBLoss(C, focal_gamma=1, label_smoothing=0.1)
 
 
@@ -315,7 +315,7 @@ def test_a_batch_of_solved_classes_has_no_loss(label_smoothing):
 def test_logits_of_another_number_of_classes_are_refused(shape, options):
     target = torch.zeros(shape[:1] + shape[2:], dtype=torch.long) if len(shape) > 1 else torch.tensor(0)
     for criterion in (CDBLoss(C, **options), build_rival("FL", COUNTS)):
-        with pytest.raises(ValueError, match=f"are of .* classes; the loss has {C}"):
+        with pytest.raises(ValueError, match=f"classes; .* {C}"):
             criterion(torch.zeros(shape), target)
 
 

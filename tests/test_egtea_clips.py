@@ -20,7 +20,7 @@ def test_split_lines(tmp_path):
     assert read_clips(path) == [("OP01-R01-Pizza-1-2-F1-F2", 12), ("P02-R01-Pizza-3-4-F3-F4", 1)]
     assert video_of("OP01-R01-Pizza-1-2-F1-F2") == "OP01-R01-Pizza"
     assert count_labels(read_clips(path), 14) == [0, 1, *[0] * 10, 1, 0]
-    with pytest.raises(ValueError, match="train_split.txt: class 13 of OP01.* not among the 12"):
+    with pytest.raises(ValueError, match="train_split.txt: class 13 of OP01.* 12"):
         check_labels(path, read_clips(path), 12)
 
 
@@ -33,7 +33,7 @@ def test_identity_is_the_name_and_gits_id_without_the_place(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("a-b-c-d 1 2 3\na-b-c-e 1 zero 3\n", "line 2: 'a-b-c-e 1 zero 3' is neither"),
+        ("a-b-c-d 1 2 3\na-b-c-e 1 zero 3\n", "line 2: 'a-b-c-e 1 zero 3'"),
         ("a-b-c-d 1 0 3", "line 1.*from 1 to 1000"),
         ("a-b-c-d 1", "line 1"),
         ("../../x 1", "line 1"),
@@ -41,13 +41,13 @@ def test_identity_is_the_name_and_gits_id_without_the_place(tmp_path):
         ("jump/. 1", "line 1"),
         ("jump/clip", "line 1"),
         ("jump/clip 0", "line 1"),
-        ("jump/clip 3\njump/clip 4", "line 2: jump/clip is listed twice"),
-        ("a-b-c-d 3", "line 1: 'a-b-c-d 3' is neither"),
-        ("a-b-c-d 3 1", "line 1: 'a-b-c-d 3 1' is neither"),
-        ("a-b-c-d 1 2 3\na-b-c-d 1 2 3\n", "line 2: a-b-c-d is listed twice"),
+        ("jump/clip 3\njump/clip 4", "line 2: jump/clip .*twice"),
+        ("a-b-c-d 3", "line 1: 'a-b-c-d 3'"),
+        ("a-b-c-d 3 1", "line 1: 'a-b-c-d 3 1'"),
+        ("a-b-c-d 1 2 3\na-b-c-d 1 2 3\n", "line 2: a-b-c-d .*twice"),
         ("\n", "holds no clip"),
         ("\x00\x01\xff", "is not text"),
-        (".. 1 1 1", "line 1: '..' is not named as a clip"),
+        (".. 1 1 1", "line 1: '..'"),
         ("a-b-c-/../etc 1", "line 1: .* is neither"),
         ("a-b-c-d 1 1001 3", "line 1.*from 1 to 1000"),
         (f"a-b-c-d 1 {'9' * 5000} 3", "line 1"),
@@ -61,7 +61,7 @@ def test_damaged_split(tmp_path, text, match):
 
 
 def test_missing_split_names_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none.txt; .*make_splits.py"):
+    with pytest.raises(FileNotFoundError, match="none.txt.*make_splits.py"):
         read_clips(tmp_path / "none.txt")
 
 
@@ -74,7 +74,7 @@ def test_class_names(tmp_path):
     with pytest.raises(ValueError, match="'take' is not"):
         read_class_names(path, 3)
     path.write_text("1 take\n1 put\n")
-    with pytest.raises(ValueError, match="class 1 is named twice, 'take' and 'put'"):
+    with pytest.raises(ValueError, match="class 1 .*'take' and 'put'"):
         read_class_names(path, 3)
 
 

@@ -72,7 +72,7 @@ def clips(tmp_path) -> ClipSet:
 def test_a_frame_that_claims_to_be_huge_is_refused_unread(tmp_path, height, width):
     path = write_clip(tmp_path, "P01-R01-Tea-1", [picture(48, 64)]) / "000000.jpg"
     path.write_bytes(claiming(path.read_bytes(), height, width))
-    with pytest.raises(ValueError, match=f"000000.jpg claims {width} x {height} pixels"):
+    with pytest.raises(ValueError, match=f"000000.jpg .*{width} x {height}"):
         read_frame(path, 224)
 
 
@@ -223,21 +223,21 @@ def test_truncated_and_damaged_frames_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     for damage in (path.read_bytes(), b"", b"\xff\xd8\xff\xd9"):
         path.write_bytes(damage)
-        with pytest.raises(ValueError, match="000001.jpg is a truncated or damaged JPEG"):
+        with pytest.raises(ValueError, match="000001.jpg .*damaged"):
             read_frame(path, 48)
     (folder / "000000.jpg").write_bytes(b"text")
-    with pytest.raises(ValueError, match="000000.jpg is a truncated or damaged JPEG"):
+    with pytest.raises(ValueError, match="000000.jpg .*damaged"):
         read_clip([folder / "000000.jpg"], View(), 16)
 
 
 def test_missing_folders_are_named_at_once(tmp_path):
     write_clip(tmp_path, "P01-R01-Tea-1", [grey(1)])
     (tmp_path / "P01-R01-Tea/P01-R01-Tea-2").mkdir()
-    with pytest.raises(FileNotFoundError, match="P01-R01-Tea-2 holds no frame .*png.*extract_frames.py"):
+    with pytest.raises(FileNotFoundError, match="P01-R01-Tea-2 .*png.*extract_frames.py"):
         ClipSet(tmp_path, [("P01-R01-Tea-1", 0), ("P01-R01-Tea-2", 0)], 4, 16)
     with pytest.raises(FileNotFoundError, match="no frames at .*P01-R01-Tea-3"):
         ClipSet(tmp_path, [("P01-R01-Tea-3", 0)], 4, 16)
-    with pytest.raises(FileNotFoundError, match="nowhere not found; pass --data_root"):
+    with pytest.raises(FileNotFoundError, match="nowhere .*--data_root"):
         ClipSet(tmp_path / "nowhere", [], 4, 16)
 
 
@@ -250,7 +250,7 @@ def test_deleted_frames_are_named(tmp_path):
     (folder / "000002.jpg").unlink()
     with pytest.raises(
         FileNotFoundError,
-        match="P01-R01-Tea-1 holds 2 of the 3 frames that were extracted; move its folder",
+        match="P01-R01-Tea-1 holds 2 of the 3",
     ):
         ClipSet(tmp_path, [("P01-R01-Tea-1", 0)], 2, 16)
     (folder / "3.frames").unlink()
@@ -385,5 +385,5 @@ def test_a_png_that_breaks_off_is_named(tmp_path):
     path.write_bytes(content)
     assert read_frame(path, 48).shape == (48, 64, 3)
     path.write_bytes(content[:-20])
-    with pytest.raises(ValueError, match="1.png is a truncated or damaged PNG"):
+    with pytest.raises(ValueError, match="1.png .*damaged PNG"):
         read_frame(path, 48)

@@ -194,7 +194,7 @@ def test_one_extraction_at_a_time_into_a_folder(failing, videos, tmp_path, monke
 
     monkeypatch.setattr(extract_frames, "extract_all", extract_all)
     with filelock.FileLock(tmp_path / "extraction.lock"):
-        assert f"another process extracts into {tmp_path}; wait for it" in failing(extract_frames.main, *arguments)
+        assert re.search(f"another process .*{tmp_path}", failing(extract_frames.main, *arguments))
     assert [path.name for path in tmp_path.iterdir()] == ["extraction.lock"]
     assert extract_frames.main(arguments) == extract_frames.main(arguments) == 0
     assert held == [12, 12]
@@ -223,7 +223,7 @@ def test_nothing_to_extract(failing, tmp_path):
     assert "holds no video" in failing(extract_frames.main, "--videos", tmp_path / "empty", "--out", out)
     (tmp_path / "empty/movie.mp4").write_bytes(b"")
     error = failing(extract_frames.main, "--videos", tmp_path / "empty", "--out", out)
-    assert "movie.mp4 is not named as a clip" in error and "--folders" in error
+    assert "movie.mp4" in error and "--folders" in error
     (tmp_path / "empty/movie.mp4").unlink()
     for folder in ("a", "b"):
         write_video(tmp_path / "empty" / folder / "P01-R01-Tea-1.mp4", [1])
@@ -237,7 +237,7 @@ def test_wrong_flags_and_places(failing, videos, tmp_path):
     (tmp_path / "file").write_text("")
     assert "--out" in failing(extract_frames.main, "--videos", videos, "--out", tmp_path / "file/out")
     (tmp_path / "extraction.json").write_text(json.dumps([1]))
-    assert "extraction.json is damaged" in failing(extract_frames.main, "--videos", videos, "--out", tmp_path)
+    assert "extraction.json" in failing(extract_frames.main, "--videos", videos, "--out", tmp_path)
 
 
 def test_class_folders_of_ones_own(tmp_path, failing):
@@ -275,7 +275,7 @@ def test_a_pipe_is_no_video_and_a_note_may_be_anything(failing, tmp_path, capsys
     os.mkfifo(root / "P01-R01-Tea-1-F1.mp4")
     arguments = ["--videos", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]
     assert extract_frames.main(arguments) == 1
-    assert "P01-R01-Tea-1-F1.mp4 is not a regular file" in capsys.readouterr().err
+    assert "P01-R01-Tea-1-F1.mp4" in capsys.readouterr().err
     for content in (b"\xff\xfe", b"[" * 100_000, b"[" * 10_000, b" " * 100_000):
         (tmp_path / "out/extraction.json").write_bytes(content)
         assert "extraction.json" in failing(extract_frames.main, *arguments)

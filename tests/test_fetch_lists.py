@@ -1,4 +1,4 @@
-"""The download of the published lists, from a folder that stands in for the network."""
+"""The download of the published lists, from a folder instead of the network."""
 
 import importlib.util
 
@@ -41,7 +41,7 @@ def test_lists_are_downloaded_and_right_ones_stay(published, capsys):
 def test_a_wrong_download_is_not_written(published, failing):
     (published / NAMES[0]).write_bytes(b"something else")
     error = failing(fetch_lists.main, *fetch(published))
-    assert "is not the published list: its blob id is" in error and "nothing was written" in error
+    assert "its blob id is" in error and "nothing was written" in error
     assert list((published.parent / "lists").iterdir()) == []
 
 
@@ -51,9 +51,9 @@ def test_no_network_no_file(published, failing):
     assert f"{NAMES[0]} not found" in failing(fetch_lists.main, *fetch(published, "--check"))
 
 
-def test_a_wrong_list_on_disk_is_told(published, failing):
+def test_a_wrong_list_on_disk_is_named(published, failing):
     (published.parent / "lists" / NAMES[0]).write_bytes(b"edited")
-    assert "remove it to download it again" in failing(fetch_lists.main, *fetch(published, "--check"))
+    assert "remove it" in failing(fetch_lists.main, *fetch(published, "--check"))
     assert (published.parent / "lists" / NAMES[0]).read_bytes() == b"edited"
 
 
@@ -64,7 +64,7 @@ def test_the_published_lists_have_these_ids(shared_data):
 
 
 def test_an_unknown_flag(failing):
-    assert "unrecognized arguments: --force" in failing(fetch_lists.main, "--force")
+    assert "--force" in failing(fetch_lists.main, "--force")
 
 
 def test_a_process_of_its_own(started, tmp_path):

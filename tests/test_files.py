@@ -22,7 +22,7 @@ def test_failing_write_keeps_the_old_file(tmp_path, monkeypatch, call):
         path.with_name("a.pth.partial").mkdir()  # the temporary file cannot be opened
     else:
         monkeypatch.setattr(files.os, call, full)
-    with pytest.raises(OSError, match="a.pth could not be written"):
+    with pytest.raises(OSError, match="a.pth"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert not path.with_name("a.pth.partial").is_file()
@@ -66,7 +66,7 @@ def test_a_lock_is_held_until_it_is_released_or_forgotten(tmp_path, started):
         return run.stdout + run.stderr
 
     lock = hold_lock(path)
-    with pytest.raises(BlockingIOError, match=r"x\.lock is locked by another process"):
+    with pytest.raises(BlockingIOError, match=r"x\.lock .*another process"):
         hold_lock(path)
     assert "BlockingIOError" in other_process()
     lock.release()
@@ -84,7 +84,7 @@ def test_a_lock_is_held_until_it_is_released_or_forgotten(tmp_path, started):
 def test_text_is_read_or_refused(tmp_path):
     (tmp_path / "a").write_bytes("ä\n".encode())
     assert read_text(tmp_path / "a", 3) == "ä\n"
-    with pytest.raises(ValueError, match="a has 3 bytes; no such file needs more than 2"):
+    with pytest.raises(ValueError, match="a has 3 bytes.* 2"):
         read_text(tmp_path / "a", 2)
     (tmp_path / "a").write_bytes(b"\xff")
     with pytest.raises(ValueError, match="a is not text"):

@@ -1,6 +1,7 @@
 """The YAML files: what ours say, and what is said of a wrong one."""
 
 import math
+import re
 
 import pytest
 import yaml
@@ -109,38 +110,38 @@ def edited(tmp_path, key: str, value: str | None):
         ("backbone", "resnet20"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_line(key, value, tmp_path, failing):
+def test_a_wrong_value_is_named_with_its_line(key, value, tmp_path, failing):
     file = edited(tmp_path, key, value)
     error = failing(main, "--cfg", file)
     assert f"{file}, line {len(file.read_text().splitlines())}: {key} " in error
     assert f"not {yaml.load(value, Loader=yaml.BaseLoader) or ''!r}" in error
 
 
-def test_a_choice_is_told_with_its_words(tmp_path, failing):
-    assert "reduction must be mean or weighted_mean, not 'sum'" in failing(
-        main, "--cfg", edited(tmp_path, "reduction", "sum")
+def test_a_choice_is_named_with_its_words(tmp_path, failing):
+    assert re.search(
+        "reduction .*mean or weighted_mean.*'sum'", failing(main, "--cfg", edited(tmp_path, "reduction", "sum"))
     )
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("data_root", None, "no data_root; add the line `data_root: ` with the folder that holds the images"),
-        ("lr", None, "no lr; add the line `lr: ` with a number above 0"),
-        ("tua", "1.5", "line 24: unknown key tua; did you mean tau?"),
-        ("num_epoch", "1", "unknown key num_epoch; did you mean num_epochs?"),
-        ("zzzz", "1", "unknown key zzzz; known are"),
+        ("data_root", None, "`data_root: `"),
+        ("lr", None, "`lr: ` .*above 0"),
+        ("tua", "1.5", "line 24: .*tua; .* tau"),
+        ("num_epoch", "1", "num_epoch; .* num_epochs"),
+        ("zzzz", "1", "unknown key zzzz"),
         ("1", "2", "unknown key 1"),
-        ("stage", "crt", "stage crt needs first_stage"),
-        ("first_stage", "./x", "first_stage ./x is for stage crt or lws"),
-        ("sampling", "difficulty", "loss_type must be CE, not CDB-CE"),
-        ("test_resize", "100", "test_resize 100 must be at least image_size 224"),
-        ("warmup_epochs", "90", "warmup_epochs 90 must be below num_epochs 90"),
+        ("stage", "crt", "stage crt .*first_stage"),
+        ("first_stage", "./x", "first_stage ./x .*crt"),
+        ("sampling", "difficulty", "loss_type .*CE, not CDB-CE"),
+        ("test_resize", "100", "test_resize 100 .*image_size 224"),
+        ("warmup_epochs", "90", "warmup_epochs 90 .*num_epochs 90"),
     ],
 )
 def test_keys_that_are_missing_unknown_or_contradict_each_other(key, value, message, tmp_path, failing):
     error = failing(main, "--cfg", edited(tmp_path, key, value))
-    assert f"{tmp_path}/x.yaml" in error and message in error
+    assert f"{tmp_path}/x.yaml" in error and re.search(message, error)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_values_are_read_as_they_are_written(key, text, value, tmp_path):
         ("CDB-BS", "beta: 0.9", {"tau": 1.5}),
     ],
 )
-def test_a_key_that_the_loss_does_not_read_is_left_out_and_told(loss_type, line, rest, tmp_path):
+def test_a_key_that_the_loss_does_not_read_is_left_out_and_reported(loss_type, line, rest, tmp_path):
     """As when only loss_type is changed in a file. The main file has a tau of 1.5."""
     file = edited(tmp_path, "loss_type", f"{loss_type}\n{line}" if "tau" not in line else loss_type)
     said: list[str] = []
@@ -187,7 +188,7 @@ def test_a_key_that_the_loss_does_not_read_is_left_out_and_told(loss_type, line,
 
 
 def test_a_typed_setting_without_effect_is_refused():
-    with pytest.raises(ValueError, match="--tau: tau 2.0 does nothing with loss_type Balanced_Softmax"):
+    with pytest.raises(ValueError, match="tau 2.0 .*Balanced_Softmax"):
         read_config(MAIN, loss_type="Balanced_Softmax", tau="2")
     assert read_config(MAIN, loss_type="CDB-BS", tau="2").tau == 2
 
@@ -199,14 +200,14 @@ def test_a_second_stage_does_not_replace_its_first(tmp_path, failing):
     file = edited(tmp_path, "first_stage", f"{first}\nstage: crt")
     for folder in (first, tmp_path / "x/../first/", tmp_path / "link"):
         error = failing(main, "--cfg", file, "--model_dir", folder, "--overwrite")
-        assert f"{file}: first_stage and model_dir are both {first}" in error
+        assert re.search(f"{file}: first_stage and model_dir .*{first}", error)
     assert read_config(file, model_dir=str(tmp_path / "second")).stage == "crt"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"tau: 1\ntau: 2\n", "line 2: tau stands in line 1 already"),
+        (b"tau: 1\ntau: 2\n", "line 2: tau .*line 1"),
         (b"", "holds no settings"),
         (b"- a\n", "holds no settings"),
         (b"tau: [1\n", "is not YAML: "),
@@ -220,29 +221,29 @@ def test_a_second_stage_does_not_replace_its_first(tmp_path, failing):
 def test_a_file_that_is_no_configuration(content, message, tmp_path, failing):
     (tmp_path / "x.yaml").write_bytes(content)
     error = failing(main, "--cfg", tmp_path / "x.yaml")
-    assert f"{tmp_path}/x.yaml" in error and message in error
+    assert f"{tmp_path}/x.yaml" in error and re.search(message, error)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--cfg FILE is needed, or --test or --predict with --model_dir DIR"),
+        ([], "--cfg FILE .*--test .*--predict .*--model_dir"),
         (["--test"], "--cfg FILE is needed"),
         (["--cfg", "none.yaml"], "none.yaml cannot be read"),
-        (["--test", "--model_dir", "/none"], "/none/config.yaml not found: --model_dir must be the folder of a run"),
-        (["--cfg", MAIN, "--tau_norm"], "--tau_norm, --ncm and --logit_adjustment belong to --test"),
+        (["--test", "--model_dir", "/none"], "/none/config.yaml .*--model_dir"),
+        (["--cfg", MAIN, "--tau_norm"], "--tau_norm, .*--test"),
         (["--cfg", MAIN, "--test", "--ncm", "--tau_norm"], "not allowed with"),
         (["--cfg", MAIN, "--test", "--resume"], "belong to training"),
-        (["--cfg", MAIN, "--batch_size", "0"], "--batch_size: must be a whole number"),
-        (["--cfg", MAIN, "--n_gpus", "0"], "--n_gpus must be at least 1, not 0"),
-        (["--cfg", MAIN, "--workers", "-1"], "--workers: must be a whole number from 0"),
-        (["--cfg", MAIN, "--seed", "x"], "--seed: must be a whole number"),
+        (["--cfg", MAIN, "--batch_size", "0"], "--batch_size: .*'0'"),
+        (["--cfg", MAIN, "--n_gpus", "0"], "--n_gpus .*not 0"),
+        (["--cfg", MAIN, "--workers", "-1"], "--workers: .*'-1'"),
+        (["--cfg", MAIN, "--seed", "x"], "--seed: .*'x'"),
         (["--cfg", MAIN, "--max_epochs", "3"], "--max_epochs"),
         (["--cfg", ROOT], f"{ROOT} cannot be read"),
     ],
 )
 def test_wrong_flags(arguments, message, failing):
-    assert message in failing(main, *arguments)
+    assert re.search(message, failing(main, *arguments))
 
 
 def test_the_rate_is_stepped_after_each_epoch():
@@ -264,7 +265,7 @@ def test_a_saved_file_is_plain_yaml():
 
 
 def test_a_home_that_is_none():
-    with pytest.raises(ValueError, match="~nosuchuser/x: there is no such home directory"):
+    with pytest.raises(ValueError, match="~nosuchuser/x"):
         read_config(MAIN, data_root="~nosuchuser/x").path("data_root")
 
 

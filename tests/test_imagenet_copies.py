@@ -30,7 +30,7 @@ def test_an_image_that_is_small_enough_needs_no_copy(size, tmp_path):
     assert smaller_copy(tmp_path / "a", 256) is None
 
 
-def test_a_copy_stands_upright(tmp_path):
+def test_a_copy_is_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "a").write_bytes(encoded(picture(500, 375), exif=exif))

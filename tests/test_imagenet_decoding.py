@@ -81,10 +81,10 @@ def test_floats_are_multiplied_by_255():
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ([0.0, 1.5], "its floats run from 0 to 1.5, and must lie between 0 and 1"),
+        ([0.0, 1.5], "floats .*0 to 1.5"),
         ([-0.25, 1.0], "run from -0.25 to 1"),
         ([0.0, float("nan")], "run from nan to nan"),
-        ([0, 70_000], "its 32-bit integers run from 0 to 70000, a scale that is not known"),
+        ([0, 70_000], "32-bit .*0 to 70000"),
         ([-1, 3], "run from -1 to 3"),
     ],
 )
@@ -116,8 +116,8 @@ def test_a_phone_held_upright(reduction):
     """
     image = EncodedImage(with_orientation(6)).decode(reduction).permute(1, 2, 0).numpy().astype(int)
     assert image.shape == (48 // reduction, 32 // reduction, 3)
-    for place, color in (((0, -1), RED), ((0, 0), BLUE), ((-1, -1), (0, 255, 0)), ((-1, 0), (255, 255, 255))):
-        assert np.abs(image[place] - color).max() < 12
+    for position, color in (((0, -1), RED), ((0, 0), BLUE), ((-1, -1), (0, 255, 0)), ((-1, 0), (255, 255, 255))):
+        assert np.abs(image[position] - color).max() < 12
 
 
 def test_views_of_a_phone_held_upright():

@@ -300,10 +300,10 @@ def test_processes_divide_evaluation(images):
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
-        (lambda content: content[: len(content) // 2], "is not an image that can be decoded: "),
-        (lambda content: b"", "is not an image that can be decoded: "),
-        (lambda content: content[:30] + b"\0" * 600, "is not an image that can be decoded: "),
-        (None, "cannot be read: No such file or directory"),
+        (lambda content: content[: len(content) // 2], "is not an image"),
+        (lambda content: b"", "is not an image"),
+        (lambda content: content[:30] + b"\0" * 600, "is not an image"),
+        (None, "cannot be read"),
     ],
 )
 def test_a_damaged_image_is_named(tmp_path, workers, damage, match):
@@ -368,8 +368,8 @@ def test_one_color_stays_one_color():
 
 def claiming(content: bytes, height: int, width: int) -> bytes:
     """A JPEG with another size in its header."""
-    place = content.index(b"\xff\xc0") + 5
-    return content[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + content[place + 4 :]
+    offset = content.index(b"\xff\xc0") + 5
+    return content[:offset] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + content[offset + 4 :]
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def claiming(content: bytes, height: int, width: int) -> bytes:
     "view", [lambda content: evaluation_view(content, 32, 36), lambda content: training_view(content, 32, 0)]
 )
 def test_a_header_that_claims_too_much_is_refused_before_decoding(content, view, recwarn):
-    with pytest.raises(ValueError, match="pixels; 1 to .* are allowed|its format is unknown"):
+    with pytest.raises(ValueError, match="pixels; 1 to |format is unknown"):
         view(content)
     assert not recwarn.list  # Pillow's own warning would be lines of its own
 

@@ -1,6 +1,7 @@
 """Lists of images: what a line may be, what is refused, and how images are found on disk."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_a_list_is_read_in_order(folder):
         ("train/a.JPEG 1.0", "is not `path label`"),
         ("", "is not `path label`"),
         (" 1", "is not `path label`"),
-        ("train/a.JPEG 3", r"label 3 must lie between 0 and 2 \(num_classes 3\)"),
+        ("train/a.JPEG 3", r"label 3 .* 0 and 2 \(num_classes 3\)"),
         ("/etc/a.JPEG 0", "leaves data_root"),
         ("train/../../a.JPEG 0", "leaves data_root"),
         ("~/a.JPEG 0", "leaves data_root"),
@@ -43,8 +44,8 @@ def test_a_list_is_read_in_order(folder):
         ("train/\0/a.JPEG 0", "is not `path label`"),
         ("train/a.JPEG0", "is not `path label`"),
         (",1", "is not `path label`"),
-        ("path,label", r"a heading must start with #"),
-        ("train\\cat\\1.jpg 0", r"train\\cat\\1.jpg holds a backslash: write / between folders, in all lines"),
+        ("path,label", "start with #"),
+        ("train\\cat\\1.jpg 0", r"train\\cat\\1.jpg .*backslash"),
     ],
 )
 def test_bad_lines(line, match):
@@ -78,24 +79,20 @@ def test_a_list_as_a_spreadsheet_saves_it(folder, end):
 
 def test_the_first_line_with_a_backslash_is_named(folder):
     (folder / "windows.txt").write_text("a/b.jpg 0\n\n" + "train\\n1\\c.jpg 1\n" * 5000)
-    with pytest.raises(
-        ValueError, match=r"windows.txt, line 3: train\\n1\\c.jpg holds a backslash: write / between folders"
-    ):
+    with pytest.raises(ValueError, match=r"windows.txt, line 3: .*train\\n1\\c.jpg"):
         read_list(folder / "windows.txt", folder, 3)
 
 
 def test_a_training_list_may_repeat_a_path(folder):
-    """Three lines of one image and two of another one: five images, of which three are told as repetitions."""
+    """Three lines of one image and two of another one: five images, of which three are reported as repetitions."""
     (folder / "over.txt").write_text("# oversampled\na 0\nb 1\na 0\nb 1\n./a 0\n")
     images = read_list(folder / "over.txt", folder, 3, repeats=True)
     assert images.names() == ["a", "b", "a", "b", "a"] and images.class_counts(3) == [3, 2, 0]
     assert images.note == f"{folder}/over.txt: 3 of 5 lines repeat a path (a, in lines 2 and 4); each line counts"
-    with pytest.raises(
-        ValueError, match="over.txt, line 4: a stands in line 2 already; only a training list may repeat a path"
-    ):
+    with pytest.raises(ValueError, match="over.txt, line 4: a .*line 2"):
         read_list(folder / "over.txt", folder, 3)
     (folder / "over.txt").write_text("a 0\nb 1\na 2\n")
-    with pytest.raises(ValueError, match="over.txt, line 3: a stands in line 1 already, with label 0 instead of 2"):
+    with pytest.raises(ValueError, match="over.txt, line 3: a .*line 1 .*label 0 .*2"):
         read_list(folder / "over.txt", folder, 3, repeats=True)
 
 
@@ -103,9 +100,7 @@ def test_an_image_in_two_lists_is_a_leak(folder):
     train, val, test = lists(folder)
     check_leaks(train, val, test)
     leaking = test.with_paths([val.names()[1], train.names()[0]])
-    with pytest.raises(
-        ValueError, match=rf"{val.names()[1]} stands in .*Small_val.txt and in .*Small_test.txt: .* \(2 such lines\)"
-    ):
+    with pytest.raises(ValueError, match=rf"{val.names()[1]} .*Small_val.txt .*Small_test.txt.*\(2 such"):
         check_leaks(train, val, leaking)
     repeated = train.with_paths([*train.names(), train.names()[0]])
     check_leaks(repeated, val, test)
@@ -121,7 +116,7 @@ def test_any_path_survives_the_array_of_bytes(folder):
 def test_a_bad_list_names_file_and_line(folder):
     file = folder / "bad.txt"
     for content, match in (
-        (b"a 0\nb 1\na 2\n", "bad.txt, line 3: a stands in line 1 already"),
+        (b"a 0\nb 1\na 2\n", "bad.txt, line 3: a .*line 1"),
         (b"a 0\nb 9\n", "bad.txt, line 2: label 9"),
         (b"\xff\xfe 1\n", "bad.txt is not text"),
         (b"", "bad.txt lists no image"),
@@ -129,15 +124,13 @@ def test_a_bad_list_names_file_and_line(folder):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=match):
             read_list(file, folder, 3)
-    with pytest.raises(FileNotFoundError, match=r"none.txt not found: data/ImageNet_LT/fetch_lists.py downloads"):
+    with pytest.raises(FileNotFoundError, match="none.txt .*fetch_lists.py"):
         read_list(folder / "none.txt", folder, 3)
 
 
 def test_every_class_needs_an_image(folder):
     (folder / "gap.txt").write_text("a 0\nb 2\n")
-    with pytest.raises(
-        ValueError, match="gap.txt has no image of class 1; labels must run from 0 to num_classes - 1 = 2"
-    ):
+    with pytest.raises(ValueError, match="gap.txt .*class 1; .*num_classes - 1 = 2"):
         check_classes(read_list(folder / "gap.txt", folder, 3), 3)
 
 
@@ -157,13 +150,10 @@ def test_missing_images_are_counted_and_five_named(folder):
         (folder / path).unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"^6 of 16 listed images are not below data_root .*data: train/n00000000/n00000000_train1"
-        r"\.JPEG, (\S+, ){4}\.\.\. \(listed in .*Small_train.txt\)$",
+        match=r"^6 of 16 .*data_root .*data: \S+/n00000000_train1\.JPEG, (\S+, ){4}\.\.\. .*Small_train.txt\)$",
     ):
         locate(*lists(folder))
-    with pytest.raises(
-        FileNotFoundError, match=r"data_root .*nowhere not found: name the folder that holds train/ with --data_root"
-    ):
+    with pytest.raises(FileNotFoundError, match="data_root .*nowhere .*--data_root"):
         locate(*(dataclasses.replace(images, root=folder / "nowhere") for images in lists(folder)))
 
 
@@ -182,11 +172,11 @@ def test_published_lists_are_accepted(shared_data):
     "line",
     ["train/a.jpg 3 45", "train/a.jpg,3,45", "a b/c.PNG\tdog\t1", "train/a.JPEG 0.5 1", "a.jpg 0 2"],
 )
-def test_three_columns_are_told_with_an_example(line, folder):
+def test_three_columns_are_refused_with_an_example(line, folder):
     (folder / "three.txt").write_text(f"# a comment\n{line}\n")
     with pytest.raises(ValueError) as error:
         read_list(folder / "three.txt", folder, 3)
-    assert "three.txt, line 2: lines have three columns" in str(error.value) and repr(line) in str(error.value)
+    assert "three.txt, line 2" in str(error.value) and repr(line) in str(error.value)
 
 
 @pytest.mark.parametrize("line", ["a.jpg.png 1", "a b.jpg c.jpg 1", "no ending at all 1", "v1.jpg/x 1", "a.jpg(2) 1"])
@@ -211,7 +201,7 @@ def test_a_list_that_numbers_the_classes_in_another_order_is_named(folder):
         with pytest.raises(ValueError) as error:
             check_folders(train, val, named=named)
         message = str(error.value)
-        assert "b.txt: val/dog/7.jpg has label 2, but the folder dog has label 1 in" in message and "a.txt" in message
+        assert re.search("b.txt: val/dog/7.jpg .*label 2.* dog .*label 1", message) and "a.txt" in message
         assert "(2 such lines)" in message
     check_folders(train, *make_lists_of(folder, b=["val/cat/7.jpg 0", "val/dog/7.jpg 1", "val/other/7.jpg 0"]))
 
@@ -226,14 +216,14 @@ def test_a_few_corrected_labels_are_right_where_a_file_names_the_classes(folder)
 def test_a_line_that_contradicts_its_own_list_is_named(folder):
     """One of 21 lines: the other 20 say which folder is whose."""
     lines = [f"train/cat/{number}.jpg 0" for number in range(20)] + ["train/dog/1.jpg 1", "train/cat/odd.jpg 1"]
-    with pytest.raises(ValueError, match=r"train/cat/odd.jpg has label 1, but the folder cat has label 0 .* \(1 such"):
+    with pytest.raises(ValueError, match=r"train/cat/odd.jpg .*label 1.* cat .*label 0 .*\(1 such"):
         check_folders(*make_lists_of(folder, a=lines))
 
 
 @pytest.mark.parametrize(
     ("train", "val"),
     [
-        # folders by place, as cameras have them: the second one is of one class by chance
+        # folders of locations, as cameras have them: the second one is of one class by chance
         (["a/1.jpg 0", "a/2.jpg 1", "b/1.jpg 2"], ["b/9.jpg 0"]),
         # by patient: each has one class in training, and two patients the same
         (["p1/1.jpg 0", "p2/1.jpg 0", "p3/1.jpg 1", "p4/1.jpg 2"], ["p1/2.jpg 1"]),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -146,16 +147,14 @@ def test_a_run_is_not_resumed_with_another_list(split, cdb, data, tmp_path, fail
     shorter = tmp_path / f"Small_{split}.txt"
     shorter.write_text("".join((data / shorter.name).read_text().splitlines(keepends=True)[1:]))
     file = write_config(tmp_path, data, "cdb", loss_type="CDB-CE", tau=1.5, num_epochs=4, **{f"{split}_list": shorter})
-    assert f"{copy}/last_cdb.pth was trained with {split}_list {shorter.name} " in failing(
-        main, "--cfg", file, "--resume"
-    )
+    assert re.search(f"{copy}/last_cdb.pth .*{split}_list {shorter.name} ", failing(main, "--cfg", file, "--resume"))
 
 
 def test_a_run_is_not_touched_unasked(cdb, failing):
     before = {path: path.read_bytes() for path in cdb.iterdir()}
     error = failing(main, "--cfg", cdb / "config.yaml")
     assert all(flag in error for flag in ("--resume", "--overwrite", "--save_model")) and str(cdb) in error
-    assert "was trained with seed 0, not 1" in failing(main, "--cfg", cdb / "config.yaml", "--resume", "--seed", "1")
+    assert "seed 0, not 1" in failing(main, "--cfg", cdb / "config.yaml", "--resume", "--seed", "1")
     assert {path: path.read_bytes() for path in cdb.iterdir()} == before
 
 
@@ -165,15 +164,15 @@ def test_a_users_configuration_is_not_replaced(data, tmp_path, failing):
     file = Path(shutil.copy(other, tmp_path / "mine/config.yaml"))
     for cfg in (file, other):
         error = failing(main, "--cfg", cfg, "--model_dir", tmp_path / "mine")
-        assert f"{file} would be replaced by this run's settings: choose another --model_dir" in error
+        assert re.search(f"{file} .*--model_dir", error)
     assert file.read_text() == other.read_text()
 
 
 def test_the_home_directory_behind_an_equals_sign(tmp_path, monkeypatch, failing):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert f"{tmp_path}/none/config.yaml not found" in failing(main, "--test", "--model_dir=~/none")
+    assert f"{tmp_path}/none/config.yaml" in failing(main, "--test", "--model_dir=~/none")
     assert f"{tmp_path}/x.yaml cannot be read" in failing(main, "--cfg=~/x.yaml")
-    assert "~nosuchuser/x: there is no such home directory" in failing(main, "--cfg=~nosuchuser/x")
+    assert "~nosuchuser/x" in failing(main, "--cfg=~nosuchuser/x")
 
 
 def test_a_stopped_test_promises_no_resume(first_stage, monkeypatch, capsys):
@@ -232,7 +231,7 @@ def test_a_report_by_hand():
 
 @pytest.mark.parametrize(("stage", "frozen"), [("crt", "feat_model"), ("lws", "feat_model")])
 def test_second_stages(stage, frozen, first_stage, data, tmp_path, capsys):
-    settings = {"first_stage": first_stage, "sampling": "balanced", "num_epochs": 2}
+    settings = {"first_stage": first_stage, "sampling": "balanced", "num_epochs": 1}
     folder = train_imagenet(tmp_path, data, stage, stage=stage, **settings)
     before, after = load_checkpoint(first_stage / BEST), last_checkpoint(folder)
     assert all(torch.equal(value, after[frozen][key]) for key, value in before[frozen].items())
@@ -300,7 +299,7 @@ def test_the_loss_has_the_files_settings(data, tmp_path):
 
 def test_a_batch_must_divide_among_the_processes(data, tmp_path):
     config = read_config(write_config(tmp_path, data, "x"))
-    with pytest.raises(ValueError, match="a batch of 8 does not divide among 3 processes"):
+    with pytest.raises(ValueError, match="batch of 8 .* 3 processes"):
         prepare(config, False, Runtime(CPU.device, world_size=3))
 
 
@@ -350,10 +349,10 @@ def test_the_views_of_a_test_are_of_the_configured_size(first_stage, monkeypatch
     assert sizes == [(32, 36)]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_precision_is_the_configured_one(precision, data, tmp_path, capsys):
-    folder = train_imagenet(tmp_path, data, "x", num_epochs=1, precision=precision)
-    assert json.loads((folder / "x.json").read_text())["precision"] == precision
+def test_the_precision_is_the_configured_one(first_stage, data, tmp_path, capsys):
+    folder = train_imagenet(tmp_path, data, "x", num_epochs=1, precision="bf16")
+    files = (folder / "x.json", first_stage / "ce.json")
+    assert [json.loads(file.read_text())["precision"] for file in files] == ["bf16", "fp32"]
 
 
 def test_a_stop_signal_ends_a_test_within_a_batch(monkeypatch):
@@ -368,12 +367,12 @@ def test_a_second_stage_needs_a_finished_first_one_and_later_none(first_stage, d
     shutil.copytree(first_stage, copy)
     second = train_imagenet(tmp_path, data, "crt", stage="crt", first_stage=copy, num_epochs=1)
     other = write_config(tmp_path, data, "crt", stage="crt", first_stage=first_stage.parent / "other", num_epochs=1)
-    assert "was trained with first_stage ce, not other" in failing(main, "--cfg", other, "--resume")
+    assert "first_stage ce, not other" in failing(main, "--cfg", other, "--resume")
     state = last_checkpoint(copy)
     state["epoch"] = 1
     save_checkpoint(copy / "last_ce.pth", state)
     file = write_config(tmp_path, data, "crt2", stage="crt", first_stage=copy)
-    assert "has trained 1 of 3 epochs; finish it first" in failing(main, "--cfg", file)
+    assert "1 of 3 epochs" in failing(main, "--cfg", file)
     (copy / "last_ce.pth").unlink()
     error = failing(main, "--cfg", file)
     assert f"{copy}/last_ce.pth is missing" in error and BEST in error
@@ -390,9 +389,7 @@ def test_a_second_stage_needs_a_finished_first_one_and_later_none(first_stage, d
 
 def test_tau_norm_is_not_for_lws(first_stage, data, tmp_path, failing):
     folder = train_imagenet(tmp_path, data, "lws", stage="lws", first_stage=first_stage, num_epochs=1)
-    assert "is of stage lws, whose classifier is rescaled already" in failing(
-        main, "--test", "--model_dir", folder, "--tau_norm"
-    )
+    assert "stage lws" in failing(main, "--test", "--model_dir", folder, "--tau_norm")
 
 
 def test_nearest_class_mean_by_hand():
@@ -416,7 +413,7 @@ def test_exponent_is_the_best_on_validation():
 
 
 @pytest.mark.parametrize(("method", "feature", "exponent"), [("classifier", 2.002, None), ("tau_norm", 1.6255, 0.3)])
-def test_near_scores_are_told_apart_whatever_the_precision(
+def test_near_scores_differ_whatever_the_precision(
     method, feature, exponent, first_stage, tmp_path, monkeypatch, capsys
 ):
     """Weights (2, 0) and (0, 1), feature (1, x): class 1 wins by 0.1 %, at exponent 0.3 as 2 ** 0.7 = 1.6245; in bf16
@@ -461,9 +458,9 @@ def test_difficulty_decides_what_is_drawn(data, tmp_path, capsys):
     assert loss == torch.nn.functional.cross_entropy(logits, labels)  # the loss itself is unweighted
 
 
-@pytest.mark.parametrize("sampling", ["balanced", "square_root", "progressive"])
-def test_other_samplings_run(sampling, data, tmp_path, capsys):
-    assert len(log_rows(train_imagenet(tmp_path, data, "x", sampling=sampling, num_epochs=1))) == 1
+def test_a_run_with_another_sampling(data, tmp_path, capsys):
+    """Of all samplings, test_each_sampling_draws_its_classes looks at the images drawn."""
+    assert len(log_rows(train_imagenet(tmp_path, data, "x", sampling="progressive", num_epochs=1))) == 1
 
 
 @pytest.mark.parametrize(
@@ -537,24 +534,23 @@ def test_two_processes_train_on_the_whole_batch(data, tmp_path, processes):
             {"data_root": "/none", "train_list": "{train}", "val_list": "{val}", "test_list": "{test}"},
             "data_root /none not found",
         ),
-        ({"num_classes": 2}, "label 2 must lie between 0 and 1"),
+        ({"num_classes": 2}, "label 2 .*0 and 1"),
         ({"num_classes": 4}, "has no image of class 3"),
-        ({"stage": "crt", "first_stage": "/none"}, "/none/final_model_checkpoint.pth not found: stage crt"),
+        ({"stage": "crt", "first_stage": "/none"}, "/none/final_model_checkpoint.pth .*stage crt"),
         ({"model_dir": "{train}/run"}, "cannot hold the run"),
         (
             {"val_list": "{val2}", "loss_type": "CDB-CE"},
-            "Small_val2.txt has no sample of class 1, 2: their difficulty cannot be measured; `difficulty: smoothed` "
-            "in the YAML",
+            "Small_val2.txt .*class 1, 2: .*`difficulty: smoothed`",
         ),
-        ({"model_dir": "./test"}, "test.json is the name of a result"),
-        ({"lr": 1e38}, "a smaller learning rate may help"),
+        ({"model_dir": "./test"}, "test.json"),
+        ({"lr": 1e38}, "learning rate"),
     ],
 )
 def test_errors_of_a_run(settings, message, data, tmp_path, failing):
     (data / "Small_val2.txt").write_text("train/n00000000/n00000000_val0.JPEG 0\n")
-    places = {split: str(data / f"Small_{split}.txt") for split in ("train", "val", "test", "val2")}
-    settings = {key: value.format(**places) if isinstance(value, str) else value for key, value in settings.items()}
-    assert message in failing(main, "--cfg", write_config(tmp_path, data, "x", **settings))
+    lists = {split: str(data / f"Small_{split}.txt") for split in ("train", "val", "test", "val2")}
+    settings = {key: value.format(**lists) if isinstance(value, str) else value for key, value in settings.items()}
+    assert re.search(message, failing(main, "--cfg", write_config(tmp_path, data, "x", **settings)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -563,14 +559,14 @@ def test_a_truncated_image_is_named(workers, tmp_path, failing):
     bad = data / "train/n00000001/n00000001_train2.JPEG"
     bad.write_bytes(bad.read_bytes()[:400])
     error = failing(main, "--cfg", write_config(tmp_path, data, "x", workers=workers))
-    assert f"{bad} is not an image that can be decoded" in error
+    assert f"{bad} " in error
     bad.unlink()
-    assert "1 of 45 listed images are not below data_root" in failing(main, "--cfg", write_config(tmp_path, data, "x"))
+    assert re.search("1 of 45 .*data_root", failing(main, "--cfg", write_config(tmp_path, data, "x")))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"PK damaged", "is not a checkpoint that can be loaded safely"), (None, "no checkpoint at")],
+    [(b"PK damaged", "not a checkpoint"), (None, "no checkpoint at")],
 )
 def test_a_bad_checkpoint(content, message, first_stage, data, tmp_path, failing):
     (tmp_path / "x").mkdir()
@@ -580,7 +576,7 @@ def test_a_bad_checkpoint(content, message, first_stage, data, tmp_path, failing
     assert message in error and BEST in error
     shutil.copy(first_stage / BEST, tmp_path / "x" / BEST)
     other = write_config(tmp_path, data, "x", num_classes=4)
-    assert "does not fit this model: classifier.fc.bias 3 instead of 4" in failing(main, "--cfg", other, "--test")
+    assert re.search("classifier.fc.bias 3 .*4", failing(main, "--cfg", other, "--test"))
 
 
 @pytest.mark.parametrize(("key", "value"), [("image_size", 31), ("test_resize", 40)])
@@ -621,7 +617,7 @@ def test_table_of_results(first_stage, cdb, tmp_path, capsys, failing):
     accuracy = json.loads((cdb / "test.json").read_text())["accuracy"]
     assert lines[3].split("|")[2].strip() == f"{100 * accuracy:.2f}" and lines[3].split("|")[3].strip() == "-"
     assert "Small_test.txt, 15 images" in lines[-1]
-    assert "is not a result of main.py" in failing(table, cdb / "cdb.json")
+    assert "is not a result" in failing(table, cdb / "cdb.json")
 
 
 @pytest.mark.parametrize(
@@ -780,18 +776,18 @@ def test_in_a_folder_that_cannot_be_written_the_table_is_shown_all_the_same(firs
     assert main(["--test", "--model_dir", str(first_stage)]) == 2
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1].split()[0] == f"{figures['accuracy']:.4f}"
-    assert captured.err.count("\n") == 1 and "test.json could not be written" in captured.err
+    assert captured.err.count("\n") == 1 and "test.json" in captured.err
 
 
 def test_flags_override_the_file_in_a_folder_of_their_own(data, tmp_path, failing, capsys):
     file = write_config(tmp_path, data, "x", loss_type="CDB-CE", tau=1.5)
-    assert "--lr makes another run: name its folder with --model_dir" in failing(main, "--cfg", file, "--lr", "0.1")
+    assert re.search("--lr .*--model_dir", failing(main, "--cfg", file, "--lr", "0.1"))
     other = ["--cfg", file, "--model_dir", tmp_path / "y", "--num_epochs", 1, "--lr", "1e-2"]
     assert main([*map(str, other), "--loss_type", "Balanced_Softmax"]) == 0
-    assert "tau 1.5 does nothing with loss_type Balanced_Softmax, and is left out" in capsys.readouterr().out
+    assert re.search("tau 1.5 .*loss_type Balanced_Softmax", capsys.readouterr().out)
     arguments = last_checkpoint(tmp_path / "y")["arguments"]
     assert (arguments["loss_type"], arguments["lr"], arguments["num_epochs"]) == ("Balanced_Softmax", 0.01, 1)
-    assert "--tau: tau 2.0 does nothing with loss_type CE" in failing(main, *other, "--loss_type", "CE", "--tau", 2)
+    assert re.search("--tau: tau 2.0 .*loss_type CE", failing(main, *other, "--loss_type", "CE", "--tau", 2))
     assert "--num_epochs should be" in failing(main, "--cfg", file, "--model_dir", tmp_path / "z", "--num_epochs", 0)
 
 
@@ -844,12 +840,12 @@ def test_losses_are_compared(compared, capsys):
         (["--compare", "CE"], "name two losses or more"),
         (["--compare", "CE", "CE"], "name two losses or more"),
         (["--compare", "CE", "CDBCE"], "loss_type must be one of"),
-        (["--compare", "CE", "CDB-CE", "--resume"], "belong to training a single run"),
-        (["--compare", "CE", "CDB-CE", "--seed", "1"], "leave out --loss_type and --seed"),
-        (["--compare", "CE", "Balanced_Softmax", "--tau", "1"], "--tau: tau 1.0 does nothing with loss_type CE"),
-        (["--seeds", "2"], "--seeds belongs to --compare"),
+        (["--compare", "CE", "CDB-CE", "--resume"], "single run"),
+        (["--compare", "CE", "CDB-CE", "--seed", "1"], "--loss_type and --seed"),
+        (["--compare", "CE", "Balanced_Softmax", "--tau", "1"], "--tau: tau 1.0 .*loss_type CE"),
+        (["--seeds", "2"], "--seeds .*--compare"),
     ],
 )
 def test_comparisons_that_cannot_be(flags, message, data, tmp_path, failing):
-    assert message in failing(main, "--cfg", write_config(tmp_path, data, "x"), *flags)
+    assert re.search(message, failing(main, "--cfg", write_config(tmp_path, data, "x"), *flags))
     assert not (tmp_path / "x").exists()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -56,8 +57,8 @@ def test_a_folder_with_an_unreadable_image(workers, trained, tmp_path, capsys):
     """
     images = tmp_path / "images"
     (images / "deep, er").mkdir(parents=True)
-    for number, place in enumerate(("b.jpg", "deep, er/c.JPEG", "a.jpeg")):
-        (images / place).write_bytes(jpeg((60 * number, 200, 90)))
+    for number, name in enumerate(("b.jpg", "deep, er/c.JPEG", "a.jpeg")):
+        (images / name).write_bytes(jpeg((60 * number, 200, 90)))
     (images / "cut.jpg").write_bytes(jpeg()[:400])
     (images / "notes.txt").write_text("no image")
     code = main(
@@ -77,11 +78,8 @@ def test_a_folder_with_an_unreadable_image(workers, trained, tmp_path, capsys):
     assert [row["path"] for row in rows] == [
         str(images / name) for name in ("a.jpeg", "b.jpg", "cut.jpg", "deep, er/c.JPEG")
     ]
-    assert f"1 of 4 images cannot be used, see the column error: {images}/cut.jpg" in capsys.readouterr().err
-    assert (
-        rows[2]["error"].startswith(f"{images}/cut.jpg is not an image that can be decoded")
-        and rows[2]["class_1"] == ""
-    )
+    assert re.search(f"1 of 4 images .*: {images}/cut.jpg", capsys.readouterr().err)
+    assert rows[2]["error"].startswith(f"{images}/cut.jpg is not an image") and rows[2]["class_1"] == ""
     names = ["cat", "sea, deep", "dög"]
     for row in (rows[0], rows[1], rows[3]):
         assert list(row) == [
@@ -140,8 +138,8 @@ def test_a_list_of_paths_starts_at_its_own_folder(trained, tmp_path, capsys):
     rows = predicted(captured.out)
     assert [row["path"] for row in rows] == ["one 1", "b.jpg", f"{tmp_path}/far.jpg", "../far.jpg", "none.jpg"]
     assert [bool(row["error"]) for row in rows] == [False] * 4 + [True]
-    assert f"{tmp_path}/lists/none.jpg cannot be read: No such file or directory" in rows[4]["error"]
-    assert "1 of 5 images cannot be used" in captured.err
+    assert f"{tmp_path}/lists/none.jpg cannot be read" in rows[4]["error"]
+    assert "1 of 5 images" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -149,27 +147,27 @@ def test_a_list_of_paths_starts_at_its_own_folder(trained, tmp_path, capsys):
     [
         (
             ["--predict", "{tmp}/none.jpg"],
-            "none.jpg not found; --predict takes an image, a folder of images or a list of paths",
+            "none.jpg .*--predict",
         ),
-        (["--predict", "{tmp}"], "holds no image, at any depth"),
+        (["--predict", "{tmp}"], "holds no image"),
         (["--predict", "{tmp}/empty.txt"], "empty.txt lists no image"),
         (["--predict", "{tmp}", "--out", "{tmp}/none/x.csv"], "x.csv: there is no folder"),
         (["--predict", "{tmp}/none.jpg", "--out", "{tmp}"], "is a folder; name a file"),
-        (["--predict", "{tmp}", "--test"], "--test, --predict and --compare are three commands"),
-        (["--test", "--top", "3"], "--out and --top belong to --predict"),
-        (["--predict", "{tmp}", "--top", "0"], "--top: must be a whole number of at least 1"),
+        (["--predict", "{tmp}", "--test"], "--test, --predict"),
+        (["--test", "--top", "3"], "--top .*--predict"),
+        (["--predict", "{tmp}", "--top", "0"], "--top: .*'0'"),
         (["--predict", "{tmp}", "--resume"], "belong to training"),
     ],
 )
 def test_wrong_commands(flags, message, trained, tmp_path, failing):
     (tmp_path / "empty.txt").write_text("\n# nothing\n")
-    assert message in failing(main, *(flag.format(tmp=tmp_path) for flag in flags), "--model_dir", trained)
+    assert re.search(message, failing(main, *(flag.format(tmp=tmp_path) for flag in flags), "--model_dir", trained))
 
 
 def test_predict_needs_a_model(tmp_path, failing):
-    assert "--cfg FILE is needed, or --test or --predict with --model_dir DIR" in failing(main, "--predict", tmp_path)
-    assert f"{tmp_path}/config.yaml not found: --model_dir must be the folder of a run" in failing(
-        main, "--predict", tmp_path, "--model_dir", tmp_path
+    assert re.search("--cfg FILE .*--predict .*--model_dir", failing(main, "--predict", tmp_path))
+    assert re.search(
+        f"{tmp_path}/config.yaml .*--model_dir", failing(main, "--predict", tmp_path, "--model_dir", tmp_path)
     )
 
 
@@ -197,8 +195,8 @@ def test_a_released_checkpoint_predicts_numbers_for_names(trained, data, tmp_pat
     )
     shutil.copy(trained / "config.yaml", tmp_path / "released.yaml")
     (tmp_path / "a.jpg").write_bytes(jpeg())
-    places = ["--cfg", str(tmp_path / "released.yaml"), "--model_dir", str(tmp_path / "released")]
-    assert main(["--predict", str(tmp_path / "a.jpg"), *places]) == 0
+    flags = ["--cfg", str(tmp_path / "released.yaml"), "--model_dir", str(tmp_path / "released")]
+    assert main(["--predict", str(tmp_path / "a.jpg"), *flags]) == 0
     (row,) = predicted(capsys.readouterr().out)
     assert {row["class_1"], row["class_2"], row["class_3"]} == {"0", "1", "2"}
 
@@ -210,4 +208,4 @@ def test_files_that_are_left_out_are_counted(trained, tmp_path, capsys):
     assert main(["--predict", str(tmp_path), "--model_dir", str(trained)]) == 0
     captured = capsys.readouterr()
     assert [row["path"] for row in predicted(captured.out)] == [str(tmp_path / "a.jpg")]
-    assert f"{tmp_path}: 1 images; 4 files are left out" in captured.err and ".heic: 1" in captured.err
+    assert f"{tmp_path}: 1 images; 4 files" in captured.err and ".heic: 1" in captured.err

@@ -90,7 +90,7 @@ def test_a_process_that_dies_is_one_line(images):
     next(batches)
     for pid in children() - before:
         os.kill(pid, signal.SIGKILL)
-    with pytest.raises(OSError, match="a process that reads images died.*--workers 0 does without"):
+    with pytest.raises(OSError, match="process .*died.*--workers 0"):
         list(batches)
 
 

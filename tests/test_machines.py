@@ -12,7 +12,7 @@ from conftest import ROOT
 from forked import free_port
 from longtail.checkpoints import load_checkpoint
 
-TRAIN = ROOT / "CIFAR-LT/cifar_train.py"
+TRAIN = (ROOT / "tests/shallow.py", ROOT / "CIFAR-LT/cifar_train.py")
 JOB = ("--dataset", "digits", "--imbalance", 100, "--max_epochs", 2, "--precision", "fp32")
 AGENT = (sys.executable, "-m", "torch.distributed.run")
 
@@ -22,7 +22,7 @@ def last(folder: Path) -> dict:
 
 
 def start_agent(rank: int, port: int, folder: Path) -> subprocess.Popen:
-    place = (
+    rendezvous = (
         "--nnodes",
         2,
         "--node-rank",
@@ -39,7 +39,7 @@ def start_agent(rank: int, port: int, folder: Path) -> subprocess.Popen:
         "127.0.0.1",
     )
     return subprocess.Popen(
-        [*map(str, (*AGENT, *place, TRAIN, *JOB, "--save_model", folder))],
+        [*map(str, (*AGENT, *rendezvous, *TRAIN, *JOB, "--save_model", folder))],
         text=True,
         env=os.environ,
         stdout=subprocess.PIPE,
@@ -53,7 +53,7 @@ def test_two_agents_end_with_the_weights_of_one_machine(tmp_path, processes):
     outputs = [agent.communicate(timeout=150) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], outputs
     assert sorted(out.count("epoch 2/2") for out, _ in outputs) == [0, 1]  # one process speaks for all
-    alone = processes(2, TRAIN, *JOB, "--save_model", tmp_path / "one")
+    alone = processes(2, *TRAIN, *JOB, "--save_model", tmp_path / "one")
     assert alone.returncode == 0, alone.stderr
     one, two = last(tmp_path / "one"), last(tmp_path / "two")
     assert one["accuracy"] == two["accuracy"]

@@ -5,6 +5,7 @@ Counts are worked out by hand.
 
 import errno
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -62,10 +63,10 @@ def test_a_fifth_at_most_and_twenty_by_default(tmp_path, capsys):
         and "b b/0" in lists["val"][20]
     )
     output = capsys.readouterr().out
-    assert "4 classes: 129 images for training, 27 for validation, 27 for the test" in output
-    assert "largest class 100 (a), smallest 3 (c); classes: 0 many, 2 medium, 2 few" in output
-    assert "2 classes are too small for 20 and 20: they gave a fifth each, 14 of their 39 images" in output
-    assert "in training alone, without images for validation and test: d (4)" in output
+    assert re.search("4 classes: 129 .*, 27 .*, 27 ", output)
+    assert "largest class 100 (a), smallest 3 (c)" in output and "0 many, 2 medium, 2 few" in output
+    assert "14 of their 39 images" in output
+    assert ": d (4)" in output
     assert f"--cfg {tmp_path}/out/config.yaml" in output.splitlines()[-1] and output.splitlines()[-1].startswith(
         "next: python "
     )
@@ -161,10 +162,10 @@ def test_a_configuration_for_fine_tuning_is_read(tmp_path, capsys, failing):
     made(root, tmp_path / "own", "--pretrained", tmp_path / "weights.pth")
     assert read_config(tmp_path / "own/config.yaml").path("pretrained") == tmp_path / "weights.pth"
     command = [root, "--out", tmp_path / "x"]
-    assert f"--pretrained {tmp_path}/none.pth not found" in failing(
+    assert f"--pretrained {tmp_path}/none.pth" in failing(
         make_lists.main, *command, "--pretrained", tmp_path / "none.pth"
     )
-    assert "--backbone must be resnet10" in failing(make_lists.main, *command, "--backbone", "resnet1")
+    assert re.search("--backbone .*resnet10", failing(make_lists.main, *command, "--backbone", "resnet1"))
     assert not (tmp_path / "x").exists()
 
 
@@ -228,8 +229,8 @@ def test_check_finds_what_cannot_be_used(tmp_path, capsys):
     )
     assert "15360000 x 256 pixels" in lines[2]
     output = capsys.readouterr().out
-    assert "left out, because they cannot be used: 4, listed" in output
-    assert "left out, classes without an image that can be used: c" in output
+    assert "cannot be used: 4, " in output
+    assert "can be used: c" in output
     (root / "a/1cut.jpg").unlink()
     made(root, tmp_path / "out", "--overwrite")
     assert not (tmp_path / "out/unusable.txt").exists()
@@ -272,27 +273,21 @@ def test_odd_names(tmp_path, capsys):
     assert (tmp_path / "out/classes.txt").read_text() == "#c\na\nb\nlinked\n~d\n"
     train = read_list(tmp_path / "out/train.txt", root, 5)
     assert all((root / path).is_file() for path in train.names()) and train.class_counts(5) == [3, 5, 3, 3, 1]
-    assert "left out, because their names do not end as those of images do: 1 (.txt)" in capsys.readouterr().out
+    assert ": 1 (.txt)" in capsys.readouterr().out
 
 
 def test_wrong_folders(tmp_path, failing):
     out = tmp_path / "out"
-    assert "none is not a folder; it must hold one folder of images for" in failing(
-        make_lists.main, tmp_path / "none", "--out", out
-    )
+    assert f"{tmp_path}/none is not a folder" in failing(make_lists.main, tmp_path / "none", "--out", out)
     root = make_images(tmp_path / "images", {"a": 2, "b": 2})
-    assert "no image is left for val: at least one class must have 5 images" in failing(
-        make_lists.main, root, "--out", out
-    )
-    assert "1 class folders hold images" in failing(
-        make_lists.main, make_images(tmp_path / "one", {"a": 5}), "--out", out
-    )
+    assert re.search("for val: .* 5 images", failing(make_lists.main, root, "--out", out))
+    assert "1 class folders" in failing(make_lists.main, make_images(tmp_path / "one", {"a": 5}), "--out", out)
     split = make_images(tmp_path / "split", {"train/a": 5, "train/b": 5, "val/c": 1})
-    assert "val holds images of class c, of which train/ has none" in failing(make_lists.main, split, "--out", out)
+    assert re.search("val .*class c, .*train/", failing(make_lists.main, split, "--out", out))
     flat = make_images(tmp_path / "flat", {"train/a": 5, "train/b": 5, "val": 3})
-    assert "the folder for val holds no class folder with images" in failing(make_lists.main, flat, "--out", out)
-    assert "images/b holds images, as a class does" in failing(make_lists.main, root, "--out", root / "b")
-    assert "must be a whole number of at least 1" in failing(make_lists.main, root, "--out", out, "--val", 0)
+    assert "no class folder" in failing(make_lists.main, flat, "--out", out)
+    assert "images/b holds images" in failing(make_lists.main, root, "--out", root / "b")
+    assert re.search("--val: .*'0'", failing(make_lists.main, root, "--out", out, "--val", 0))
     assert not out.exists()
 
 
@@ -307,7 +302,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, failing, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", locked)
     error = failing(make_lists.main, root, "--out", tmp_path / "out")
-    assert "b/deep cannot be read: Permission denied; allow that, or move the folder away" in error
+    assert "b/deep cannot be read" in error
     assert not (tmp_path / "out").exists()
 
 
@@ -321,7 +316,7 @@ def test_a_stop_signal_writes_no_list(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(make_lists, "split_classes", stopped)
     assert make_lists.main([str(root), "--out", str(tmp_path / "out")]) == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM; no list was written" in capsys.readouterr().err
+    assert "SIGTERM" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -329,17 +324,14 @@ def test_lists_are_not_replaced_unasked(tmp_path, failing, capsys):
     root = make_images(tmp_path / "images", {"a": 5, "b": 5})
     before = made(root, tmp_path / "out")
     error = failing(make_lists.main, root, "--out", tmp_path / "out", "--seed", 5)
-    assert (
-        f"{tmp_path}/out/config.yaml exists: choose another --out, or replace it and the lists with --overwrite"
-        in error
-    )
+    assert re.search(f"{tmp_path}/out/config.yaml .*--out.*--overwrite", error)
     assert made(root, tmp_path / "out", "--overwrite") == before
     for name in ("classes.txt", "unusable.txt", "tail.png"):
-        place = tmp_path / name.partition(".")[0]
-        place.mkdir()
-        (place / name).write_text("somebody's")
-        assert f"{place / name} exists: choose another --out" in failing(make_lists.main, root, "--out", place)
-        assert (place / name).read_text() == "somebody's"
+        out = tmp_path / name.partition(".")[0]
+        out.mkdir()
+        (out / name).write_text("a user's")
+        assert re.search(f"{out / name} .*--out", failing(make_lists.main, root, "--out", out))
+        assert (out / name).read_text() == "a user's"
     (tmp_path / "file").write_text("")
     assert "file" in failing(make_lists.main, root, "--out", tmp_path / "file/out")
 
@@ -379,7 +371,8 @@ def test_the_tail_counts_classes_at_its_borders(tmp_path, capsys):
     sizes = {"a": 101, "b": 100, "c": 20, "d": 19}
     root = make_images(tmp_path, {f"{split}/{name}": size for split in SPLITS for name, size in sizes.items()})
     made(root, tmp_path / "out")
-    assert "largest class 101 (a), smallest 19 (d); classes: 1 many, 2 medium, 1 few" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "largest class 101 (a), smallest 19 (d)" in output and "1 many, 2 medium, 1 few" in output
 
 
 @pytest.mark.parametrize(
@@ -394,16 +387,16 @@ def test_what_others_call_the_splits(names, tmp_path, capsys):
     lists = made(root, tmp_path / "out")
     assert [counts(lists[split]) for split in SPLITS] == [[6, 6], [2, 2], [3, 3]]
     assert lists["val"][0] == f"{val}/a/000.jpg 0"
-    assert f"not used, folders of {root} that are neither train, val nor test: extra" in capsys.readouterr().out
+    assert "nor test: extra" in capsys.readouterr().out
 
 
 def test_folders_that_look_like_splits_are_no_classes(tmp_path, failing):
     root = make_images(tmp_path / "a", {f"{name}/{c}": 6 for name in ("first", "second") for c in ("cat", "dog")})
     error = failing(make_lists.main, root, "--out", tmp_path / "out")
-    assert f"{root} holds first/, second/, which all hold the folders cat, dog" in error
+    assert re.search(f"{root} holds first/, second/, .* cat, dog", error)
     twice = make_images(tmp_path / "b", {f"{name}/{c}": 6 for name in ("train", "val", "Valid") for c in "ab"})
     error = failing(make_lists.main, twice, "--out", tmp_path / "out")
-    assert f"{twice} holds Valid/ and val/, which are both val" in error
+    assert f"{twice} holds Valid/ and val/" in error
 
 
 def test_classes_may_lie_deeper(tmp_path, capsys):
@@ -412,7 +405,7 @@ def test_classes_may_lie_deeper(tmp_path, capsys):
     root = make_images(tmp_path / "images", folders)
     made(root, tmp_path / "one")
     assert (tmp_path / "one/classes.txt").read_text() == "Fruit\nRoots\n"
-    assert "the classes are the folders at depth 1; --depth chooses others: 3 at 2, 4 at 3" in capsys.readouterr().out
+    assert re.search("depth 1; --depth .*: 3 at 2, 4 at 3", capsys.readouterr().out)
     lists = made(root, tmp_path / "three", "--depth", 3)
     assert (tmp_path / "three/classes.txt").read_text() == "Abate\nGreen\nLeek\nRed\n"
     assert counts(lists["train"]) == [3, 3, 3, 4]
@@ -439,7 +432,7 @@ def test_copies_of_an_image_stay_in_one_list(tmp_path, capsys):
     copies = {f"a/00{number}.jpg" for number in range(9)}
     assert copies <= {line.split()[0] for line in lists["train"]}
     assert counts(lists["train"])[1] == 6 and len(set(lists["train"] + lists["val"] + lists["test"])) == 20
-    assert "8 files are copies of others, byte for byte" in capsys.readouterr().out
+    assert "8 files are copies" in capsys.readouterr().out
 
 
 def test_a_copy_of_a_test_image_is_not_trained_on(tmp_path, capsys):
@@ -449,7 +442,7 @@ def test_a_copy_of_a_test_image_is_not_trained_on(tmp_path, capsys):
     (root / "train/a/000.jpg").write_bytes((root / "test/a/003.jpg").read_bytes())
     lists = made(root, tmp_path / "out", "--check")
     assert [len(lists[split]) for split in SPLITS] == [9, 10, 10]
-    assert "train/a/000.jpg': a copy of an image for test" in (tmp_path / "out/unusable.txt").read_text()
+    assert "train/a/000.jpg': a copy" in (tmp_path / "out/unusable.txt").read_text()
 
 
 def test_smaller_copies_are_written_once(tmp_path, capsys):
@@ -477,10 +470,10 @@ def test_avif_is_read(tmp_path, capsys):
     assert "a/x.avif" in {line.split()[0] for lines in lists.values() for line in lines}
 
 
-def test_images_of_sixteen_bits_are_told(tmp_path, capsys):
+def test_images_of_sixteen_bits_are_reported(tmp_path, capsys):
     """Of two with 12 bits the brightest value is said; the ten others have 8."""
     root = different_images(tmp_path / "images", {"a": 5, "b": 5})
     for name, value in (("x", 1000), ("y", 4000)):
         Image.fromarray(np.full((40, 40), value, dtype=np.uint16)).save(root / f"a/{name}.png")
     made(root, tmp_path / "out", "--check")
-    assert "2 images have grey values of 16 bits, up to 4,000; in config.yaml `white_level`" in capsys.readouterr().out
+    assert re.search("2 images .*16 bits, .* 4,000; .*`white_level`", capsys.readouterr().out)

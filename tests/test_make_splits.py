@@ -1,5 +1,6 @@
 """The paper's splits from EGTEA's annotations: a small fixture everywhere, the real ones where they are."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_subjects_20_to_26_validate(annotations, tmp_path, capsys):
 def test_other_split_files_are_left_alone(annotations, tmp_path, failing):
     (tmp_path / "test_split.txt").write_text("mine\n")
     error = failing(make_splits.main, "--annotations", annotations, "--out", tmp_path)
-    assert "test_split.txt is there already and differs" in error and "--overwrite" in error
+    assert "test_split.txt" in error and "--overwrite" in error
     assert not (tmp_path / "train_split.txt").exists()
     assert make_splits.main(["--annotations", str(annotations), "--out", str(tmp_path), "--overwrite"]) == 0
     assert lines(tmp_path / "test_split.txt") == TEST
@@ -57,10 +58,10 @@ def test_other_split_files_are_left_alone(annotations, tmp_path, failing):
 @pytest.mark.parametrize(
     ("line", "match"),
     [
-        ("P01-R01-Tea-1 1 2", "line 9: 'P01-R01-Tea-1 1 2' is neither"),
+        ("P01-R01-Tea-1 1 2", "line 9: 'P01-R01-Tea-1 1 2'"),
         ("P01-R01-Tea-99 1 x 3", "line 9"),
         ("P01-R01-Tea-99 1 0 3", "line 9"),
-        (TRAIN[0], "line 9: P01-R01-Tea-1 is listed twice"),
+        (TRAIN[0], "line 9: P01-R01-Tea-1 "),
         ("P01-R01-Tea-99 1 999999999 3", "line 9"),
         ("P01-R01-Tea-99 1 \u0661 3", "line 9"),
         ("../a-b-c-d 1", "line 9"),
@@ -77,9 +78,9 @@ def test_damaged_annotations(annotations, tmp_path, failing, line, match):
 @pytest.mark.parametrize(
     ("names", "match"),
     [
-        ("1 take\n0 none\n", "verb_idx.txt, line 2: '0 none' is not a class's number"),
+        ("1 take\n0 none\n", "verb_idx.txt, line 2: '0 none'"),
         ("take\n", "line 1: 'take' is not"),
-        ("1 take\n\nput 1\n", "line 3: class 1 is named twice, 'take' and 'put'"),
+        ("1 take\n\nput 1\n", "line 3: class 1 "),
         ("7\n", "line 1: '7' is not"),
         ("\u0661 take\n", "line 1"),
         ("1001 take\n", "line 1"),
@@ -101,7 +102,7 @@ def test_training_reads_the_names_as_they_are_written(annotations, tmp_path):
     assert read_class_names(tmp_path / "verbs.txt", 3) == ["Take", "Put down", "class 3"]
 
 
-def test_missing_annotations_and_unwritable_places(annotations, tmp_path, failing, started):
+def test_missing_annotations_and_unwritable_folders(annotations, tmp_path, failing, started):
     run = started(make_splits.__file__, "--annotations", tmp_path / "none", cwd=Path("/"))
     assert run.returncode == 2 and run.stdout == ""
     assert run.stderr.startswith("make_splits.py: error: no ") and run.stderr.count("\n") == 1
@@ -110,9 +111,7 @@ def test_missing_annotations_and_unwritable_places(annotations, tmp_path, failin
         make_splits.main, "--annotations", annotations, "--out", tmp_path / "file/data"
     )
     (annotations / "train_split1.txt").write_text(TRAIN[0])
-    assert "val_split.txt would be empty" in failing(
-        make_splits.main, "--annotations", annotations, "--out", tmp_path / "data"
-    )
+    assert "val_split.txt" in failing(make_splits.main, "--annotations", annotations, "--out", tmp_path / "data")
 
 
 def test_real_annotations(shared_data, tmp_path, capsys):
@@ -129,8 +128,9 @@ def test_real_annotations(shared_data, tmp_path, capsys):
 def test_annotations_of_absurd_size_are_not_read(annotations, tmp_path, failing):
     with open(annotations / "train_split1.txt", "wb") as file:
         file.truncate(1 << 40)
-    assert "train_split1.txt has 1,099,511,627,776 bytes" in failing(
-        make_splits.main, "--annotations", annotations, "--out", tmp_path
+    assert re.search(
+        "train_split1.txt .*1,099,511,627,776",
+        failing(make_splits.main, "--annotations", annotations, "--out", tmp_path),
     )
 
 
@@ -162,7 +162,7 @@ def test_a_fifth_of_each_class_is_held_out_and_one_clip_from_five_on(tmp_path, c
     names = [name for clips in splits.values() for name, _ in clips]
     assert len(set(names)) == 32 and all(name.partition("/")[0] in sizes for name in names)
     output = capsys.readouterr().out
-    assert "jump (4)" in output and "train_split.txt: 22 clips; of each class 15 3 4" in output
+    assert "jump (4)" in output and "22 clips; of each class 15 3 4" in output
     assert split_folders(root, tmp_path / "again") == splits
 
 
@@ -179,9 +179,7 @@ def test_clips_of_one_video_stay_in_one_split(tmp_path, capsys):
     assert len(split_of) == 10 and all(len(found) == 1 for found in split_of.values())
     counts = {split: [sum(label == c for _, label in members) for c in range(3)] for split, members in splits.items()}
     assert counts == {"train": [18, 6, 6], "val": [6, 2, 2], "test": [6, 2, 2]}
-    assert (
-        "clips are split one by one, since their names are those of one video or two: walk" in capsys.readouterr().out
-    )
+    assert re.search("clips are split one by one.*: walk", capsys.readouterr().out)
 
 
 def test_each_split_has_a_clip_even_of_a_class_with_few_videos(tmp_path):
@@ -197,7 +195,7 @@ def test_each_split_has_a_clip_even_of_a_class_with_few_videos(tmp_path):
     ("clips", "match"),
     [
         ({"jump": ["a"] * 1}, "1 class folders"),
-        ({"jump": ["a"], "run": ["b"]}, "no clip is left for validation"),
+        ({"jump": ["a"], "run": ["b"]}, "for validation"),
         ({"jump": ["a"], "run": ["b\nc"]}, "rename it"),
         ({"jump": ["a"], "run\n": ["b"]}, "rename it"),
     ],

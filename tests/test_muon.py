@@ -20,7 +20,7 @@ def test_orthogonalized_has_the_vectors_of_the_svd_and_values_near_1(shape):
 
 @pytest.mark.parametrize("shape", [(2, 5), (5, 2)])
 def test_a_singular_value_goes_through_the_polynomial_five_times(shape):
-    """Values 3 and 4 begin as 3/5 and 4/5 of the Frobenius norm; each goes its own way, by plain numbers."""
+    """Values 3 and 4 start as 3/5 and 4/5 of the Frobenius norm; each goes its own way, by plain numbers."""
     expected = []
     for value in (0.6, 0.8):
         for _ in range(5):

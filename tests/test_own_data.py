@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,15 +59,12 @@ def test_a_spreadsheets_list_trains_as_the_plain_one(data, tmp_path, capsys):
     assert weights[0].equal(weights[1])
 
 
-def test_a_path_twice_in_training_counts_twice_and_is_told_once(data, tmp_path, capsys):
-    """The third class has three images; its first one stands there three times."""
+def test_a_path_twice_in_training_counts_twice_and_is_reported_once(data, tmp_path, capsys):
+    """The third class has three images; its first one is listed three times."""
     rewritten(data, "train", lambda lines: [*lines, lines[-3], lines[-3]])
     folder = train_imagenet(tmp_path, data, "x", num_epochs=2)
     output = capsys.readouterr().out
-    assert (
-        output.count("lines repeat a path") == 1
-        and "Small_train.txt: 2 of 23 lines repeat a path (train/n00000002/" in output
-    )
+    assert len(re.findall("Small_train.txt: 2 of 23 lines .*train/n00000002/", output)) == 1
     assert last_checkpoint(folder)["class_counts"] == [12, 6, 5] and "23 training images" in output
 
 
@@ -76,27 +74,25 @@ def test_a_path_twice_in_training_counts_twice_and_is_told_once(data, tmp_path, 
         (
             "train",
             lambda lines: [*lines[:7], *(line.replace("/", "\\") for line in lines[7:])],
-            "Small_train.txt, line 8: train\\n00000000\\n00000000_train7.JPEG holds a backslash: write / between "
-            "folders",
+            r"Small_train.txt, line 8: .*n00000000_train7.JPEG .*backslash",
         ),
         (
             "val",
             lambda lines: [*lines, "train/n00000001/n00000001_train2.JPEG 1"],
-            "train/n00000001/n00000001_train2.JPEG stands in {data}/Small_train.txt and in {data}/Small_val.txt: what "
-            "is trained on must not be",
+            "n00000001_train2.JPEG .*{data}/Small_train.txt .*{data}/Small_val.txt",
         ),
         (
             "test",
             lambda lines: [*lines, "./train/n00000002/n00000002_val0.JPEG\t2"],
-            "_val0.JPEG stands in {data}/Small_val.txt and in",
+            "_val0.JPEG .*{data}/Small_val.txt ",
         ),
-        ("val", lambda lines: [*lines, lines[0]], "stands in line 1 already; only a training list may repeat a path"),
-        ("train", lambda lines: [*lines, lines[0][:-1] + "2"], "stands in line 1 already, with label 0 instead of 2"),
+        ("val", lambda lines: [*lines, lines[0]], "line 1 .*training list"),
+        ("train", lambda lines: [*lines, lines[0][:-1] + "2"], "line 1 .*label 0 .*2"),
     ],
 )
 def test_lists_that_are_refused(split, change, message, data, tmp_path, failing):
     rewritten(data, split, change)
-    assert message.format(data=data) in failing(main, "--cfg", write_config(tmp_path, data, "x"))
+    assert re.search(message.format(data=data), failing(main, "--cfg", write_config(tmp_path, data, "x")))
     assert not (tmp_path / "x").exists()
 
 
@@ -109,7 +105,7 @@ def replace_images(data: Path, contents: list[bytes]) -> list[Path]:
 
 
 def test_a_run_on_odd_images(data, tmp_path, monkeypatch, capsys):
-    """16 bits, floats, a photograph on its side, transparent, two animations, which are told once: what the network
+    """16 bits, floats, a photograph on its side, transparent, two animations, which are named once: what the network
     sees of each.
     """
     grey = np.full((36, 40), 0.5, dtype=np.float32)
@@ -154,7 +150,7 @@ def test_a_run_on_odd_images(data, tmp_path, monkeypatch, capsys):
     [
         (
             encoded(Image.fromarray(np.full((9, 9), 2.0, dtype=np.float32)), "TIFF"),
-            "its floats run from 2 to 2, and must lie between 0 and 1",
+            "floats .*from 2 to 2",
         ),
         (jpeg()[:400], "Truncated File Read"),
         (PAGE, "its format is unknown"),
@@ -162,9 +158,7 @@ def test_a_run_on_odd_images(data, tmp_path, monkeypatch, capsys):
 )
 def test_images_that_are_refused(content, reason, data, tmp_path, failing):
     (path,) = replace_images(data, [content])
-    assert f"{path} is not an image that can be decoded: {reason}" in failing(
-        main, "--cfg", write_config(tmp_path, data, "x")
-    )
+    assert re.search(f"{path} .*: .*{reason}", failing(main, "--cfg", write_config(tmp_path, data, "x")))
 
 
 def test_a_web_page_in_place_of_a_checkpoint(data, tmp_path, failing):
@@ -172,7 +166,7 @@ def test_a_web_page_in_place_of_a_checkpoint(data, tmp_path, failing):
     (tmp_path / "x" / BEST).write_bytes(PAGE)
     file = write_config(tmp_path, data, "x", backbone="resnet18", pretrained=tmp_path / "x" / BEST)
     for flags in (["--test"], ["--model_dir", tmp_path / "y"]):
-        assert f"{tmp_path}/x/{BEST} is a web page, not a checkpoint" in failing(main, "--cfg", file, *flags)
+        assert f"{tmp_path}/x/{BEST} is a web page" in failing(main, "--cfg", file, *flags)
 
 
 def test_validation_that_is_not_balanced(data, tmp_path, capsys):
@@ -212,5 +206,5 @@ def test_frames_that_were_deleted(tmp_path, failing):
     (clip / "000004.jpg").unlink()
     arguments = egtea_flags(data, tmp_path / "run", "--max_epochs", 1)
     error = failing(EGTEA_train.main, *arguments)
-    assert f"{clip} holds 8 of the 9 frames that were extracted" in error and "move its folder away" in error
+    assert f"{clip} holds 8 of the 9 frames" in error
     assert not list((tmp_path / "run").glob("*.pth"))

@@ -61,7 +61,7 @@ def numbers(text: str) -> set[str]:
 
 
 def rounded(number: str) -> set[str]:
-    """A number as it stands and with one digit after the point."""
+    """A number as it is and with one digit after the point."""
     tenths = {str(Decimal(number).quantize(Decimal("0.1"), rounding)) for rounding in (ROUND_HALF_UP, ROUND_HALF_EVEN)}
     return {number, *tenths}
 

@@ -1,4 +1,4 @@
-"""Pictures where matplotlib is told to use a backend that is not there."""
+"""Pictures where matplotlib is set to a backend that is missing."""
 
 import os
 

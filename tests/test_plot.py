@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def test_a_single_epoch_is_a_dot(run_folder, figures, tmp_path):
     assert figures[1].axes[0].lines[0].get_marker() == "None"
 
 
-def test_runs_of_one_loss_are_told_apart_by_their_folders(run_folder):
+def test_runs_of_one_loss_are_labelled_by_their_folders(run_folder):
     ce, one, two = (load_log(run_folder(name, loss)) for name, loss in (("a", "CE"), ("b", "CDB-CE"), ("c", "CDB-CE")))
     assert tell_apart([ce, one]) == ["CE", "CDB-CE, tau 1.5"]
     assert tell_apart([ce, one, two]) == ["a, CE", "b, CDB-CE, tau 1.5", "c, CDB-CE, tau 1.5"]
@@ -176,14 +177,14 @@ def test_damaged_and_missing_logs(run_folder, failing, tmp_path):
         *(text.replace("50,", f"{number},") for number in ("[1]", '"many"')),
     ):
         description.write_text(bad)
-        assert "toy_imbalance10.json does not hold a run's settings" in failing(main, folder)
+        assert "toy_imbalance10.json" in failing(main, folder)
     description.write_text(json.dumps({**json.loads(text), "class_counts": [1, 2, 3, 4]}))
-    assert "toy_imbalance10.csv has weights of 3 classes" in failing(main, folder)
+    assert re.search("toy_imbalance10.csv .* 3 classes", failing(main, folder))
     description.unlink()
-    assert "toy_imbalance10.json not found" in failing(main, folder / "toy_imbalance10.csv")
+    assert re.search("toy_imbalance10.json .*found", failing(main, folder / "toy_imbalance10.csv"))
     description.write_text(text)
     (folder / "toy_imbalance10.csv").write_text("epoch,loss\n1,x\n")
-    assert "toy_imbalance10.csv is not a run's log" in failing(main, folder)
+    assert "toy_imbalance10.csv" in failing(main, folder)
     assert not list(folder.glob("*.png"))
 
 

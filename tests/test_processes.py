@@ -35,7 +35,7 @@ def test_the_digits_divide_by_four():
     ("experiment", "counts"), [("CIFAR-LT", (1, 2, 4)), ("ImageNet-LT", (1, 2, 4)), ("EGTEA", (1, 2))]
 )
 def test_processes_take_the_same_steps(experiment, counts, tmp_path, shell, request):
-    """EGTEA's large network in four processes takes as long as all others together, and shares its loop with them."""
+    """With networks of one block a layer. EGTEA in four processes takes long, and shares its loop with the others."""
     run = shell(
         ROOT / "tests/steps.py",
         experiment,

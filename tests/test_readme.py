@@ -1,4 +1,4 @@
-"""The code that the pages show: run as it stands there."""
+"""Run the code that the pages show."""
 
 import math
 import textwrap
@@ -11,7 +11,7 @@ from conftest import ROOT
 
 
 def test_the_trained_network_of_the_page(capsys):
-    """The code as it stands in CIFAR-LT/README.md, from this clone, on a grey picture."""
+    """Run the code of CIFAR-LT/README.md, from this clone, on a grey picture."""
     code = (ROOT / "CIFAR-LT/README.md").read_text().split("\n    import torch\n    model = ", 1)[1].split("\n\n", 1)[0]
     names = {"torch": torch, "picture": torch.full((3, 32, 32), 128, dtype=torch.uint8)}
     exec(textwrap.dedent(f"    model = {code}").replace("path/to/the/clone", str(ROOT)), names)

@@ -18,6 +18,7 @@ from longtail.logs import load_log, read_log
 NAME = "digits_imbalance50"
 FLAGS = ("--dataset", "digits", "--imbalance", "50", "--max_epochs", "3", "--precision", "fp32")
 CPU = Runtime(torch.device("cpu"))
+pytestmark = pytest.mark.usefixtures("shallow_networks")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from reproduction.figures import Contrast, Line, draw_differences, draw_overview
 
 def line(group: str, name: str, published: float | None, *values: float) -> Line:
     return Line(
-        group, name, published, {shot: [value + 10 * place for value in values] for place, shot in enumerate(SHOTS)}
+        group, name, published, {shot: [value + 10 * index for value in values] for index, shot in enumerate(SHOTS)}
     )
 
 

@@ -118,8 +118,8 @@ def test_our_layout_is_read(stage):
 
 
 def test_misfits_are_named():
-    with pytest.raises(ValueError, match="x.pth does not fit this model: classifier.fc.bias 5 instead of 7"):
+    with pytest.raises(ValueError, match=r"x\.pth .*classifier.fc.bias 5 .*7"):
         load_model(split_state(ImageNetModel(5).state_dict()), "x.pth", 7)
     for checkpoint in ({}, {"feat_model": {}}, {"state_dict_best": 3}, {"feat_model": 1, "classifier": 2}):
-        with pytest.raises(ValueError, match="x.pth is not a model of this experiment"):
+        with pytest.raises(ValueError, match=r"x\.pth is not a model"):
             join_state(checkpoint, "x.pth")

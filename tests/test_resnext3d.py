@@ -124,7 +124,7 @@ def test_channels_last_gives_the_same_logits(network):
 
 def test_a_clip_too_small_for_batch_statistics_is_refused(network):
     network.train()
-    with pytest.raises(ValueError, match="one clip of 4 frames of 32x32 .*--sample_size"):
+    with pytest.raises(ValueError, match="4 frames of 32x32 .*--sample_size"):
         network(torch.zeros(1, 3, 4, 32, 32))
 
 
@@ -162,9 +162,9 @@ def test_kinetics_file_gives_everything_but_the_head(network, tmp_path, left_out
     [
         (
             {"module.layer3.9.bn2.weight": None, "module.layer3.9.bnn2.weight": (512,)},
-            r"layer3.9.bn2.weight absent instead of 512; layer3.9.bnn2.weight 512 instead of absent",
+            "layer3.9.bn2.weight absent .*512; layer3.9.bnn2.weight 512 .*absent",
         ),
-        ({"module.conv1.weight": (64, 3, 3, 7, 7)}, "conv1.weight 64x3x3x7x7 instead of 64x3x7x7x7"),
+        ({"module.conv1.weight": (64, 3, 3, 7, 7)}, "conv1.weight 64x3x3x7x7 .*64x3x7x7x7"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_by_name(network, tmp_path, change, match):
@@ -174,7 +174,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(network, tmp_path, change, 
         state.update({key: torch.zeros(shape)} if shape else {})
     torch.save({"state_dict": state}, tmp_path / "other.pth")
     before = network.conv1.weight.clone()
-    with pytest.raises(ValueError, match=f"other.pth does not fit this model: {match}$"):
+    with pytest.raises(ValueError, match=f"other.pth .*: {match}$"):
         load_pretrained(network, tmp_path / "other.pth")
     assert torch.equal(network.conv1.weight, before)
 
@@ -196,5 +196,5 @@ def test_cosine_head_gives_cosines():
 
 def test_weights_without_names(tmp_path):
     torch.save({"state_dict": {1: torch.zeros(3)}}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="x.pth holds no weights by name"):
+    with pytest.raises(ValueError, match=r"x\.pth holds no weights"):
         load_pretrained(ResNeXt3D(3), tmp_path / "x.pth")

@@ -57,10 +57,10 @@ def test_existing_run_is_never_touched(tmp_path):
     assert before == {path: path.read_bytes() for path in run.files}
 
 
-def test_a_program_without_flags_is_told_of_none(tmp_path):
+def test_a_program_without_flags_reads_of_none(tmp_path):
     Run(tmp_path, "x").open(described())
     again = Run(tmp_path, "x", remedies=WITHOUT_FLAGS)
-    with pytest.raises(FileExistsError, match='mode "resume".*mode "overwrite".*another folder') as caught:
+    with pytest.raises(FileExistsError, match='"resume".*"overwrite".*folder') as caught:
         again.open(described())
     assert "--" not in str(caught.value).removeprefix(str(tmp_path))
 
@@ -87,7 +87,7 @@ def test_a_replaced_run_stays_until_the_first_new_epoch_is_saved(tmp_path):
 
 
 def test_a_run_that_is_killed_while_it_is_replaced_is_still_a_run(tmp_path, monkeypatch):
-    """Else the config.yaml of ImageNet-LT's would be taken for the user's own, and --resume and --overwrite refused."""
+    """Else the config.yaml of ImageNet-LT's would look like the user's own, and --resume and --overwrite refused."""
     run = Run(tmp_path, "x")
     run.open(described())
     finish(run, 1, is_best=True)
@@ -147,14 +147,14 @@ def test_a_run_whose_folder_another_run_has_taken_stops(change, tmp_path):
         run.folder.rename(tmp_path / "b")
     else:
         shutil.rmtree(run.folder)
-    with pytest.raises(OSError, match="a was renamed, deleted or replaced while this run trained"):
+    with pytest.raises(OSError, match="a was renamed"):
         finish(run, 2)
     assert not run.folder.exists()
     other = Run(tmp_path / "a", "x")
     other.open(described(seed=1))
     finish(other, 1)
     before = {path: path.read_bytes() for path in run.folder.iterdir()}
-    with pytest.raises(OSError, match="a was renamed, deleted or replaced while this run trained"):
+    with pytest.raises(OSError, match="a was renamed"):
         finish(run, 2, is_best=True)
     assert before == {path: path.read_bytes() for path in run.folder.iterdir()}
 
@@ -164,11 +164,11 @@ def test_resume_refuses_data_of_other_class_counts(tmp_path):
     run.open(Description(class_counts=[5, 3]))
     finish(run, 1, class_counts=[5, 3])
     assert run.open(Description(class_counts=[5, 3]), "resume")["epoch"] == 1
-    with pytest.raises(ValueError, match=r"last_x.pth was trained on other data: .*\[5, 3\].*\[5, 2\]"):
+    with pytest.raises(ValueError, match=r"last_x.pth .*\[5, 3\].*\[5, 2\]"):
         run.open(Description(class_counts=[5, 2]), "resume")
 
 
-def test_another_number_of_threads_is_told(tmp_path):
+def test_another_number_of_threads_is_reported(tmp_path):
     run = Run(tmp_path, "x")
     run.open(described(), versions={"threads": "2"})
     finish(run, 1)
@@ -189,7 +189,7 @@ def test_resume_returns_the_last_state_and_cuts_the_log(tmp_path):
         finish(run, epoch)
     last = run.last.read_bytes()
     finish(run, 3)
-    run.last.write_bytes(last)  # as if killed before `last` was in place
+    run.last.write_bytes(last)  # as if killed before `last` was written
     (tmp_path / "last_x.pth.partial").write_bytes(b"half")
     state = run.open(described(resume=True), "resume")
     assert state["epoch"] == 2
@@ -212,7 +212,7 @@ def test_a_resumed_run_says_with_what_it_went_on(tmp_path):
 
 
 def test_a_fresh_start_removes_nothing_of_others(tmp_path):
-    (tmp_path / "confusion.png").write_bytes(b"somebody's")
+    (tmp_path / "confusion.png").write_bytes(b"a user's")
     run = Run(tmp_path, "x", results=["confusion.png"])
     run.open(described())
     finish(run, 1, is_best=True)
@@ -245,7 +245,7 @@ def test_a_row_that_found_no_space_is_taken_back(tmp_path, monkeypatch):
         return file
 
     monkeypatch.setattr("builtins.open", full)
-    with pytest.raises(OSError, match="x.csv could not be written: No space left on device"):
+    with pytest.raises(OSError, match="x.csv .*No space"):
         finish(run, 2)
     monkeypatch.undo()
     assert run.log.read_text() == before
@@ -267,7 +267,7 @@ def test_half_a_row_that_a_kill_left_is_dropped(tmp_path):
 
 
 def test_a_run_whose_state_is_gone_is_not_deleted_by_resume(tmp_path):
-    """One logged epoch without a state is what a kill leaves; two are somebody's run."""
+    """One logged epoch without a state is what a kill leaves; two are a user's run."""
     for epochs, kept in ((1, False), (2, True)):
         run = Run(tmp_path / str(epochs), "x")
         run.open(Description())
@@ -276,9 +276,7 @@ def test_a_run_whose_state_is_gone_is_not_deleted_by_resume(tmp_path):
         run.last.unlink()
         before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
         if kept:
-            with pytest.raises(
-                ValueError, match=r"last_x.pth is missing, though .*x.csv holds 2 epochs; --overwrite starts again"
-            ):
+            with pytest.raises(ValueError, match="last_x.pth .*x.csv .* 2 epochs.*--overwrite"):
                 run.open(Description(), "resume")
             assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
         else:
@@ -290,11 +288,11 @@ def test_a_run_whose_state_is_gone_is_not_deleted_by_resume(tmp_path):
 def test_weights_without_a_log_are_not_deleted_by_resume(tmp_path):
     """Downloaded, or of a run whose folder's name was its own."""
     run = Run(tmp_path, "x")
-    run.best.write_bytes(b"somebody's weights")
-    with pytest.raises(ValueError, match=r"last_x.pth is missing, though .*best_x.pth is there"):
+    run.best.write_bytes(b"a user's weights")
+    with pytest.raises(ValueError, match="last_x.pth .*best_x.pth"):
         run.open(described(), "resume")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
-        "best_x.pth": b"somebody's weights",
+        "best_x.pth": b"a user's weights",
         "x.lock": b"",
     }
 
@@ -325,7 +323,7 @@ def test_two_cannot_train_one_run(flag, tmp_path):
     first.open(described())
     finish(first, 1)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(OSError, match=r"x\.json: another process trains this run"):
+    with pytest.raises(OSError, match=r"x\.json: another process"):
         Run(tmp_path, "x").open(described(), flag)
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
     Run(tmp_path, "y").open(described())  # another run in the same folder may
@@ -339,7 +337,7 @@ def test_an_empty_state_is_refused_and_the_run_stays(tmp_path):
     finish(run, 1, is_best=True)
     save_checkpoint(run.last, {})
     before = {path: path.read_bytes() for path in run.files}
-    with pytest.raises(ValueError, match="does not hold a run's state"):
+    with pytest.raises(ValueError, match="a run's state"):
         run.open(described(), "resume")
     assert before == {path: path.read_bytes() for path in run.files}
 

@@ -48,11 +48,11 @@ def test_a_stop_signal_ends_a_wait_for_data_that_never_comes(number):
         except queue.Empty:
             return False
 
-    begin = time.monotonic()
+    start = time.monotonic()
     with stop_signals(), pytest.raises(Stopped):
         threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
         wait_until(arrived)
-    assert 0.3 <= time.monotonic() - begin < 2
+    assert 0.3 <= time.monotonic() - start < 2
 
 
 def test_a_wait_ends_when_what_it_waits_for_is_there():

@@ -90,7 +90,7 @@ def test_cdb_loss_needs_torch_alone():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_pictures_begin_in_one_file(path):
+def test_matplotlib_is_imported_in_one_file(path):
     """Only there is matplotlib's backend taken care of; pyplot would open a display."""
     names = imported(path)
     assert "matplotlib.pyplot" not in names

@@ -40,5 +40,5 @@ def test_a_table_of_results_with_one_note_for_all_that_share_it(tmp_path, capsys
     assert capsys.readouterr().out == (tmp_path / "out.md").read_text() == table
     assert page.read_text() == f"{MARKS[0]}\n{table}{MARKS[1]}"
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(ValueError, match="bad.json is not a result of a test: KeyError"):
+    with pytest.raises(ValueError, match="bad.json .*KeyError"):
         call(tmp_path / "bad.json")

@@ -35,7 +35,7 @@ def expected(log) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_events_are_the_log_also_after_resuming(tmp_path, monkeypatch):
+def test_events_are_the_log_also_after_resuming(shallow_networks, tmp_path, monkeypatch):
     """Killed when both epochs are in the events and one in the checkpoint; then begun without the flag and resumed
     with it."""
     pytest.importorskip("tensorboard")

@@ -116,14 +116,14 @@ def test_a_clip_is_seen_as_in_a_test(tmp_path):
 
 
 def test_networks_that_are_not_there(trained, tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds no final_model_checkpoint.pth"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} .*final_model_checkpoint.pth"):
         longtail.load_run(tmp_path)
     for name in ("best_a.pth", "best_b.pth"):
         save_checkpoint(tmp_path / name, load_checkpoint(PUBLISHED))
-    with pytest.raises(ValueError, match="holds the networks of several runs: name one of .*best_a.pth"):
+    with pytest.raises(ValueError, match="several runs.*best_a.pth"):
         longtail.load_run(tmp_path)
     assert longtail.load_run(tmp_path / "best_a.pth").input_shape == (3, 32, 32)
     save_checkpoint(tmp_path / "other.pth", {"state_dict": {"layer": torch.zeros(1)}})
-    with pytest.raises(ValueError, match="other.pth is not a network of this repository"):
+    with pytest.raises(ValueError, match="other.pth"):
         longtail.load_run(tmp_path / "other.pth")
     assert "longtail.trained" in sys.modules

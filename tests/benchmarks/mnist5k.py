@@ -127,14 +127,14 @@ def row(name: str, runs: list[Path], baseline: list[Path]) -> dict[str, str]:
     tests = [json.loads((run / "test.json").read_text())["shots"] for run in runs]
     logs = [load_log(run) for run in runs]
     swings = [weight_swing(run) for run in runs]
-    apart = {"difference": "", "95 % interval": ""}
+    difference_cells = {"difference": "", "95 % interval": ""}
     if runs != baseline:
-        apart = difference(kept_setting(name, runs), kept_setting("CE", baseline)).cells(0)
+        difference_cells = difference(kept_setting(name, runs), kept_setting("CE", baseline)).cells(0)
     return {
         "loss": name,
         "seeds": str(len(runs)),
         **{shot: show([100 * test[shot] for test in tests]) for shot in SHOTS},
-        **apart,
+        **difference_cells,
         "validation": show([100 * log.best_accuracy for log in logs]),
         "weights swing by": show(swings, 3),
     }
@@ -144,8 +144,8 @@ def benchmark(options: Namespace) -> None:
     """Run what is missing, then print the table."""
     for seed in options.seeds:
         for name, flags in LOSSES.items():
-            place = f"{folder_name(name)}_seed{seed}"
-            if (options.results / place / "test.json").exists():
+            run = f"{folder_name(name)}_seed{seed}"
+            if (options.results / run / "test.json").exists():
                 continue
             args = cifar_train.parse_arguments(
                 [
@@ -170,8 +170,8 @@ def benchmark(options: Namespace) -> None:
             args.dataset = "mnist5k"
             print(f"seed {seed}, {name}", flush=True)
             with start_runtime(1, "fp32") as runtime:
-                train_and_test(args, options.runs / place, runtime)
-            keep(options.runs / place, options.results / place)
+                train_and_test(args, options.runs / run, runtime)
+            keep(options.runs / run, options.results / run)
     kept = {name: sorted(options.results.glob(f"{folder_name(name)}_seed*")) for name in LOSSES}
     rows = [row(name, runs, kept["CE"]) for name, runs in kept.items() if runs]
     text = markdown(rows, left=("loss",))

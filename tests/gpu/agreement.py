@@ -34,7 +34,7 @@ STEPS, EARLY = 30, 10
 EARLY_LOSSES, MEAN_LOSS = (
     0.02,
     0.05,
-)  # relative, and absolute below 1; steps at the recipe's rate drive rounding errors apart
+)  # relative, and absolute below 1; steps at the recipe's rate drive rounding errors up
 
 
 @contextlib.contextmanager
@@ -75,9 +75,12 @@ def network(build: Callable[[], nn.Module], shape: tuple[int, ...], setup: Setup
     model, inputs = build(), torch.randn(shape)
     labels = torch.arange(shape[0])
     with exact_fp32():
-        exact = one_step(model, inputs, labels, "cpu", torch.double)
+        reference = one_step(model, inputs, labels, "cpu", torch.double)
         here, cpu = (
-            [distance(value, true) for value, true in zip(one_step(model, inputs, labels, device), exact, strict=True)]
+            [
+                distance(value, true)
+                for value, true in zip(one_step(model, inputs, labels, device), reference, strict=True)
+            ]
             for device in (setup.device, "cpu")
         )
     return Outcome(
@@ -185,9 +188,9 @@ def convolutions_in_bf16(build: Callable[[], nn.Module], shape: tuple[int, ...],
             # numbers that bf16 has, so that only the convolution differs
             weight = torch.randn(module.weight.shape, generator=generator).bfloat16().float().to(setup.device)
             inputs = torch.randn(size, generator=generator).bfloat16().float().to(setup.device)
-            exact = convolve(weight, module, inputs, torch.float)
+            reference = convolve(weight, module, inputs, torch.float)
             rounded = convolve(weight, module, inputs, torch.bfloat16)
-            distances[name] = max(map(distance, rounded, exact))
+            distances[name] = max(map(distance, rounded, reference))
     worst = max(distances, key=distances.__getitem__)
     return Outcome(
         f"{len(distances)} convolutions, from fp32 at most {100 * distances[worst]:.2g} %: {worst}",

@@ -13,7 +13,7 @@ ways: bf16, --compile, all GPUs through DataParallel, all through torchrun, --re
 speed: training steps against the conventional pipeline on the same GPU; the input's share; peak memory.
 run: the README's first command, as many epochs as fit; the next call continues. It needs CIFAR-100.
 
-A call begins no check after --minutes; call it until nothing is left. What is finished stands in --out:
+A call starts no check after --minutes; call it until nothing is left. Results are in --out:
 acceptance.json and the table acceptance.md; the next call does what is missing. Exit code 1 if a check failed.
 """
 
@@ -112,14 +112,14 @@ def accept(setup: Setup, chosen: dict[str, Checks], again: bool, seconds: float)
     report["machine"] = here
     for part, checks in chosen.items():
         for name, check in checks.items():
-            known = next((row for row in report["checks"] if (row["part"], row["check"]) == (part, name)), None)
-            if known and known["finished"] and known["passed"] and not again:
+            earlier = next((row for row in report["checks"] if (row["part"], row["check"]) == (part, name)), None)
+            if earlier and earlier["finished"] and earlier["passed"] and not again:
                 continue
             if time.monotonic() - started > seconds:
                 left += 1
                 continue
             outcome = attempt(check, setup)
-            report["checks"] = [row for row in report["checks"] if row is not known] + [
+            report["checks"] = [row for row in report["checks"] if row is not earlier] + [
                 {"part": part, "check": name, **asdict(outcome)}
             ]
             write(setup.out, report)
@@ -141,7 +141,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         "--data_root", type=Path, default=ROOT / "CIFAR-LT/data", help="holds cifar-100-python/; default: CIFAR-LT/data"
     )
     parser.add_argument(
-        "--minutes", type=number_in(0, 1000), default=7.0, help="begin no check later than this; default: 7"
+        "--minutes", type=number_in(0, 1000), default=7.0, help="start no check later than this; default: 7"
     )
     parser.add_argument("--again", action="store_true", help="do what is finished again")
     return parser.parse_args(argv)

@@ -20,7 +20,7 @@ from longtail.logs import load_log, read_log
 
 SCRIPT = ROOT / "CIFAR-LT/cifar_train.py"
 EPOCHS = 8
-APART, LEARNT = (
+TOLERANCE, LEARNT = (
     0.10,
     0.30,
 )  # of an accuracy in 0..1: the runs round differently; validation has 2,500 images of 100 classes
@@ -83,8 +83,8 @@ def train(words: list[str]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
-        told = [line for line in error.splitlines() if "rror" in line] or error.splitlines() or ["no message"]
-        raise RuntimeError(f"exit code {process.returncode}: {told[-1]}")
+        errors = [line for line in error.splitlines() if "rror" in line] or error.splitlines() or ["no message"]
+        raise RuntimeError(f"exit code {process.returncode}: {errors[-1]}")
 
 
 def judge(setup: Setup, folder: Path, epochs: int) -> Outcome:
@@ -95,8 +95,8 @@ def judge(setup: Setup, folder: Path, epochs: int) -> Outcome:
     complete = log.measures["epoch"].tolist() == list(range(1, epochs + 1))
     return Outcome(
         f"{log.epochs} epochs, validation accuracy {accuracy:.3f}, {log.measures['seconds'][-1]:.2f} s an epoch",
-        f"{epochs} epochs, accuracy within {APART} of {reference:.3f} and at least {LEARNT}",
-        complete and abs(accuracy - reference) <= APART and accuracy >= LEARNT,
+        f"{epochs} epochs, accuracy within {TOLERANCE} of {reference:.3f} and at least {LEARNT}",
+        complete and abs(accuracy - reference) <= TOLERANCE and accuracy >= LEARNT,
     )
 
 
