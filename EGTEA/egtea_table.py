@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ is bes
 
 from longtail.cli import exit_code
 from longtail.metrics import class_figures
-from longtail.tables import loss_label, percent, write_table
+from longtail.tables import INTERVAL, interval, loss_label, percent, write_table
 
 GROUPS = ("all", "majority", "minority")
 MEASURES = ("recall", "precision")
@@ -27,6 +27,7 @@ def row(figures: dict[str, Any]) -> dict[str, str]:
     return {
         "loss": loss_label(arguments),
         "top-1": percent(figures["all"]["top1"]),
+        "95 % interval": interval(figures["all"]["top1"], sum(entry["images"] for entry in class_figures(figures))),
         **means,
         "validation": percent(figures["val_accuracy"]),
         "kept": f"{figures['epoch']} of {arguments['max_epochs']}",
@@ -42,7 +43,7 @@ def note(figures: dict[str, Any]) -> str:
     if figures["majority_above"]:
         above = f"more than {figures['majority_above']} training clips"
         text += f"; majority: {above} ({majority} of {len(clips)} classes)"
-    return text + "."
+    return f"{text}. {INTERVAL}"
 
 
 def main(argv: list[str] | None = None) -> int:

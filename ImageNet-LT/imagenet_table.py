@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ stands
 from longtail.cli import exit_code
 from longtail.losses import DIFFICULTY, TAU
 from longtail.metrics import SHOT_SIZES, SHOTS
-from longtail.tables import loss_label, percent, settings_labels, write_table
+from longtail.tables import INTERVAL, interval, loss_label, percent, settings_labels, write_table
 
 STAGES = {"crt": "cRT", "lws": "LWS"}
 METHODS = {"tau_norm": "tau-normalised", "ncm": "nearest class mean", "logit_adjustment": "logit adjustment"}
@@ -49,7 +49,9 @@ def row(figures: dict[str, Any]) -> dict[str, str]:
     arguments = figures["arguments"]
     return {
         "method": name_of(figures),
-        **{name: percent(figures["shots"][name]) for name in SHOTS},
+        "all": percent(figures["shots"]["all"]),
+        "95 % interval": interval(figures["shots"]["all"], figures["images"]),
+        **{name: percent(figures["shots"][name]) for name in SHOTS[1:]},
         "F1": f"{figures['f1']:.4f}",
         "epochs": str(arguments.get("num_epochs", "")),
         "kept": str(figures["epoch"]),
@@ -60,7 +62,7 @@ def row(figures: dict[str, Any]) -> dict[str, str]:
 
 def note(figures: dict[str, Any]) -> str:
     """Return what a result was measured on."""
-    return f"Top-1 in % on {figures['test_list'].split()[0]}, {figures['images']} images; {SHOT_SIZES}."
+    return f"Top-1 in % on {figures['test_list'].split()[0]}, {figures['images']} images; {SHOT_SIZES}. {INTERVAL}"
 
 
 def main(argv: list[str] | None = None) -> int:

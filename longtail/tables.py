@@ -1,6 +1,7 @@
 """Tables of results in Markdown and CSV, and the command line of the scripts that write them."""
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from longtail.files import write_atomically, write_between
 from longtail.losses import LOSSES, TAU, Setting
 
 Result = dict[str, Any]
+INTERVAL = "The interval is over the test set alone; another seed may move a row further."
+Z_95 = 1.96  # standard deviations of a normal distribution on either side that hold 95 %
 
 
 def markdown(rows: list[dict[str, str]], left: Collection[str]) -> str:
@@ -56,6 +59,14 @@ def settings_labels(arguments: dict[str, Any], settings: Iterable[Setting]) -> l
 def percent(share: float | None) -> str:
     """Return a share of 1 in percent with two decimals, '-' for None."""
     return "-" if share is None else f"{100 * share:.2f}"
+
+
+def interval(share: float, images: int) -> str:
+    """Return the 95 % interval of a share of so many images, in percent: Wilson's, so that 0 and 1 have one too."""
+    spread = Z_95**2 / images
+    centre = (share + spread / 2) / (1 + spread)
+    half = Z_95 * math.sqrt(share * (1 - share) / images + spread / (4 * images)) / (1 + spread)
+    return f"{100 * (centre - half):.1f} to {100 * (centre + half):.1f}"
 
 
 def read_result(path: Path, origin: str, use: Callable[[Result], Any]) -> Any:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from longtail.tables import markdown, percent, write_table
+from longtail.tables import interval, markdown, percent, write_table
 
 MARKS = ("<!-- first -->", "<!-- last -->")
 
@@ -28,6 +28,14 @@ def test_markdown_aligns_numbers_to_the_right():
     rows = [{"loss": "CE", "all": "38.2"}, {"loss": "CDB-CE", "all": "42.57"}]
     assert markdown(rows, left=("loss",)) == "| loss | all |\n|---|--:|\n| CE | 38.2 |\n| CDB-CE | 42.57 |\n"
     assert (percent(0.38214), percent(None)) == ("38.21", "-")
+
+
+@pytest.mark.parametrize(
+    ("share", "images", "expected"), [(0.5, 100, "40.4 to 59.6"), (1.0, 10, "72.2 to 100.0"), (0.0, 10, "0.0 to 27.8")]
+)
+def test_the_interval_of_a_share(share, images, expected):
+    """Wilson's formula by hand: 50 ± 9.617; and 10 of 10, whose lower end is 10 / (10 + 1.96 ** 2) = 0.7225."""
+    assert interval(share, images) == expected
 
 
 def test_a_table_of_results_with_one_note_for_all_that_share_it(tmp_path, capsys):
