@@ -42,6 +42,18 @@ CLIPS = {"P01": (1, 1, 1, 2, 2, 3, 3, 1), "P20": (1, 2, 3), "OP01": (1, 2, 3, 3)
 # a training that takes seconds
 EGTEA_FLAGS = "--pretrained_model none --sample_size 40 --frames_per_clip 3 --batch_size 4 --max_epochs 2 --lr 0.01"
 
+# A training that sends itself a signal after its first epoch: shell(..., "-c", this, NUMBER, MODULE, FLAGS...)
+SIGNAL_AFTER_AN_EPOCH = """
+import importlib, os, sys
+from longtail.run import Run
+finish = Run.finish_epoch
+def finish_and_signal(*arguments):
+    finish(*arguments)
+    os.kill(os.getpid(), int(sys.argv[1]))
+Run.finish_epoch = finish_and_signal
+sys.exit(importlib.import_module(sys.argv[2]).main(sys.argv[3:]))
+"""
+
 
 # --- images -------------------------------------------------------------
 

@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 
 import cifar_test
 import cifar_train
-from builders import Gadget, write_cifar, write_python2
+from builders import SIGNAL_AFTER_AN_EPOCH, Gadget, write_cifar, write_python2
 from cifar_dataset import normalize, read_split
 from conftest import ROOT
 from longtail import devices
@@ -83,14 +82,6 @@ def test_deterministic_for_a_seed(finished, tmp_path, capsys):
     assert not same_weights(finished, tmp_path / "1")
 
 
-def wait_for(condition, process):
-    end = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, "the run ended by itself"
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 DIES_AT_A_WRITE = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -129,15 +120,12 @@ def test_killed_while_a_state_is_written_and_resumed_ends_bit_for_bit_like_unint
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_sigterm_stops_within_a_batch_and_a_finished_run_has_nothing_to_do(finished, tmp_path):
+def test_sigterm_stops_within_a_batch_and_a_finished_run_has_nothing_to_do(finished, tmp_path, shell):
     flags = [*map(str, SHORT), "--save_model", str(tmp_path)]
-    command = [sys.executable, str(SHALLOW), str(TRAIN), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for((tmp_path / f"last_{NAME}.pth").exists, process)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert error.count("\n") == 1 and re.search("SIGTERM.*--resume", error)
+    stopped = shell(SHALLOW, "-c", SIGNAL_AFTER_AN_EPOCH, int(signal.SIGTERM), "cifar_train", *flags)
+    assert stopped.returncode == 143
+    assert stopped.stderr.count("\n") == 1 and re.search("SIGTERM.*--resume", stopped.stderr)
+    assert load_checkpoint(tmp_path / f"last_{NAME}.pth")["epoch"] == 1
     assert cifar_train.main([*flags, "--resume"]) == 0
     assert same_weights(finished, tmp_path)
     before = (tmp_path / f"last_{NAME}.pth").read_bytes()

@@ -7,8 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ import EGTEA_test
 import EGTEA_train
 import extract_frames
 import make_splits
-from builders import egtea_flags, random_state, write_video
+from builders import SIGNAL_AFTER_AN_EPOCH, egtea_flags, random_state, write_video
 from clip_model import describe, load_model
 from conftest import ROOT
 from egtea_clips import Clip
@@ -79,18 +77,13 @@ def test_a_run_leaves_its_files(finished):
     assert "optimizer" not in best and "conv1.weight" in best["state_dict"]
 
 
-def test_killed_and_resumed_without_workers_ends_bit_for_bit_like_uninterrupted_with_two(data, finished, tmp_path):
+def test_killed_and_resumed_without_workers_ends_bit_for_bit_like_uninterrupted_with_two(
+    data, finished, tmp_path, shell
+):
     arguments = egtea_flags(data, tmp_path, "--workers", 0, "--resume")
-    process = subprocess.Popen(
-        [sys.executable, str(SHALLOW), str(TRAIN), *arguments], stdout=subprocess.PIPE, text=True, cwd="/"
-    )
-    end = time.monotonic() + 120
-    while not (tmp_path / "last_model.pth").exists():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    output, _ = process.communicate()
-    assert "nothing to resume" in output and "starting from epoch 1" in output
+    killed = shell(SHALLOW, "-c", SIGNAL_AFTER_AN_EPOCH, int(signal.SIGKILL), "EGTEA_train", *arguments, cwd=Path("/"))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "nothing to resume" in killed.stdout and "starting from epoch 1" in killed.stdout
     assert load_checkpoint(tmp_path / "last_model.pth")["epoch"] == 1
     # another experiment
     assert EGTEA_train.main([flag if flag != "none" else str(tmp_path / "gone.pth") for flag in arguments]) == 2
