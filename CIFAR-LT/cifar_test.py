@@ -42,10 +42,10 @@ from longtail.distributed import start_runtime
 from longtail.files import check_place, write_atomically
 from longtail.heads import HEADS
 from longtail.hits import count_with_hits, pack_hits
+from longtail.losses import logit_scale
 from longtail.metrics import SHOT_SIZES, SHOTS, Batches, report
 from longtail.posthoc import STRENGTHS, LogitShift, best_of, extract, without_bf16
 from resnet32 import ResNet32
-from teachers import logit_scale
 
 HERE = Path(__file__).resolve().parent
 HARDEST = 10  # classes that the report names

@@ -54,7 +54,7 @@ from longtail.distillation import Distillation, Teacher
 from longtail.distributed import start_runtime
 from longtail.logs import find_log
 from longtail.loss_flags import add_loss_arguments, build_loss, complete_loss_arguments
-from longtail.losses import LOSSES, find_loss
+from longtail.losses import LOSSES, find_loss, logit_scale
 from longtail.records import Description, Plain
 from longtail.run import Run
 from longtail.seeds import epoch_seed
@@ -63,7 +63,7 @@ from muon import Muon
 from refit import logged_weights, replay_weights
 from resnet32 import ResNet32
 from strong_augmentation import StrongAugmentation
-from teachers import checksum, find_checkpoint, load_teachers, logit_scale
+from teachers import checksum, find_checkpoint, load_teachers
 
 HERE = Path(__file__).resolve().parent
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from cifar_dataset import DIGITS_SIDE, to_input
 from longtail.checkpoints import load_weights
-from longtail.heads import CosineHead
+from longtail.heads import scale_outputs
+from longtail.losses import logit_scale
 from longtail.trained import pixels_of
 from resnet32 import ResNet32
-from teachers import logit_scale
 
 SIDE = 32  # pixels of CIFAR's images
 
@@ -22,8 +22,7 @@ def trained_network(checkpoint: dict[str, Any], path: Path) -> nn.Module:
     arguments = checkpoint.get("arguments", {})
     model = ResNet32(len(checkpoint["class_names"]), checkpoint["head"])
     load_weights(model, checkpoint.get("state_dict", {}), path)
-    if isinstance(model.linear, CosineHead):
-        model.linear.scale *= logit_scale(checkpoint["head"], arguments.get("loss_type"))
+    scale_outputs(model.linear, logit_scale(checkpoint["head"], arguments.get("loss_type")))
     side = DIGITS_SIDE if checkpoint.get("dataset") == "digits" else SIDE
     model.transform = partial(resized_input, side=side, constants=checkpoint["normalization"])
     model.class_names, model.input_shape = checkpoint["class_names"], (3, side, side)

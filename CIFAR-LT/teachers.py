@@ -10,7 +10,7 @@ from longtail.checkpoints import load_checkpoint, load_weights
 from longtail.devices import Runtime
 from longtail.distillation import Teacher
 from longtail.logs import find_log, read_log, read_settings, settings_path
-from longtail.losses import LDAM_SCALE, LOSSES
+from longtail.losses import logit_scale
 from longtail.records import Description
 from resnet32 import ResNet32
 
@@ -36,14 +36,6 @@ def checksum(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def logit_scale(head: str, loss_type: str | None) -> float:
-    """Return what makes logits of a network's outputs: cosines are multiplied as its loss did."""
-    if head != "cosine":
-        return 1.0
-    scales = {loss.name: loss.cosine_scale for loss in LOSSES}
-    return scales.get(loss_type or "") or LDAM_SCALE
 
 
 def load_teacher(path: Path, description: Description, runtime: Runtime) -> Teacher:

@@ -10,7 +10,8 @@ from egtea_clips import MOST_CLASSES, check_labels, count_labels, names_file, re
 from egtea_dataset import memory_format
 from longtail.checkpoints import find_weights, is_count, load_weights
 from longtail.devices import Runtime
-from longtail.heads import HEADS
+from longtail.heads import HEADS, scale_outputs
+from longtail.losses import logit_scale
 from longtail.records import Description
 from resnext3d import ResNeXt3D
 
@@ -80,7 +81,11 @@ def describe_released(checkpoint: dict[str, Any], train_file: Path, num_classes:
 
 
 def load_model(checkpoint: dict[str, Any], description: ClipDescription, path: Path, runtime: Runtime) -> ResNeXt3D:
-    """Return the trained network on its device. Raise ValueError that names every weight that does not fit."""
+    """Return the trained network on its device, whose outputs are logits, not cosines.
+
+    Raise ValueError that names every weight that does not fit.
+    """
     model = ResNeXt3D(len(description.class_names), description.head)
     load_weights(model, weights_of(checkpoint), path)
+    scale_outputs(model.fc, logit_scale(description.head, description.arguments.get("loss_type")))
     return model.to(runtime.device).to(memory_format=memory_format(runtime.device))

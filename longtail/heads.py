@@ -29,6 +29,12 @@ class CosineHead(nn.Module):
             return self.scale * F.linear(F.normalize(x.float()), F.normalize(self.weight))
 
 
+def scale_outputs(head: nn.Module, scale: float) -> None:
+    """Make logits of a cosine head's outputs, whose softmax is a probability; a linear head's are logits already."""
+    if isinstance(head, CosineHead):
+        head.scale *= scale
+
+
 def build_head(head: str, in_features: int, num_classes: int) -> nn.Module:
     """Return the classifier that `head`, one of HEADS, names. Raise ValueError for another name."""
     if head not in HEADS:

@@ -608,6 +608,14 @@ def find_loss(name: str) -> LossType:
     raise ValueError(f"loss_type must be one of {', '.join(loss.name for loss in LOSSES)}, not {name!r}")
 
 
+def logit_scale(head: str, loss_type: str | None) -> float:
+    """Return what makes logits of a network's outputs: cosines are multiplied as its loss did."""
+    if head != "cosine":
+        return 1.0
+    scales = {loss.name: loss.cosine_scale for loss in LOSSES}
+    return scales.get(loss_type or "") or LDAM_SCALE
+
+
 def loss_settings() -> tuple[Setting, ...]:
     """Return the settings of all losses, each once."""
     settings = {setting.name: setting for loss in LOSSES for setting in loss.settings}

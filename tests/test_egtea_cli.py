@@ -17,6 +17,7 @@ from sklearn.metrics import precision_recall_fscore_support
 import EGTEA_test
 import EGTEA_train
 import extract_frames
+import longtail
 import make_splits
 from builders import SIGNAL_AFTER_AN_EPOCH, egtea_flags, random_state, write_video
 from clip_model import describe, load_model
@@ -28,6 +29,7 @@ from longtail.devices import Runtime
 from longtail.hits import unpack_hits
 from longtail.logs import read_log
 from longtail.metrics import report
+from resnext3d import ResNeXt3D
 
 TRAIN, TEST = ROOT / "EGTEA/EGTEA_train.py", ROOT / "EGTEA/EGTEA_test.py"
 SHALLOW = ROOT / "tests/shallow.py"
@@ -609,6 +611,27 @@ def test_predictions_are_those_of_the_test(own, tmp_path, capsys):
         assert row["class_1"] == trained.class_names[probabilities.argmax()]
         assert float(row["probability_1"]) == pytest.approx(probabilities.max().item(), abs=1e-5)
         assert float(row["probability_1"]) + float(row["probability_2"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("loss_type", "scale"), [("LDAM-DRW", 30), ("DBM-BS", 32)])
+def test_probabilities_of_a_cosine_head(own, tmp_path, loss_type, scale):
+    """Cosines are between -1 and 1: their softmax alone would give two classes 0.88 at most."""
+    checkpoint = load_checkpoint(own / "run/best_model.pth")
+    network = ResNeXt3D(2, "cosine")
+    with torch.no_grad():
+        network.fc.weight.copy_(torch.randn(2, network.fc.weight.shape[1], generator=torch.Generator().manual_seed(0)))
+    checkpoint |= {"head": "cosine", "state_dict": network.state_dict()}
+    checkpoint["arguments"] = checkpoint["arguments"] | {"loss_type": loss_type}
+    best = tmp_path / "best_model.pth"
+    save_checkpoint(best, checkpoint)
+    trained = describe(checkpoint, best, own / "splits/train_split.txt")
+    clip = torch.rand(1, 3, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+    for model in (load_model(checkpoint, trained, best, Runtime(torch.device("cpu"))), longtail.load_run(best)):
+        with torch.no_grad():
+            cosines = network.eval()(clip)[0]
+            found = model.eval()(clip)[0].softmax(0)
+        gap = scale * float(cosines[0] - cosines[1])
+        assert float(found[0]) == pytest.approx(1 / (1 + math.exp(-gap)), abs=1e-5)
 
 
 def test_a_single_prediction_is_printed_alone(own, capsysbinary):
