@@ -1,4 +1,33 @@
-"""Save checkpoints so that a crash cannot spoil them, and load them so that they cannot run code."""
+"""Save checkpoints so that a crash cannot spoil them, and load them so that they cannot run code.
+
+The keys of the two checkpoints that a run X writes: the best epoch's (best_X.pth; ImageNet-LT has a name of its own)
+and the last epoch's, last_X.pth.
+
+key             type            for what                                                              file
+state_dict      tensors         CIFAR-LT, EGTEA: the weights that were validated; their average       both
+                                (EMA), if the run keeps one
+feat_model      tensors         ImageNet-LT, in place of state_dict: the backbone                     both
+classifier      tensors         ImageNet-LT, in place of state_dict: the classifier                   both
+trained         tensors         the weights that the optimizer changes; only of a run with an EMA     last
+optimizer       dict            the optimizer's state_dict; only its `state` (momenta) is restored    last
+criterion       dict            the loss's state_dict: weights, tau and counts of a CDB loss          both
+class_weights   list of float   the classes' weights that follow from this epoch, for readers         both
+best_accuracy   float           the score of the kept epoch so far, -1.0 without validation           both
+epoch           int             the epoch, counted from 1; --resume goes on with the next             both
+accuracy        float           that epoch's accuracy over all validation images, nan without         both
+keep_by_class   True            only where the mean of the class accuracies chooses the kept epoch    both
+precision       str             "fp32" or "bf16"                                                      both
+arguments       dict            the flags, or the YAML's keys; of a path at most the file's name      both
+class_names     list of str     None where the data has no names                                      both
+class_counts    list of int     the training images of each class                                     both
+
+An experiment adds what its test script needs, in both files: CIFAR-LT dataset, head, normalization (str) and recipe
+(dict); ImageNet-LT first_stage (str or None) and normalization (dict of mean and std); EGTEA frames_per_clip,
+sample_size (int), head and normalization (str).
+
+Training.state makes the keys down to best_accuracy, a Description (records.py) the others; run.FOR_RESUME names those
+that the best file lacks.
+"""
 
 import io
 import pickle
@@ -15,7 +44,7 @@ from longtail.files import write_atomically
 DESCRIBED = {"arguments": dict, "epoch": int, "accuracy": int | float, "class_counts": list, "class_names": list}
 WEIGHTS = ("state_dict", "model_state_dict", "net", "model")  # keys under which programs save them
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel and AveragedModel, torch.compile, Lightning
-WHERE_HTML_STARTS = 1024  # bytes; only blanks may stand before it
+WHERE_HTML_STARTS = 1024  # bytes; only blanks may precede it
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -43,10 +72,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             ) from None
         raise ValueError(f"{path} is not a checkpoint that can be loaded safely: {reason_of(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise ValueError(
-            f"{path} holds {'other keys than text' if isinstance(state, dict) else type(state).__name__}, "
-            "not a checkpoint"
-        )
+        found = "other keys than text" if isinstance(state, dict) else type(state).__name__
+        raise ValueError(f"{path} holds {found}, not a checkpoint")
     check_description(state, path)
     return state
 
@@ -71,7 +98,7 @@ def is_web_page(path: Path) -> bool:
 
 
 def check_description(state: dict[str, Any], path: Path) -> None:
-    """Raise ValueError, with their names, for parts of what a checkpoint says of itself that are of another type."""
+    """Raise ValueError, with their names, for parts of a checkpoint's metadata that are of another type."""
     wrong = [key for key, kind in DESCRIBED.items() if not isinstance(state.get(key), kind | None)]
     names, counts = state.get("class_names"), state.get("class_counts")
     if not wrong and names is not None and counts is not None and len(names) != len(counts):
@@ -98,11 +125,19 @@ def plain_names(weights: dict[str, Any]) -> dict[str, Any]:
 
     What lies beside the wrapped network goes: the loss of a LightningModule, the counter of an AveragedModel.
     """
-    for _ in WRAPPERS:
-        for prefix in WRAPPERS:
-            inside = {key.removeprefix(prefix): value for key, value in weights.items() if str(key).startswith(prefix)}
-            weights = inside or weights
+    prefix = wrapper_prefix(weights)
+    while prefix:
+        weights = {key.removeprefix(prefix): value for key, value in weights.items() if str(key).startswith(prefix)}
+        prefix = wrapper_prefix(weights)
     return weights
+
+
+def wrapper_prefix(weights: dict[str, Any]) -> str:
+    """Return the first of WRAPPERS that a name starts with, an empty text if none does."""
+    for prefix in WRAPPERS:
+        if any(str(key).startswith(prefix) for key in weights):
+            return prefix
+    return ""
 
 
 def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
@@ -129,6 +164,11 @@ def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: P
 
 def shape_of(value: object) -> str:
     """Return '64x3x7x7' for a tensor, 'scalar' for one without axes, 'absent' for None."""
+    if value is None:
+        return "absent"
     if not isinstance(value, torch.Tensor) or value.is_nested:
-        return "absent" if value is None else type(value).__name__
-    return ("x".join(map(str, value.shape)) or "scalar") + " complex" * value.is_complex()
+        return type(value).__name__
+    shape = "x".join(map(str, value.shape)) if value.dim() else "scalar"
+    if value.is_complex():
+        return f"{shape} complex"
+    return shape

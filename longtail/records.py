@@ -1,6 +1,6 @@
 """What travels between the parts of a run, and what its files hold: a file's keys are the names of the fields here.
 
-Description   what a checkpoint says of itself: the arguments, the classes, the epoch
+Description   a checkpoint's metadata: the arguments, the classes, the epoch; checkpoints.py lists all its keys
 EpochRow      an epoch's row of the log
 RunSettings   X.json: the description, and what the numbers were computed with
 TestFigures   what a test finds; ClassFigures is the part of one class
@@ -23,11 +23,11 @@ EXECUTION = ("n_gpus", "device", "workers", "compile", "download", "tensorboard"
 
 @dataclass(kw_only=True)
 class Description:
-    """What a checkpoint says of itself. An experiment derives a class that adds what its test script needs to know.
+    """A checkpoint's metadata. An experiment derives a class that adds what its test script needs to know.
 
     `arguments` are the flags, or the YAML's keys, that decide the result. Training adds the rest: `accuracy` is that of
     all validation images after `epoch`; `keep_by_class`, whether the mean of the class accuracies chooses the epoch.
-    What an older or a released checkpoint does not say is None.
+    What an older or a released checkpoint does not hold is None.
     """
 
     arguments: dict[str, Plain] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Description:
 
     @classmethod
     def read(cls, checkpoint: Mapping[str, Any]) -> Self:
-        """Return what a checkpoint says. Keys that are no fields stay unread: weights, other experiments' words."""
+        """Return a checkpoint's metadata. Keys that are no fields stay unread, such as weights."""
         names = {entry.name for entry in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in checkpoint.items() if key in names})
 

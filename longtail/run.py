@@ -27,7 +27,7 @@ from longtail.records import EXECUTION, Description, EpochRow
 from longtail.tensorboard import Board
 
 Mode = Literal["new", "resume", "overwrite"]  # what to do with a run that is there; "new" touches none
-# Parts of a checkpoint that only --resume needs; `trained`: the weights, if their average is kept.
+# Keys that the best checkpoint leaves out: only --resume reads them, and they are large. See checkpoints.py.
 FOR_RESUME = ("optimizer", "trained")
 MAY_CHANGE_ON_RESUME = ("resume", "overwrite", *EXECUTION)  # arguments
 
@@ -39,9 +39,6 @@ class Remedies:
     resume: str = "--resume"
     overwrite: str = "--overwrite"
     other_folder: str = "another --save_model"
-
-
-WITHOUT_FLAGS = Remedies('mode "resume"', 'mode "overwrite"', "another folder")
 
 
 class Run:
@@ -207,7 +204,8 @@ class Run:
         with contextlib.suppress(ValueError, AttributeError, OSError):
             settings = json.loads(self.settings.read_text(encoding="utf-8"))
             latest = settings.get("resumed", [settings])[-1]
-            before, now = (part.get("versions", {}).get("threads") for part in (latest, self._settings))
+            before = latest.get("versions", {}).get("threads")
+            now = self._settings.get("versions", {}).get("threads")
             if before and now and before != now:
                 self.notes.append(
                     f"this run was trained with {before} threads until here and goes on with {now}: "
@@ -229,8 +227,8 @@ class Run:
         shutil.rmtree(self._events, ignore_errors=True)
         self._replaces = False
 
-    def finish_epoch(self, row: EpochRow, checkpoint: dict[str, Any], is_best: bool) -> None:
-        """Append a row to the log, then write the best and the last checkpoint.
+    def finish_epoch(self, row: EpochRow, checkpoint: dict[str, Any], keep: bool) -> None:
+        """Append a row to the log, then write the best checkpoint if this is the epoch to `keep`, and the last one.
 
         The epoch counts once the last checkpoint is in place.
         """
@@ -241,7 +239,7 @@ class Run:
         self._note_resumed()
         texts = cells(row)
         self._append(texts)
-        if is_best:
+        if keep:
             self._forget_tests()
             self._check_lock()
             save_checkpoint(self.best, {key: value for key, value in checkpoint.items() if key not in FOR_RESUME})
@@ -291,10 +289,15 @@ class Run:
             path.unlink(missing_ok=True)
         path = self.folder / "test.json"
         with contextlib.suppress(OSError, ValueError, AttributeError):  # none, or not a test's
-            figures = json.loads(path.read_text(encoding="utf-8"))
-            names = {figures.get("checkpoint"), figures.get("run")} - {None}
-            if names <= {self.best.name, self.name} and (names or "classes" in figures):
+            if self._is_test_of_best(json.loads(path.read_text(encoding="utf-8"))):
                 path.unlink()
+
+    def _is_test_of_best(self, figures: dict[str, Any]) -> bool:
+        """Return whether the figures in a test.json are a test's, and of this run's best checkpoint."""
+        names = {figures.get("checkpoint"), figures.get("run")} - {None}
+        is_a_test = bool(names) or "classes" in figures
+        names_no_other = names <= {self.best.name, self.name}
+        return is_a_test and names_no_other
 
 
 def end_of_lines(file: BinaryIO) -> int:

@@ -79,12 +79,14 @@ def pixels_of(picture: object) -> Tensor:
         picture = torch.from_numpy(np.ascontiguousarray(picture))
         picture = picture[None] if grey else picture.permute(2, 0, 1)
     if not isinstance(picture, Tensor) or picture.dim() != 3 or picture.shape[0] not in (1, 3):
-        raise ValueError(f"a picture must have the shape (3, H, W), or as an array (H, W, 3), not {shape_of(picture)}")
+        raise ValueError(
+            f"a picture must have the shape (3, H, W), or as an array (H, W, 3), not {shape_or_type(picture)}"
+        )
     if picture.is_floating_point():
         picture = (picture * 255).round().clamp(0, 255)
     return picture.to(torch.uint8).expand(3, -1, -1)
 
 
-def shape_of(value: object) -> object:
+def shape_or_type(value: object) -> object:
     """Return the shape of a tensor, or the type of anything else."""
     return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -74,7 +74,7 @@ class Training:
     accumulate: int = 1
     loss_function: Callable[[Tensor, Tensor], Tensor] | None = None
     keep_by_class: bool = False
-    ema: Any = field(default=None, init=False)  # an AveragedModel, see average_weights
+    ema: AveragedModel | None = field(default=None, init=False)  # see average_weights
     average_began: bool = field(default=False, init=False)  # whether it holds a step's weights
     first_epoch: int = field(default=1, init=False)
     best_accuracy: float = field(default=-1.0, init=False)
@@ -107,11 +107,13 @@ class Training:
     def update_average(self) -> None:
         """Do what AveragedModel.update_parameters does, but from the second step on without its counter, whose copy
         waits for a GPU."""
+        assert self.ema is not None
         if not self.average_began:
             self.ema.update_parameters(self.model)
             self.average_began = True
             return
-        self.ema.multi_avg_fn(tensors(self.ema.module), tensors(self.model), None)
+        average: Any = self.ema.multi_avg_fn  # Any: PyTorch's annotation says None
+        average(averaged_tensors(self.ema.module), averaged_tensors(self.model), None)
 
     def set_lr(self, epoch: int, batch: int) -> None:
         """Set the schedule's learning rate for a batch, counted from 0, of an epoch, counted from 1."""
@@ -129,7 +131,10 @@ class Training:
         return weights
 
     def state(self) -> dict[str, Any]:
-        """Return all that changes from epoch to epoch. Random draws come from (seed, epoch) and need no state."""
+        """Return all that changes from epoch to epoch. Random draws come from (seed, epoch) and need no state.
+
+        checkpoints.py lists the keys.
+        """
         state = self.pack_weights(self.selected.state_dict())
         if self.ema:
             state["trained"] = self.model.state_dict()
@@ -137,8 +142,6 @@ class Training:
         state["class_weights"] = self.criterion.weight.tolist()
         state["optimizer"] = self.optimizer.state_dict()
         state["best_accuracy"] = self.best_accuracy
-        if self.keep_by_class:
-            state["keep_by_class"] = True
         return state
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
@@ -149,7 +152,7 @@ class Training:
             self.average_began = True  # else the next step would overwrite the average
         try:
             self.criterion.load_state_dict(checkpoint["criterion"])
-            state = fitting_state(self.optimizer, checkpoint["optimizer"]["state"])
+            state = checked_optimizer_state(self.optimizer, checkpoint["optimizer"]["state"])
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
             self.first_epoch = checkpoint["epoch"] + 1
             self.best_accuracy = float(checkpoint["best_accuracy"])
@@ -160,24 +163,26 @@ class Training:
         self.set_lr(self.first_epoch, 0)
 
 
-def fitting_state(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+def checked_optimizer_state(
+    optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]
+) -> dict[int, dict[str, Any]]:
     """Return a copy of an optimizer's saved state: momenta and the like in their parameter's shape, and single numbers.
 
     Raise ValueError for anything else. PyTorch does not check: it would write to a buffer as if it had the parameter's
     shape.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    fitting: dict[int, dict[str, Any]] = {}
+    checked: dict[int, dict[str, Any]] = {}
     for index, entries in saved.items():
         if index not in range(len(parameters)):
             raise ValueError(f"the optimizer has no parameter {index}")
-        fitting[index] = {}
+        checked[index] = {}
         for name, value in entries.items():
-            fitting[index][name] = fitting_value(value, parameters[index], f"{name} of parameter {index}")
-    return fitting
+            checked[index][name] = checked_value(value, parameters[index], f"{name} of parameter {index}")
+    return checked
 
 
-def fitting_value(value: object, parameter: Tensor, name: str) -> object:
+def checked_value(value: object, parameter: Tensor, name: str) -> object:
     """Return a copy of a value of an optimizer's state that fits its parameter. ValueError, with its name, if not."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
@@ -188,7 +193,7 @@ def fitting_value(value: object, parameter: Tensor, name: str) -> object:
     raise ValueError(f"{name} does not fit it")
 
 
-def tensors(model: nn.Module) -> list[Tensor]:
+def averaged_tensors(model: nn.Module) -> list[Tensor]:
     """Return a model's parameters and buffers, without BatchNorm's counters of batches, which nothing reads."""
     values = [*(parameter.detach() for parameter in model.parameters()), *model.buffers()]
     return [value for value in values if value.is_floating_point()]
@@ -235,10 +240,10 @@ def fit(training: Training, run: Run, description: Description, runtime: Runtime
         is_best = score > training.best_accuracy
         if is_best:
             training.best_accuracy = score
-        is_kept = is_best or training.val_batches is None
+        keep = is_best or training.val_batches is None
         if runtime.is_main:
             described = dataclasses.replace(description, epoch=epoch, accuracy=row.accuracy)
-            run.finish_epoch(row, {**training.state(), **described.entries()}, is_kept)
+            run.finish_epoch(row, {**training.state(), **described.entries()}, keep)
         seconds_per_epoch = (time.perf_counter() - start) / (epoch - training.first_epoch + 1)
         runtime.say(progress_line(training, row, score, seconds_per_epoch * (training.epochs - epoch)))
     if training.val_batches is None:
@@ -319,15 +324,17 @@ def train_epoch(training: Training, epoch: int, runtime: Runtime) -> float:
         training.batches_per_epoch,
         leave=False,
         unit="batch",
+        # None: a bar on a terminal, nothing in a pipe.
         disable=None if runtime.is_main else True,
-    )  # None: a bar on a terminal, nothing in a pipe
+    )
     training.parallel_model.train()
     for batch, (inputs, labels) in enumerate(batches):
         raise_if_stopped()
         training.set_lr(epoch, batch)
         training.optimizer.zero_grad()
         loss = backward(training, inputs, labels, runtime)
-        losses.add(loss, nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]), len(labels))
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        losses.add(loss, nn.utils.get_total_norm(gradients), len(labels))
         training.step()
     losses.read()
     if not losses.images:
@@ -340,7 +347,8 @@ def backward(training: Training, inputs: Tensor, labels: Tensor, runtime: Runtim
 
     Return the loss, detached.
     """
-    loss_function, parts = training.loss_function or training.criterion, []
+    loss_function = training.loss_function or training.criterion
+    parts = []
     for part, part_labels in zip(inputs.chunk(training.accumulate), labels.chunk(training.accumulate), strict=True):
         with runtime.autocast():
             logits = training.parallel_model(part)

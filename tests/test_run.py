@@ -13,7 +13,7 @@ import cifar_train
 from longtail.checkpoints import save_checkpoint
 from longtail.logs import read_log
 from longtail.records import Description, EpochRow
-from longtail.run import WITHOUT_FLAGS, Run
+from longtail.run import Remedies, Run
 
 ARGUMENTS = {"seed": 0, "lr": 0.1, "resume": False}
 
@@ -42,15 +42,15 @@ def described(**arguments) -> Description:
     return Description(arguments={**ARGUMENTS, **arguments})
 
 
-def finish(run: Run, epoch: int, is_best: bool = False, **state) -> None:
+def finish(run: Run, epoch: int, keep: bool = False, **state) -> None:
     row = EpochRow(epoch=epoch, loss=1 / 3, class_accuracy=[0.5, 1.0], class_weight=[1.5, 0.5])
-    run.finish_epoch(row, {"epoch": epoch, "arguments": ARGUMENTS, "optimizer": {}, **state}, is_best)
+    run.finish_epoch(row, {"epoch": epoch, "arguments": ARGUMENTS, "optimizer": {}, **state}, keep)
 
 
 def test_existing_run_is_never_touched(tmp_path):
     run = Run(tmp_path, "x")
     assert run.open(described()) is None
-    finish(run, 1, is_best=True)
+    finish(run, 1, keep=True)
     before = {path: path.read_bytes() for path in run.files}
     with pytest.raises(FileExistsError, match="--resume.*--overwrite.*--save_model"):
         run.open(described())
@@ -59,7 +59,7 @@ def test_existing_run_is_never_touched(tmp_path):
 
 def test_a_program_without_flags_reads_of_none(tmp_path):
     Run(tmp_path, "x").open(described())
-    again = Run(tmp_path, "x", remedies=WITHOUT_FLAGS)
+    again = Run(tmp_path, "x", remedies=Remedies('mode "resume"', 'mode "overwrite"', "another folder"))
     with pytest.raises(FileExistsError, match='"resume".*"overwrite".*folder') as caught:
         again.open(described())
     assert "--" not in str(caught.value).removeprefix(str(tmp_path))
@@ -70,7 +70,7 @@ def test_a_replaced_run_stays_until_the_first_new_epoch_is_saved(tmp_path):
     run = Run(tmp_path, "x", results=["test_more.json"], companions={"config.yaml": b"old"})
     run.open(described())
     for epoch in (1, 2):
-        finish(run, epoch, is_best=True)
+        finish(run, epoch, keep=True)
     (tmp_path / "test_more.json").write_text("{}")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     again = Run(tmp_path, "x", results=["test_more.json"], companions={"config.yaml": b"new"})
@@ -90,7 +90,7 @@ def test_a_run_that_is_killed_while_it_is_replaced_is_still_a_run(tmp_path, monk
     """Else the config.yaml of ImageNet-LT's would look like the user's own, and --resume and --overwrite refused."""
     run = Run(tmp_path, "x")
     run.open(described())
-    finish(run, 1, is_best=True)
+    finish(run, 1, keep=True)
     run.open(described(), "overwrite")
     with monkeypatch.context() as patch:
         patch.setattr(run, "_write_settings", mock.Mock(side_effect=KeyboardInterrupt))
@@ -155,7 +155,7 @@ def test_a_run_whose_folder_another_run_has_taken_stops(change, tmp_path):
     finish(other, 1)
     before = {path: path.read_bytes() for path in run.folder.iterdir()}
     with pytest.raises(OSError, match="a was renamed"):
-        finish(run, 2, is_best=True)
+        finish(run, 2, keep=True)
     assert before == {path: path.read_bytes() for path in run.folder.iterdir()}
 
 
@@ -215,7 +215,7 @@ def test_a_fresh_start_removes_nothing_of_others(tmp_path):
     (tmp_path / "confusion.png").write_bytes(b"a user's")
     run = Run(tmp_path, "x", results=["confusion.png"])
     run.open(described())
-    finish(run, 1, is_best=True)
+    finish(run, 1, keep=True)
     assert (tmp_path / "confusion.png").exists()
     del run
     run = Run(tmp_path, "x", results=["confusion.png"])
@@ -272,7 +272,7 @@ def test_a_run_whose_state_is_gone_is_not_deleted_by_resume(tmp_path):
         run = Run(tmp_path / str(epochs), "x")
         run.open(Description())
         for epoch in range(1, epochs + 1):
-            finish(run, epoch, is_best=True)
+            finish(run, epoch, keep=True)
         run.last.unlink()
         before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
         if kept:
@@ -334,7 +334,7 @@ def test_two_cannot_train_one_run(flag, tmp_path):
 def test_an_empty_state_is_refused_and_the_run_stays(tmp_path):
     run = Run(tmp_path, "x")
     run.open(described())
-    finish(run, 1, is_best=True)
+    finish(run, 1, keep=True)
     save_checkpoint(run.last, {})
     before = {path: path.read_bytes() for path in run.files}
     with pytest.raises(ValueError, match="a run's state"):
@@ -362,5 +362,5 @@ def test_new_best_weights_end_the_test_of_older_ones(content, stays, tmp_path):
     (tmp_path / "test.json").write_text(content)
     finish(run, 1)
     assert (tmp_path / "test.json").exists() and (tmp_path / "confusion.png").exists()
-    finish(run, 2, is_best=True)
+    finish(run, 2, keep=True)
     assert (tmp_path / "test.json").exists() == stays and not (tmp_path / "confusion.png").exists()

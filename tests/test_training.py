@@ -412,8 +412,8 @@ def test_an_older_run_goes_on_keeping_by_accuracy(tmp_path):
     assert "keep_by_class" not in state
     resumed.restore(state, run.last)
     assert not resumed.keep_by_class
-    resumed.keep_by_class, again = True, training(epochs=4, keep_by_class=True)
-    again.restore({**resumed.state(), "epoch": 3}, run.last)
+    again = training(epochs=4, keep_by_class=True)
+    again.restore({**resumed.state(), "epoch": 3, "keep_by_class": True}, run.last)
     assert again.keep_by_class
 
 

@@ -97,7 +97,7 @@ def write_the_log(folder: Path, classes: int) -> None:
             texts = cells(row(epoch, classes))
             file.write(csv_text(list(texts), [texts], header=epoch == 1))
     checkpoint = Description(arguments={"loss_type": "CDB-CE"}, class_counts=[IMAGES_PER_CLASS] * classes, epoch=EPOCHS)
-    run.finish_epoch(row(EPOCHS, classes), checkpoint.entries(), is_best=True)
+    run.finish_epoch(row(EPOCHS, classes), checkpoint.entries(), keep=True)
 
 
 def read_the_log(folder: Path, classes: int) -> None:
