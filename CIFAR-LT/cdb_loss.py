@@ -131,7 +131,7 @@ class CDBLoss(nn.CrossEntropyLoss):
         self.allow_absent = allow_absent
         self.difficulty = difficulty
         self.class_counts: list[float] | None = None
-        self._counted: Tensor | None = None  # (2, C) since the last update: recognised, in all
+        self._counted: Tensor | None = None  # (2, C) since the last update: correct, total
         self._warned = False
         self.register_buffer("exponent", torch.tensor(math.nan, dtype=torch.float32))
         self._keep_fixed_tau()
@@ -165,11 +165,11 @@ class CDBLoss(nn.CrossEntropyLoss):
             if self.focal_gamma:
                 raise ValueError("the focal loss needs class indices as targets, not probabilities")
             losses = F.cross_entropy(logits, target, weight, reduction="none", label_smoothing=self.label_smoothing)
-            counts = weights = torch.ones_like(losses)  # as in PyTorch, whose weighted mean counts elements here
+            valid = weights = torch.ones_like(losses)  # as in PyTorch, whose weighted mean counts elements here
         else:
             target = target.long()
-            counts = target != self.ignore_index
-            weights = weight[target.where(counts, 0)]
+            valid = target != self.ignore_index
+            weights = weight[target.where(valid, 0)]
             losses = F.cross_entropy(
                 logits,
                 target,
@@ -180,11 +180,11 @@ class CDBLoss(nn.CrossEntropyLoss):
             )
             if self.focal_gamma:
                 losses = weights * (focal_factor(losses, self.focal_gamma) * losses)
-        return reduce_loss(losses, weights, counts, self.reduction).to(result_type(input))
+        return reduce_loss(losses, weights, valid, self.reduction).to(result_type(input))
 
     @torch.no_grad()
     def count(self, input: Tensor, target: Tensor) -> None:
-        """Count a batch of held-out data for `update()`: whether each element is recognised. Nothing waits for a GPU.
+        """Count a batch of held-out data for `update()`: whether each prediction is correct. Nothing waits for a GPU.
 
         input: logits as for forward, or predicted classes, integers of the shape of the class indices. target: as for
         forward; of probabilities the largest is the class. Elements of ignore_index are left out.
@@ -201,13 +201,13 @@ class CDBLoss(nn.CrossEntropyLoss):
                 "one class for each element"
             )
         target = target.long()
-        counts = target != self.ignore_index
-        labels = target.where(counts, 0).flatten()
-        hits = (input == target) & counts
+        valid = target != self.ignore_index
+        labels = target.where(valid, 0).flatten()
+        hits = (input == target) & valid
         if self._counted is None:
             self._counted = torch.zeros(2, self.num_classes, dtype=torch.long, device=target.device)
         self._counted[0].scatter_add_(0, labels, hits.flatten().long())
-        self._counted[1].scatter_add_(0, labels, counts.flatten().long())
+        self._counted[1].scatter_add_(0, labels, valid.flatten().long())
 
     def reset(self) -> None:
         """Forget what `count` has counted since the last update."""
@@ -221,9 +221,9 @@ class CDBLoss(nn.CrossEntropyLoss):
 
         Without arguments it takes what `count` has counted, in a torch.distributed job the sum over all processes,
         each of which has to call this, and starts counting at 0 again.
-        correct, total: the images of each class that were recognised, and all, by your own count: tensors, arrays or
-        lists of C integers. They are not summed over processes: counts that were gathered already would then be
-        multiplied by the number of processes.
+        correct, total: how many images of each class were predicted correctly, and how many there are, by your own
+        count: tensors, arrays or lists of C integers. They are not summed over processes: counts that were gathered
+        already would then be multiplied by the number of processes.
 
         Raises ValueError for counts that cannot be, if no image was counted, and, with "paper", for a class without
         images.
@@ -378,7 +378,7 @@ class CDBLoss(nn.CrossEntropyLoss):
         if solved and not self._warned:
             self._warned = True
             warnings.warn(
-                f"every held-out image of class {first_few(solved)} was recognised: its weight is 0, and training may "
+                f"every held-out image of class {first_few(solved)} was correct: its weight is 0, and training may "
                 'forget it; difficulty="smoothed" keeps each weight above 0',
                 stacklevel=5,  # where update was called, behind no_grad
             )
@@ -470,10 +470,10 @@ def smoothed_accuracy(correct: Tensor, total: Tensor) -> Tensor:
     return (correct + PSEUDO_IMAGES * mean) / (total + PSEUDO_IMAGES)
 
 
-def reduce_loss(losses: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> Tensor:
+def reduce_loss(losses: Tensor, weights: Tensor, valid: Tensor, reduction: str) -> Tensor:
     """Reduce weighted losses, one for each element, as CDBLoss's `reduction` says.
 
-    weights and counts have the shape of losses: the weight of each element's class, and whether it counts (is not
+    weights and valid have the shape of losses: the weight of each element's class, and whether it counts (is not
     ignored). In a torch.distributed job "weighted_mean" divides by the sum over the whole batch, so every process has
     to take part.
     """
@@ -482,8 +482,8 @@ def reduce_loss(losses: Tensor, weights: Tensor, counts: Tensor, reduction: str)
     if reduction == "sum":
         return losses.sum()
     if reduction == "mean":
-        return losses.sum() / counts.sum().clamp_min(1)
-    denominator = (weights * counts).sum()
+        return losses.sum() / valid.sum().clamp_min(1)
+    denominator = (weights * valid).sum()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(denominator)
         denominator = denominator / torch.distributed.get_world_size()

@@ -18,7 +18,7 @@ loss_flags.py         the flags of all losses, and the loss that they describe
 metrics.py            confusion counts, many / medium / few shot, macro F1
 hits.py               which images of a test set are right, and McNemar's test of two networks
 distillation.py       learning from the probabilities of trained networks
-confusion_picture.py  the hardest classes, and what they are mistaken for
+confusion_picture.py  the hardest classes, and what they are predicted as
 predictions.py        a table of predictions
 posthoc.py            classifiers on a trained network's outputs: logit adjustment
 calibration.py        how far a classifier's confidence is from its accuracy

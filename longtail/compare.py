@@ -38,9 +38,8 @@ from longtail.run import MAY_CHANGE_ON_RESUME
 from longtail.tables import markdown
 
 CONFIDENCE = 0.95
-FEWEST = (
-    3  # runs of a setting from which a picture shows its interval: that of two is twelve times as wide as their spread
-)
+# Runs of a setting from which a picture shows its interval: that of two is twelve times as wide as their spread.
+FEWEST = 3
 GROUPS = (*SHOTS, "balanced")  # of classes; balanced: the mean of the class accuracies
 TITLE_WIDTH = 72  # characters that fit above the picture
 EPOCH_FLAGS = ("max_epochs", "num_epochs")  # what the experiments call the length of a run
@@ -50,7 +49,7 @@ SEED = re.compile(r"_?seed_?\d+")
 
 
 @dataclass(frozen=True)
-class Setting:
+class ComparedSetting:
     """Several runs that differ by their seed.
 
     accuracy: in % of each run and group of GROUPS, (runs, groups); nan for an empty group.
@@ -223,10 +222,10 @@ def labels_of(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
         for number, setting in enumerate(arguments):
             if key in setting:
                 labels[number] += f", {key} {setting[key]}"
-    return told_apart(labels, [runs[0].folder for runs in settings])
+    return labels_with_folders(labels, [runs[0].folder for runs in settings])
 
 
-def told_apart(labels: Sequence[str], folders: Sequence[Path]) -> list[str]:
+def labels_with_folders(labels: Sequence[str], folders: Sequence[Path]) -> list[str]:
     """Return the labels. To equal ones add the words of their folders that not all of these share, seeds aside."""
     names = []
     for label, folder in zip(labels, folders, strict=True):
@@ -244,7 +243,7 @@ def path_words(path: Path) -> list[str]:
     return [word for word in re.split(r"[/\\_]", str(path)) if not re.fullmatch(r"seed\d+", word)]
 
 
-def read_setting(label: str, runs: Sequence[FinishedRun], result: str | None) -> Setting:
+def read_setting(label: str, runs: Sequence[FinishedRun], result: str | None) -> ComparedSetting:
     """Return what the runs of a setting reached on the test set, as `result` in each folder says, or on validation.
 
     Raise ValueError if a seed comes twice, or if a file holds no test of its run.
@@ -265,10 +264,10 @@ def read_setting(label: str, runs: Sequence[FinishedRun], result: str | None) ->
             accuracy.append(by_group(figures))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not hold the counts of every class: {error!r}") from error
-    return Setting(label, tuple(seeds), np.array(accuracy), figures if len(runs) == 1 else None)
+    return ComparedSetting(label, tuple(seeds), np.array(accuracy), figures if len(runs) == 1 else None)
 
 
-def difference(a: Setting, b: Setting) -> Difference:
+def difference(a: ComparedSetting, b: ComparedSetting) -> Difference:
     """Return a - b with its 95 % interval: Student's over pairs where both have the same seeds, else Welch's."""
     from scipy.stats import ttest_ind, ttest_rel
 
@@ -293,7 +292,7 @@ def spread(accuracy: np.ndarray) -> str:
     return f"{accuracy.mean():.2f}{deviation}"
 
 
-def filled_groups(settings: Sequence[Setting]) -> list[int]:
+def filled_groups(settings: Sequence[ComparedSetting]) -> list[int]:
     """Return the indices of the groups of classes that a comparison shows: those with classes.
 
     On a balanced set the mean of the classes is the accuracy of all images, and is left out.
@@ -304,11 +303,8 @@ def filled_groups(settings: Sequence[Setting]) -> list[int]:
     return groups
 
 
-def rows(settings: Sequence[Setting]) -> list[dict[str, str]]:
-    """Return the table's rows: for each group of classes every setting, and its difference to the first.
-
-    Which groups have rows `filled_groups` says.
-    """
+def rows(settings: Sequence[ComparedSetting]) -> list[dict[str, str]]:
+    """Return the table's rows: for each group of `filled_groups` every setting, and its difference to the first."""
     baseline, *others = settings
     differences = [difference(setting, baseline) for setting in others]
     table = []
@@ -328,7 +324,7 @@ def rows(settings: Sequence[Setting]) -> list[dict[str, str]]:
     return table
 
 
-def remarks(settings: Sequence[Setting]) -> list[str]:
+def remarks(settings: Sequence[ComparedSetting]) -> list[str]:
     """Return lines on what the intervals of the differences rest on."""
     baseline, *others = settings
     lines, single = [], []
@@ -345,7 +341,7 @@ def remarks(settings: Sequence[Setting]) -> list[str]:
     return [line for line in lines if line]
 
 
-def mcnemar_line(a: Setting, b: Setting) -> str:
+def mcnemar_line(a: ComparedSetting, b: ComparedSetting) -> str:
     """Return how two networks differ on the test images; empty unless both are single runs tested on the same ones."""
     if not (a.single and b.single) or "hits" not in a.single or "hits" not in b.single:
         return ""
@@ -366,10 +362,10 @@ def test_images(figures: dict[str, Any]) -> tuple[Any, ...]:
     return *names, *(entry["images"] for entry in class_figures(figures))
 
 
-def draw(settings: Sequence[Setting], path: Path) -> None:
+def draw(settings: Sequence[ComparedSetting], path: Path) -> None:
     """Draw every setting for each group of classes: above the accuracy, below the difference to the first setting.
 
-    Above, a bar stands at the mean and a dot at each run. Below, a line is the interval, from FEWEST runs on.
+    Above, a bar shows the mean and a dot each run. Below, a line is the interval, from FEWEST runs on.
     """
     baseline = settings[0]
     groups = filled_groups(settings)
@@ -393,32 +389,32 @@ def draw(settings: Sequence[Setting], path: Path) -> None:
     save_figure(figure, path)
 
 
-def enough(a: Setting, b: Setting) -> bool:
+def enough(a: ComparedSetting, b: ComparedSetting) -> bool:
     """Return whether there are runs enough to draw an interval."""
     return min(len(a.seeds), len(b.seeds)) >= FEWEST
 
 
-def setting_title(setting: Setting) -> str:
+def setting_title(setting: ComparedSetting) -> str:
     """Return a setting's line in the legend."""
     return f"{setting.label}, 1 run" if len(setting.seeds) == 1 else f"{setting.label}, {len(setting.seeds)} seeds"
 
 
-def title(settings: Sequence[Setting]) -> str:
-    """Return the picture's title: of two settings their difference, and where seeds are too few for an interval so."""
+def title(settings: Sequence[ComparedSetting]) -> str:
+    """Return the picture's title: the difference of two settings, and a remark if seeds are too few for an interval."""
     baseline, *others = settings
     few = not all(enough(setting, baseline) for setting in others)
     remark = "too few seeds for an interval" if few else "95 %"
     if len(others) != 1:
         return "accuracy" + (f" ({remark})" if few else "")
     apart = difference(others[0], baseline)
-    interval = (
-        "" if few or apart.low is None or apart.high is None else f", {apart.low[0]:+.2f} to {apart.high[0]:+.2f}"
-    )
+    interval = ""
+    if not few and apart.low is not None and apart.high is not None:
+        interval = f", {apart.low[0]:+.2f} to {apart.high[0]:+.2f}"
     return f"{others[0].label} - {baseline.label}: {apart.mean[0]:+.2f} points{interval} ({remark})"
 
 
 def draw_accuracy(axes: Any, x: np.ndarray, accuracy: np.ndarray, width: float, color: str, label: str) -> None:
-    """Draw a bar at the mean of the runs (runs, groups) and a dot at each run; the mean stands at the bar's foot."""
+    """Draw a bar at the mean of the runs (runs, groups) and a dot at each run; the bar's foot has the mean's number."""
     axes.bar(x, accuracy.mean(axis=0), 0.9 * width, color=color, alpha=0.35, label=label)
     jitter = np.linspace(-0.2, 0.2, len(accuracy))[:, None] * width
     axes.plot(x + jitter, accuracy, "o", color=color, markersize=4)
@@ -441,7 +437,7 @@ def draw_difference(
         )
 
 
-def write_comparison(settings: Sequence[Setting], where: str, out: Path) -> str:
+def write_comparison(settings: Sequence[ComparedSetting], where: str, out: Path) -> str:
     """Write OUT/compare.md and OUT/compare.png, and return the table's text. The first setting is the baseline."""
     table = markdown(rows(settings), left=("classes", "setting"))
     heading = f"accuracy in % on {where}; differences to {settings[0].label}"

@@ -1,4 +1,4 @@
-"""Draw which classes the hardest classes are mistaken for."""
+"""Draw which wrong classes the hardest classes are predicted as."""
 
 import warnings
 from pathlib import Path
@@ -12,7 +12,7 @@ from longtail.pictures import new_figure, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WORST, ANSWERS = 30, 30  # classes that are drawn, and classes that they are mistaken for
+WORST, ANSWERS = 30, 30  # classes that are drawn, and wrong classes that they are predicted as
 LONGEST_NAME = 28  # letters
 RIGHT, OTHERS = "(right)", "(others)"
 
@@ -29,7 +29,7 @@ def hardest(confusion: Tensor, most: int) -> list[int]:
 
 
 def answers(confusion: Tensor, classes: list[int], most: int) -> tuple[list[int], Tensor]:
-    """Return the wrong classes that `classes` are most often mistaken for, at most `most`, and a table of counts.
+    """Return the wrong classes that `classes` are most often predicted as, at most `most`, and a table of counts.
 
     The table has a row for each of `classes`: how many images are right, how many were predicted as each of those, and
     how many as any other class.

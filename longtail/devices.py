@@ -25,12 +25,11 @@ from longtail.records import EXECUTION
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc malloc.h
 LARGEST_BLOCK_KEPT = 1 << 25  # bytes; the most that glibc accepts
 MEMORY_KEPT = 1 << 28  # bytes at the top of the heap that are not returned to the system
-# DistributedDataParallel's argument for it; PyTorch 2.14 renamed it, and warns of the old name
-OWN_BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")
-    if name in inspect.signature(nn.parallel.DistributedDataParallel).parameters
-)
+# The argument of DistributedDataParallel that, set to False, leaves each process its own buffers (running statistics).
+# PyTorch 2.14 renamed it and warns of the old name.
+OWN_BUFFERS = "broadcast_buffers"
+if "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters:
+    OWN_BUFFERS = "forward_sync_buffers"
 BATCHES_BETWEEN_READS = 50  # on a GPU: reading a result waits until the GPU has worked off its queue
 
 

@@ -105,8 +105,9 @@ def file_identity(path: Path) -> tuple[int, int] | None:
 def hold_lock(path: Path, wait: bool = False) -> HeldLock:
     """Lock `path`, an empty file of its own beside what it guards, and return the lock.
 
-    If another process holds the lock, wait for it, or raise BlockingIOError if not told to. The file stays: whoever
-    removed it could not know who waits for it. On a file system without locks, go on without one.
+    If another process holds the lock, wait for it if `wait`, else raise BlockingIOError. The file is never removed: a
+    process that removes it cannot know whether another one waits for it. On a file system without locks, go on without
+    a lock.
     """
     lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
     try:

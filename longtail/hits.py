@@ -16,7 +16,7 @@ from longtail.metrics import Batches, add_up, predictions
 def count_with_hits(model: nn.Module, batches: Batches, num_classes: int, runtime: Runtime) -> tuple[Tensor, Tensor]:
     """Return the confusion matrix as `count_confusion` does, and for each image whether it is right, (N,) booleans.
 
-    Images stand in the order of their set. Of several processes number r has the images r, r + world_size, ... of it,
+    Images are in the order of their set. Of several processes number r has the images r, r + world_size, ... of it,
     as the evaluation batches of the three experiments deal them.
     """
     parts = list(predictions(model, batches, runtime))

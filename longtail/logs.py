@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -73,6 +74,13 @@ class RowReader:
         )
 
 
+def open_log(path: Path) -> BinaryIO | gzip.GzipFile:
+    """Open a log for reading, and decompress it if it is X.csv.gz."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    return open(path, "rb")
+
+
 def read_rows(path: Path, whole_lines: bool = False) -> list[EpochRow]:
     """Return the rows of a run's CSV, plain or gzipped (X.csv.gz). Raise ValueError if it is damaged.
 
@@ -81,7 +89,7 @@ def read_rows(path: Path, whole_lines: bool = False) -> list[EpochRow]:
     if not path.is_file():
         raise FileNotFoundError(f"no log at {path}")
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        with open_log(path) as file:
             text = file.read().decode()
         if whole_lines:
             text = text[: text.rfind("\n") + 1]

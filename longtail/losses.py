@@ -44,11 +44,11 @@ def one_hot(labels: Tensor, logits: Tensor) -> Tensor:
     return torch.zeros_like(logits, dtype=torch.bool).scatter(axis, labels.unsqueeze(axis), True)
 
 
-def reduce_loss(losses: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> Tensor:
+def reduce_loss(losses: Tensor, weights: Tensor, valid: Tensor, reduction: str) -> Tensor:
     """Reduce weighted losses, one for each element: "none", "sum", "mean" over the elements that count, or
     "weighted_mean".
 
-    weights and counts have the shape of losses: the weight of each element's class, and whether it counts (is not
+    weights and valid have the shape of losses: the weight of each element's class, and whether it counts (is not
     ignored). "weighted_mean" divides by the summed weights, as PyTorch's weighted mean does; in a torch.distributed job
     by those of the whole batch, so every process has to take part. Without an element that counts the loss is 0.
     """
@@ -57,8 +57,8 @@ def reduce_loss(losses: Tensor, weights: Tensor, counts: Tensor, reduction: str)
     if reduction == "sum":
         return losses.sum()
     if reduction == "mean":
-        return losses.sum() / counts.sum().clamp_min(1)
-    denominator = (weights * counts).sum()
+        return losses.sum() / valid.sum().clamp_min(1)
+    denominator = (weights * valid).sum()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(denominator)
         denominator = denominator / torch.distributed.get_world_size()
@@ -125,7 +125,7 @@ class ClassLoss(WideModule):
         if label_smoothing and self.labels_only:
             raise ValueError(f"{type(self).__name__} takes no label_smoothing: {self.labels_only}")
         self.num_classes = len(class_counts)
-        self._counted: Tensor | None = None  # (2, C) since the last update: recognised, in all
+        self._counted: Tensor | None = None  # (2, C) since the last update: correct, total
         self.reduction = reduction
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
@@ -146,12 +146,13 @@ class ClassLoss(WideModule):
                     f"{type(self).__name__} needs class indices as targets, not probabilities: {self.labels_only}"
                 )
             losses = self.elementwise(wide, target)
-            counts = weights = torch.ones_like(losses)  # as in PyTorch, whose weighted mean counts elements here
+            valid = weights = torch.ones_like(losses)  # as in PyTorch, whose weighted mean counts elements here
         else:
             target = target.long()
-            losses, counts = self.elementwise(wide, target), target != self.ignore_index
-            weights = self.weight.to(wide.dtype)[target.where(counts, 0)]
-        return reduce_loss(losses, weights, counts, self.reduction).to(result_type(input))
+            losses = self.elementwise(wide, target)
+            valid = target != self.ignore_index
+            weights = self.weight.to(wide.dtype)[target.where(valid, 0)]
+        return reduce_loss(losses, weights, valid, self.reduction).to(result_type(input))
 
     def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the weighted loss of each element; 0 where the target is ignore_index."""
@@ -196,13 +197,13 @@ class ClassLoss(WideModule):
         if input.shape != target.shape:
             raise ValueError(f"predictions of shape {tuple(input.shape)} for targets of shape {tuple(target.shape)}")
         target = target.long()
-        counts = target != self.ignore_index
-        labels = target.where(counts, 0).flatten()
-        hits = (input == target) & counts
+        valid = target != self.ignore_index
+        labels = target.where(valid, 0).flatten()
+        hits = (input == target) & valid
         if self._counted is None:
             self._counted = torch.zeros(2, self.num_classes, dtype=torch.long, device=target.device)
         self._counted[0].scatter_add_(0, labels, hits.flatten().long())
-        self._counted[1].scatter_add_(0, labels, counts.flatten().long())
+        self._counted[1].scatter_add_(0, labels, valid.flatten().long())
 
     def reset(self) -> None:
         """Forget what `count` has counted since the last update."""
@@ -213,8 +214,7 @@ class ClassLoss(WideModule):
     ) -> Tensor:
         """Return the accuracy of each class, (C,), on the CPU; nan without images.
 
-        Without arguments of what was counted, in a torch.distributed job by all processes, and start at 0 again; see
-        CDBLoss.update.
+        Without arguments, use what `count` has counted (summed over the processes), then reset.
         """
         if correct is None and total is None:
             counted = self._counted
@@ -229,6 +229,11 @@ class ClassLoss(WideModule):
         if correct is None or total is None:
             raise ValueError("update takes both correct and total, or neither of them after count(logits, target)")
         return torch.as_tensor(correct).cpu() / torch.as_tensor(total).cpu()
+
+    @property
+    def exponent(self) -> Tensor:
+        """The tau in effect, which a loss without difficulty weights does not have: nan."""
+        return torch.tensor(math.nan)
 
     def extra_repr(self) -> str:
         """Return what print(criterion) shows."""
@@ -299,11 +304,11 @@ class ClassBalancedFocalLoss(ClassBalancedLoss):
         self.gamma = gamma
 
     def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
-        counts = target != self.ignore_index
-        labels = target.where(counts, 0)
+        valid = target != self.ignore_index
+        labels = target.where(valid, 0)
         binary = F.binary_cross_entropy_with_logits(logits, one_hot(labels, logits).to(logits.dtype), reduction="none")
         losses = (focal_factor(binary, self.gamma) * binary).sum(min(1, logits.dim() - 1))
-        return losses * self.weight.to(logits.dtype)[labels] * counts
+        return losses * self.weight.to(logits.dtype)[labels] * valid
 
 
 class LDAMLoss(ClassLoss):
@@ -377,9 +382,8 @@ class BalancingMargin(WideModule):
 
     def forward(self, cosines: Tensor, target: Tensor) -> Tensor:
         axis = min(1, cosines.dim() - 1)
-        labels = target.clamp(
-            0, cosines.shape[axis] - 1
-        )  # an ignored element gets a margin, which the loss does not see
+        # An ignored element, such as -100, gets the margin of some class, which the loss does not see.
+        labels = target.clamp(0, cosines.shape[axis] - 1)
         cosine = cosines.gather(axis, labels.unsqueeze(axis)).squeeze(axis)
         is_wrong = cosines.argmax(axis) != labels
         margin = self.margins.to(cosines.dtype)[labels]
@@ -475,12 +479,18 @@ class Setting:
         """What values it takes, in words."""
         choices = [*self.words]
         if self.low is not None:
-            bounds = f"{'of at least' if self.include_low else 'above'} {self.low:g}"
-            if self.high < math.inf:
-                bounds += f" and {'at most' if self.include_high else 'below'} {self.high:g}"
-            choices = [f"a number {bounds}", *choices]
-        *others, last = choices
-        return f"{', '.join(others)} or {last}" if others else last
+            choices.insert(0, f"a number {self._bounds(self.low)}")
+        if len(choices) == 1:
+            return choices[0]
+        return f"{', '.join(choices[:-1])} or {choices[-1]}"
+
+    def _bounds(self, low: float) -> str:
+        """Return the limits of its numbers in words."""
+        from_low = "of at least" if self.include_low else "above"
+        if self.high == math.inf:
+            return f"{from_low} {low:g}"
+        to_high = "at most" if self.include_high else "below"
+        return f"{from_low} {low:g} and {to_high} {self.high:g}"
 
     def read(self, value: object) -> float | str:
         """Return what a flag's text or a YAML file's value means. Raise ValueError if the setting does not take it."""
@@ -509,7 +519,6 @@ class LossType:
 
     build: returns the loss. A rival's takes (class_counts, **settings), one that measures difficulty takes the class
         CDBLoss before them, since each experiment has its own copy of it.
-    labels_only: whether targets must be class indices, not probabilities.
     measures_difficulty: whether its weights come from validation.
     cosine_scale: what the loss multiplies by if it takes cosines, from a normalised head; 0 if it takes logits.
     """
@@ -517,7 +526,6 @@ class LossType:
     name: str
     build: Callable[..., nn.Module]
     settings: tuple[Setting, ...] = ()
-    labels_only: bool = False
     measures_difficulty: bool = False
     cosine_scale: float = 0.0
 
@@ -585,18 +593,18 @@ CDB_SETTINGS = (TAU, DIFFICULTY, REDUCTION)
 
 LOSSES = (
     LossType("CE", ClassLoss),
-    LossType("FL", FocalLoss, (GAMMA,), labels_only=True),
-    LossType("EQL", EqualizationLoss, (EQL_GAMMA, EQL_LAMBDA), labels_only=True),
+    LossType("FL", FocalLoss, (GAMMA,)),
+    LossType("EQL", EqualizationLoss, (EQL_GAMMA, EQL_LAMBDA)),
     LossType("CB_Softmax", ClassBalancedLoss, (BETA,)),
-    LossType("CB_Focal", ClassBalancedFocalLoss, (GAMMA, BETA), labels_only=True),
-    LossType("LDAM-DRW", LDAMLoss, (BETA,), labels_only=True, cosine_scale=LDAM_SCALE),
+    LossType("CB_Focal", ClassBalancedFocalLoss, (GAMMA, BETA)),
+    LossType("LDAM-DRW", LDAMLoss, (BETA,), cosine_scale=LDAM_SCALE),
     LossType("Balanced_Softmax", BalancedSoftmaxLoss),
     LossType("Logit_Adjustment", LogitAdjustmentLoss),
-    LossType("DBM-BS", DBMLoss, labels_only=True, cosine_scale=DBM_SCALE),
+    LossType("DBM-BS", DBMLoss, cosine_scale=DBM_SCALE),
     LossType("CDB-CE", cdb_ce, CDB_SETTINGS, measures_difficulty=True),
-    LossType("CDB-FL", cdb_fl, (*CDB_SETTINGS, GAMMA), labels_only=True, measures_difficulty=True),
+    LossType("CDB-FL", cdb_fl, (*CDB_SETTINGS, GAMMA), measures_difficulty=True),
     LossType("CDB-BS", cdb_bs, CDB_SETTINGS, measures_difficulty=True),
-    LossType("CDB-DBM", cdb_dbm, CDB_SETTINGS, labels_only=True, measures_difficulty=True, cosine_scale=DBM_SCALE),
+    LossType("CDB-DBM", cdb_dbm, CDB_SETTINGS, measures_difficulty=True, cosine_scale=DBM_SCALE),
 )
 
 

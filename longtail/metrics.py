@@ -20,7 +20,7 @@ SHOT_SIZES = f"many > {MANY_ABOVE} training images, medium {FEW_BELOW}-{MANY_ABO
 
 
 def predictions(model: nn.Module, batches: Batches, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the labels of each batch, and the classes that the model takes its images for."""
+    """Yield the labels of each batch, and the classes that the model predicts for its images."""
     model.eval()
     for inputs, labels in batches:
         raise_if_stopped()
@@ -37,8 +37,8 @@ def count_correct(model: nn.Module, batches: Batches, num_classes: int, runtime:
     confusion matrix would say it too, but of 10,000 classes it has 800 MB.
     """
     counts = torch.zeros(2, num_classes, dtype=torch.long, device=runtime.device)
-    for labels, taken in predictions(model, batches, runtime):
-        right = taken == labels
+    for labels, predicted in predictions(model, batches, runtime):
+        right = predicted == labels
         counts.index_add_(1, labels, torch.stack([right, torch.ones_like(right)]).long())
     correct, total = runtime.sum(counts)
     return correct, total
@@ -48,14 +48,14 @@ def count_correct(model: nn.Module, batches: Batches, num_classes: int, runtime:
 def add_up(pairs: Iterable[tuple[Tensor, Tensor]], num_classes: int, runtime: Runtime) -> Tensor:
     """Return the confusion matrix (C, C) of batches of labels and predicted classes, summed over the processes."""
     counts = torch.zeros(num_classes * num_classes, dtype=torch.long, device=runtime.device)
-    for labels, taken in pairs:
-        cells = labels * num_classes + taken
+    for labels, predicted in pairs:
+        cells = labels * num_classes + predicted
         counts.index_add_(0, cells, torch.ones_like(cells))
     return runtime.sum(counts).view(num_classes, num_classes)
 
 
 def count_confusion(model: nn.Module, batches: Batches, num_classes: int, runtime: Runtime) -> Tensor:
-    """Return how many images of class i (row) were taken for class j (column): (C, C) integers.
+    """Return how many images of class i (row) were predicted as class j (column): (C, C) integers.
 
     `batches` is as in `predictions`; the sum is over the processes.
     """

@@ -47,7 +47,10 @@ def extract(model: nn.Module, batches: Batches, runtime: Runtime) -> Outputs:
 
 
 def without_bf16(runtime: Runtime) -> Runtime:
-    """Return the runtime without bf16, in which near scores are equal, and of equal ones the lower class wins."""
+    """Return the runtime without bf16.
+
+    In bf16 scores that lie close together become equal, and argmax then returns the lower class.
+    """
     return dataclasses.replace(runtime, bf16=False)
 
 
@@ -56,7 +59,8 @@ def best_of(
 ) -> float:
     """Return the value whose classifier build(value) has the best mean class accuracy on `outputs`.
 
-    Of equals the first. On a balanced set that is the one with the most images right.
+    If several values are equally good, return the first. On a balanced set the best value is the one with the most
+    images right.
     """
 
     def accuracy(value: float) -> float:

@@ -98,7 +98,7 @@ class RunSettings:
 
 @dataclass(kw_only=True)
 class ClassFigures:
-    """What a test finds of one class. `taken_for` is the class that its images are most often mistaken for."""
+    """What a test finds of one class. `taken_for` is the wrong class that its images are most often predicted as."""
 
     name: str
     training_images: int | None

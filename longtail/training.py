@@ -34,6 +34,10 @@ class Criterion(Protocol):
 
     weight: Tensor
 
+    @property
+    def exponent(self) -> Tensor:
+        """The tau in effect; nan for a loss without one."""
+
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
     def start_epoch(self, progress: float) -> None: ...
@@ -270,7 +274,7 @@ def run_epoch(training: Training, epoch: int, runtime: Runtime) -> EpochRow:
         lr=training.optimizer.param_groups[0]["lr"],
         loss=loss,
         accuracy=accuracy,
-        tau=float(getattr(training.criterion, "exponent", math.nan)),
+        tau=float(training.criterion.exponent),
         seconds=time.perf_counter() - start,
         images_per_second=images_per_second,
         class_accuracy=class_accuracy.tolist(),

@@ -304,7 +304,7 @@ def test_settings_in_folders_of_one_name_have_two_labels(tmp_path, capsys):
     ],
 )
 def test_equal_labels_get_the_words_that_differ(folders, labels):
-    assert compare.told_apart(["CE"] * len(folders), [Path(folder) for folder in folders]) == labels
+    assert compare.labels_with_folders(["CE"] * len(folders), [Path(folder) for folder in folders]) == labels
 
 
 @pytest.mark.parametrize(("checkpoint", "code"), [("best_x.pth", 0), ("best_y.pth", 2)])

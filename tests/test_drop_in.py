@@ -14,7 +14,7 @@ from cdb_loss import CDBLoss
 from longtail.losses import LOSSES, build_rival
 
 RIVALS = [loss.name for loss in LOSSES if not loss.measures_difficulty]
-LABELS_ONLY = [loss.name for loss in LOSSES if loss.labels_only and not loss.measures_difficulty]
+LABELS_ONLY = ["FL", "EQL", "CB_Focal", "LDAM-DRW", "DBM-BS"]
 C = 5
 COUNTS = [80, 40, 20, 10, 5]
 BALANCED = [16] * C  # a constant added to all logits, or equal weights: cross-entropy

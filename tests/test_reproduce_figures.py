@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from longtail.compare import GROUPS, Setting
+from longtail.compare import GROUPS, ComparedSetting
 from longtail.metrics import SHOTS
 from reproduction import figures
 from reproduction.figures import Contrast, Line, draw_differences, draw_overview, draw_tau
@@ -15,10 +15,10 @@ def line(group: str, name: str, published: float | None, *values: float) -> Line
     )
 
 
-def setting(label: str, *values: float) -> Setting:
+def setting(label: str, *values: float) -> ComparedSetting:
     """Runs with seeds 0, 1, ...: these accuracies of all classes, 10, 20, 30 and 40 more of the other groups."""
     accuracy = np.array([[value + 10 * column for column in range(len(GROUPS))] for value in values])
-    return Setting(label, tuple(range(len(values))), accuracy)
+    return ComparedSetting(label, tuple(range(len(values))), accuracy)
 
 
 FIRST, SECOND = ({shot: f"{name}: {shot}" for shot in SHOTS} for name in ("CE", "BS"))

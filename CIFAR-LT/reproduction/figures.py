@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from longtail.compare import FEWEST, Setting, difference
+from longtail.compare import FEWEST, ComparedSetting, difference
 from longtail.metrics import SHOTS
 from longtail.pictures import import_matplotlib, new_figure, save_figure
 
@@ -40,8 +40,8 @@ class Contrast:
 
     group: str
     reference: dict[str, str]
-    runs: Setting
-    baseline: Setting
+    runs: ComparedSetting
+    baseline: ComparedSetting
     published: float | None
 
 

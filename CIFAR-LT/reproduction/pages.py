@@ -178,15 +178,15 @@ def accuracies(entry: Entry) -> list[float]:
     return [job.figures["accuracy"] for job in finished(entry)]
 
 
-def setting(entry: Entry, seeds: Collection[int] = range(100)) -> compare.Setting:
+def setting(entry: Entry, seeds: Collection[int] = range(100)) -> compare.ComparedSetting:
     """Return an entry's finished runs, of these seeds, as compare.py takes them."""
     done = [job for job in finished(entry) if job.seed in seeds]
-    return compare.Setting(
+    return compare.ComparedSetting(
         entry.label, tuple(job.seed for job in done), np.array([compare.by_group(job.figures) for job in done])
     )
 
 
-def accuracy(runs: compare.Setting) -> str:
+def accuracy(runs: compare.ComparedSetting) -> str:
     """Return the accuracy over all classes, with its spread over the seeds."""
     return show(list(runs.accuracy[:, 0] / 100))
 
@@ -205,7 +205,7 @@ def against(entry: Entry, baseline: Entry) -> dict[str, str]:
     return paired(setting(entry, seeds), setting(baseline, seeds))
 
 
-def paired(a: compare.Setting, b: compare.Setting) -> dict[str, str]:
+def paired(a: compare.ComparedSetting, b: compare.ComparedSetting) -> dict[str, str]:
     """Return the cells for a - b, two settings with the same seeds."""
     if not a.seeds:
         return {"difference": "-", "95 % interval": "-"}
@@ -243,17 +243,17 @@ def mnist5k_runs(name: str) -> list[Path]:
     return sorted((jobs.RESULTS / "mnist5k").glob(f"{name}_seed*"))
 
 
-def kept_setting(label: str, runs: list[Path]) -> compare.Setting:
+def kept_setting(label: str, runs: list[Path]) -> compare.ComparedSetting:
     """Return tested runs, whose folders end with their seed, as compare.py takes them."""
     tests = [json.loads((run / "test.json").read_text()) for run in runs]
     seeds = tuple(int(run.name.rpartition("seed")[2]) for run in runs)
-    return compare.Setting(label, seeds, np.array([compare.by_group(test) for test in tests]))
+    return compare.ComparedSetting(label, seeds, np.array([compare.by_group(test) for test in tests]))
 
 
-def with_seeds(runs: compare.Setting, seeds: Collection[int]) -> compare.Setting:
+def with_seeds(runs: compare.ComparedSetting, seeds: Collection[int]) -> compare.ComparedSetting:
     """Return the runs of these seeds alone."""
     kept = [number for number, seed in enumerate(runs.seeds) if seed in seeds]
-    return compare.Setting(runs.label, tuple(runs.seeds[number] for number in kept), runs.accuracy[kept])
+    return compare.ComparedSetting(runs.label, tuple(runs.seeds[number] for number in kept), runs.accuracy[kept])
 
 
 def write_safety_table() -> None:
@@ -297,7 +297,7 @@ def write_pairs_table() -> None:
         put("pairs", markdown(rows, left=("imbalance, recipe", "loss", "against")))
 
 
-def pair_row(data: str, ours: compare.Setting, rival: compare.Setting) -> dict[str, str]:
+def pair_row(data: str, ours: compare.ComparedSetting, rival: compare.ComparedSetting) -> dict[str, str]:
     """Return the row of two settings with the same seeds."""
     apart = compare.difference(ours, rival)
     differences = {}
@@ -357,7 +357,7 @@ def adjustment_row(entry: Entry, tests: dict[int, dict[str, Any]]) -> dict[str, 
     """Return the row of an entry whose seeds have these figures after adjustment."""
     seeds, adjusted = tuple(tests), list(tests.values())
     before = setting(entry, seeds)
-    after = compare.Setting("adjusted", seeds, np.array([compare.by_group(figures) for figures in adjusted]))
+    after = compare.ComparedSetting("adjusted", seeds, np.array([compare.by_group(figures) for figures in adjusted]))
     return {
         "imbalance": str(entry.imbalance),
         "recipe": recipe_of(entry),
