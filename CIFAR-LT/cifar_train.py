@@ -328,7 +328,7 @@ def distill(training: Training, scale: float, teachers: Sequence[Teacher], runti
 
 @dataclass(kw_only=True)
 class CifarDescription(Description):
-    """What a checkpoint of this experiment says of itself."""
+    """The metadata of a checkpoint of this experiment."""
 
     dataset: str
     head: str
@@ -347,7 +347,7 @@ def run_arguments(args: Namespace) -> dict[str, Plain]:
 
 
 def prepare(args: Namespace, runtime: Runtime) -> tuple[Training, CifarDescription]:
-    """Return data, model, loss and optimizer at epoch 1, and what a checkpoint says of them."""
+    """Return data, model, loss and optimizer at epoch 1, and their checkpoints' metadata."""
     runtime.check_batch_size(args.batch_size)
     runtime.broadcast(check_present(args.dataset, args.data_root, args.download) if runtime.is_main else None)
     train_set, val_set = long_tailed(args.dataset, args.data_root, args.imbalance, args.protocol)

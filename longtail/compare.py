@@ -136,7 +136,7 @@ def validated(log: Log) -> list[float]:
     """
     if np.isnan(log.best_accuracy):
         raise ValueError(f"{log.folder}/{log.name} holds no validated epoch: test the run, with --json RUN/test.json")
-    share = torch.from_numpy(log.accuracy[log.best])
+    share = torch.from_numpy(log.class_accuracy[log.best])
     groups = shot_accuracy(share.nan_to_num(), share.isfinite(), log.class_counts.tolist())
     shares = [log.measures["accuracy"][log.best], *(groups[name] for name in SHOTS[1:]), share.nanmean().item()]
     return [100 * value for value in shares]

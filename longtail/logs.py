@@ -137,16 +137,16 @@ def best_index(rows: Sequence[EpochRow], keep_by_class: bool = False) -> int:
 class Log:
     """A run as its log tells of it. `label` is its loss and that loss's settings.
 
-    measures by name, each (E,) over the epochs; accuracy and weight by epoch and class, (E, C); class_counts, the
-    training images of each class, (C,). `best` is the index of the kept epoch.
+    measures by name, each (E,) over the epochs; class_accuracy and class_weight, (E, C), by epoch and class;
+    class_counts, the training images of each class, (C,). `best` is the index of the kept epoch.
     """
 
     folder: str
     name: str
     label: str
     measures: dict[str, np.ndarray]
-    accuracy: np.ndarray
-    weight: np.ndarray
+    class_accuracy: np.ndarray
+    class_weight: np.ndarray
     class_counts: np.ndarray
     best: int
     arguments: dict[str, Plain]
@@ -154,7 +154,7 @@ class Log:
     @property
     def epochs(self) -> int:
         """How many epochs are in the log."""
-        return len(self.accuracy)
+        return len(self.class_accuracy)
 
     @property
     def best_epoch(self) -> int:
@@ -226,8 +226,8 @@ def load_log(run: Path) -> Log:
         name=settings_path(path).stem,
         label=loss_label(settings.arguments),
         measures={name: np.array([getattr(row, name) for row in rows], dtype=float) for name in MEASURES},
-        accuracy=np.array([row.class_accuracy for row in rows]),
-        weight=np.array([row.class_weight for row in rows]),
+        class_accuracy=np.array([row.class_accuracy for row in rows]),
+        class_weight=np.array([row.class_weight for row in rows]),
         class_counts=np.array(settings.class_counts, dtype=float),
         best=best_index(rows, settings.keep_by_class),
         arguments=settings.arguments,

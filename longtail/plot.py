@@ -55,7 +55,7 @@ def finish_panel(axes: Any) -> None:
 
 def has_weights(log: Log) -> bool:
     """Return whether a class ever weighed more or less than another."""
-    return bool((np.nan_to_num(log.weight, nan=1.0) != 1).any())
+    return bool((np.nan_to_num(log.class_weight, nan=1.0) != 1).any())
 
 
 def draw_line(axes: Any, log: Log, values: np.ndarray, *form: str, **style: Any) -> None:
@@ -82,7 +82,7 @@ def draw_accuracy_panel(axes: Any, log: Log) -> None:
     third = math.ceil(len(order) / 3)
     draw_line(axes, log, log.measures["accuracy"], color=COLORS[2], label="all classes")
     for name, part, style in (("most frequent third", order[:third], ":"), ("rarest third", order[-third:], "--")):
-        means = np.ma.masked_invalid(log.accuracy[:, part]).mean(axis=1).filled(np.nan)
+        means = np.ma.masked_invalid(log.class_accuracy[:, part]).mean(axis=1).filled(np.nan)
         draw_line(axes, log, means, style, color=COLORS[2], alpha=0.6, linewidth=1, label=name)
     accuracy, epoch = log.measures["accuracy"][log.best], log.measures["epoch"][log.best]
     mark_kept(axes, log, color=COLORS[1], label=f"kept: {accuracy:.3f}, epoch {epoch:.0f}")
@@ -98,11 +98,11 @@ def draw_tau_panel(axes: Any, log: Log) -> None:
 
 def draw_weights_panel(axes: Any, log: Log) -> None:
     """Draw the smallest, the median and the largest class weight."""
-    smallest, largest = log.weight.min(axis=1), log.weight.max(axis=1)
+    smallest, largest = log.class_weight.min(axis=1), log.class_weight.max(axis=1)
     axes.fill_between(log.measures["epoch"], smallest, largest, alpha=0.2, color=COLORS[3], label="smallest to largest")
     for edge in (smallest, largest):
         draw_line(axes, log, edge, color=COLORS[3], linewidth=0.5)
-    draw_line(axes, log, np.median(log.weight, axis=1), color=COLORS[3], label="median")
+    draw_line(axes, log, np.median(log.class_weight, axis=1), color=COLORS[3], label="median")
     axes.set(title="class weights", ylim=(0, None))
     axes.legend(fontsize="small")
 
@@ -135,14 +135,14 @@ def draw_weights(log: Log, path: Path) -> None:
     from matplotlib.colors import TwoSlopeNorm
 
     order = np.argsort(-log.class_counts, kind="stable")
-    highest = max(1.01, float(np.nanmax(log.weight)))
+    highest = max(1.01, float(np.nanmax(log.class_weight)))
     figure = new_figure(9, 5.5)
     axes = figure.subplots()
     edges = np.append(log.measures["epoch"], log.measures["epoch"][-1] + 1) - 0.5
     picture = axes.pcolormesh(
         edges,
         np.arange(len(order) + 1),
-        log.weight[:, order].T,
+        log.class_weight[:, order].T,
         cmap="RdBu_r",
         norm=TwoSlopeNorm(1, vmin=0, vmax=highest),
     )
@@ -179,7 +179,7 @@ def draw_classes(logs: list[Log], path: Path) -> None:
     figure = new_figure(8.5, 5 + 0.2 * len(logs))
     axes = figure.subplots()
     for number, (log, name) in enumerate(zip(logs, tell_apart(logs), strict=True)):
-        accuracy, color = log.accuracy[log.best], COLORS[number % len(COLORS)]
+        accuracy, color = log.class_accuracy[log.best], COLORS[number % len(COLORS)]
         order = np.argsort(-log.class_counts, kind="stable")
         groups = np.array_split(order, min(GROUPS, len(order)))
         sizes = [log.class_counts[group].mean() for group in groups]

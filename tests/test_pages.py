@@ -102,7 +102,7 @@ def repeated() -> list[plan.Entry]:
 def weights_in_the_end() -> set[str]:
     """The last weights of girl and plain, classes 35 and 60, of the run that the picture shows."""
     log = load_log(jobs.RESULTS / "cifar100_imbalance200_CDB-CE_1.5_seed0")
-    return {f"{log.weight[-1][c]:.2f}" for c in (35, 60)}
+    return {f"{log.class_weight[-1][c]:.2f}" for c in (35, 60)}
 
 
 @pytest.mark.parametrize("page", CIFAR_PAGES, ids=lambda page: page.name)

@@ -45,7 +45,7 @@ def test_the_log_is_read_back(run_folder):
     log = load_log(run_folder("a"))
     assert log.best == 2
     assert log.label == "CDB-CE, tau 1.5"
-    assert log.weight.shape == (4, 3)
+    assert log.class_weight.shape == (4, 3)
     assert log.class_counts.tolist() == [50, 500, 5]
 
 
@@ -101,10 +101,10 @@ def test_panels_that_say_nothing_are_left_out(run_folder, figures, tmp_path):
     log = load_log(run_folder("a"))
     draw_curves(log, tmp_path / "x.png")
     without_tau = {**log.measures, "tau": np.full(4, math.nan)}
-    draw_curves(replace(log, measures=without_tau, weight=np.ones((4, 3))), tmp_path / "y.png")
+    draw_curves(replace(log, measures=without_tau, class_weight=np.ones((4, 3))), tmp_path / "y.png")
     assert titles(figures[0]) == ["training loss", "validation accuracy", "tau", "class weights"]
     assert titles(figures[1]) == ["training loss", "validation accuracy"]
-    assert not has_weights(replace(log, weight=np.ones((4, 3)))) and has_weights(log)
+    assert not has_weights(replace(log, class_weight=np.ones((4, 3)))) and has_weights(log)
 
 
 def test_a_single_epoch_is_a_dot(run_folder, figures, tmp_path):
@@ -112,8 +112,8 @@ def test_a_single_epoch_is_a_dot(run_folder, figures, tmp_path):
     first = replace(
         log,
         measures={name: values[:1] for name, values in log.measures.items()},
-        accuracy=log.accuracy[:1],
-        weight=log.weight[:1],
+        class_accuracy=log.class_accuracy[:1],
+        class_weight=log.class_weight[:1],
         best=0,
     )
     draw_curves(first, tmp_path / "x.png")
@@ -138,8 +138,8 @@ def test_a_class_without_validation_samples_leaves_the_means_of_the_others(run_f
     With a fourth of 3 images, which has no validation sample, the rarest third are two.
     """
     log = load_log(run_folder("a"))
-    accuracy = np.column_stack([log.accuracy, np.full(4, math.nan)])
-    log = replace(log, accuracy=accuracy, weight=np.ones((4, 4)), class_counts=np.array([50, 500, 5, 3]))
+    accuracy = np.column_stack([log.class_accuracy, np.full(4, math.nan)])
+    log = replace(log, class_accuracy=accuracy, class_weight=np.ones((4, 4)), class_counts=np.array([50, 500, 5, 3]))
     draw_curves(log, tmp_path / "x.png")
     rarest = next(line for line in figures[0].axes[1].lines if line.get_label() == "rarest third")
     assert rarest.get_ydata().tolist() == [0.2, 0.8, 0.5]
@@ -152,7 +152,9 @@ def test_gzipped_log(run_folder, capsys):
     folder = run_folder("a")
     log = folder / "toy_imbalance10.csv"
     (folder / "toy_imbalance10.csv.gz").write_bytes(gzip.compress(log.read_bytes(), mtime=0))
-    assert np.array_equal(load_log(log).accuracy, load_log(folder / "toy_imbalance10.csv.gz").accuracy, equal_nan=True)
+    assert np.array_equal(
+        load_log(log).class_accuracy, load_log(folder / "toy_imbalance10.csv.gz").class_accuracy, equal_nan=True
+    )
     log.unlink()
     assert main([str(folder)]) == 0
     assert [Path(line).name for line in capsys.readouterr().out.split()] == [

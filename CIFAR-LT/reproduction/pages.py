@@ -222,7 +222,7 @@ def accuracy_of(entry: Entry | None) -> str:
 
 def weight_swing(log: Path) -> float:
     """Return the standard deviation of a class's weight over a log's last epochs, the median of the classes."""
-    return float(np.median(load_log(log).weight[-LAST_EPOCHS:].std(axis=0)))
+    return float(np.median(load_log(log).class_weight[-LAST_EPOCHS:].std(axis=0)))
 
 
 def swing_of(runs: list[Path]) -> str:
@@ -424,7 +424,9 @@ def draw() -> None:
         draw_tau(taus, jobs.RESULTS / "tau.png")
     steady = [load_log(job.kept_log) for entry in plan.STEADINESS for job in finished(entry)[:1]]
     if len(steady) == len(plan.STEADINESS):
-        draw_steadiness([(log.label, log.weight, log.class_counts) for log in steady], jobs.RESULTS / "steadiness.png")
+        draw_steadiness(
+            [(log.label, log.class_weight, log.class_counts) for log in steady], jobs.RESULTS / "steadiness.png"
+        )
     overview = lines(plan.OVERVIEW, lambda entry: {"CE": "cross-entropy"}.get(entry.loss_type, entry.label))
     if len(overview) == len(plan.OVERVIEW):
         draw_overview(overview, jobs.RESULTS / "overview.png")
