@@ -24,7 +24,7 @@ SUFFIXES = (
     *((".avif",) if HAS_AVIF else ()),
 )
 MOST_PIXELS = 1 << 26  # of an image
-# EXIF's value for an image that stands, and its tag; TIFF 6.0, page 36
+# EXIF's value for an image that needs no turning, and the tag that holds it; TIFF 6.0, page 36
 UPRIGHT, ORIENTATION = 1, 0x0112
 MAY_TURN = {"exif", "xmp"}  # what Pillow calls the blocks that may hold it
 SWAPS_SIDES = 5  # orientations from here on exchange height and width
@@ -37,10 +37,10 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-TORCHVISION = re.compile(r"^decode_jpeg, \S+\.cpp:\d+, ")  # stands before torchvision's reasons
+TORCHVISION = re.compile(r"^decode_jpeg, \S+\.cpp:\d+, ")  # what torchvision puts before its reasons
 WHITE = 65535  # the grey value of 16 bits that becomes 255
 SAMPLE = 200  # images that are looked at before a training
-DARK = 4  # times as bright as the brightest image is white where a remark is due
+DARK = 4  # a remark is due if white is more than so many times as bright as the brightest image
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop; Szegedy et al., CVPR 2015
 LOG_RATIO = (math.log(RATIO[0]), math.log(RATIO[1]))
 MOST_TEXT = 1 << 26  # bytes of comments or of a colour profile in a PNG

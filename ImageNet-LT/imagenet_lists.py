@@ -230,7 +230,7 @@ def locate(*lists: ImageList) -> tuple[ImageList, ...]:
 
 
 def check_leaks(*lists: ImageList) -> None:
-    """Raise ValueError if an image stands in two of the lists, which `locate` has returned."""
+    """Raise ValueError if an image is in two of the lists, which `locate` has returned."""
     list_of: dict[str, ImageList] = {}
     for images in lists:
         shared = [path for path in images.names() if list_of.get(path, images) is not images]

@@ -120,7 +120,7 @@ class ImageLoader:
         with contextlib.closing(self.readers.parts(units)) as parts:
             for indices, _ in batches:
                 yield self.stack(parts, len(indices))
-            next(parts, None)  # lets the readers see that the epoch has ended
+            next(parts, None)  # runs the generator past its last yield; closing it instead would kill the processes
 
     def stack(self, parts: Iterator[Part], images: int) -> tuple[Tensor, dict[int, str]]:
         """Return the views of a batch of so many images from its parts, and the errors by position in it."""

@@ -31,5 +31,8 @@ def draw_epoch(labels: Tensor, probabilities: Tensor | None, generator: torch.Ge
         return torch.randperm(len(labels), generator=generator)
     counts = labels.bincount(minlength=len(probabilities))
     classes = torch.multinomial(probabilities, len(labels), replacement=True, generator=generator)
-    within = (torch.rand(len(labels), dtype=torch.double, generator=generator) * counts[classes]).long()
-    return labels.argsort(stable=True)[(counts.cumsum(0) - counts)[classes] + within]
+    share_of_class = torch.rand(len(labels), dtype=torch.double, generator=generator)
+    place_in_class = (share_of_class * counts[classes]).long()
+    images_by_class = labels.argsort(stable=True)
+    first_of_class = counts.cumsum(0) - counts
+    return images_by_class[first_of_class[classes] + place_in_class]
