@@ -16,6 +16,7 @@ from gpu.check import Outcome, Setup
 from longtail import devices
 from longtail.signals import Stopped
 from resnet32 import ResNet32
+from shallow import SHALLOW
 
 
 @pytest.fixture
@@ -144,7 +145,9 @@ def test_a_convolution_that_is_wrong_in_bf16_is_named(setup, monkeypatch):
 @pytest.mark.parametrize(
     ("prepare", "steps"), [(agreement.prepare_cifar, 3), (agreement.prepare_imagenet, 3), (agreement.prepare_egtea, 1)]
 )
-def test_a_recipe_agrees_with_itself(prepare, steps, shallow_networks, setup, monkeypatch):
+def test_a_recipe_agrees_with_itself(prepare, steps, setup, monkeypatch):
+    for network, make_layer in SHALLOW.items():
+        monkeypatch.setattr(network, "_make_layer", make_layer)
     monkeypatch.setattr(small_data, "cifar", partial(small_data.cifar, per_class=36))
     monkeypatch.setattr(small_data, "images", partial(small_data.images, training=10))
     monkeypatch.setattr(small_data, "clips", partial(small_data.clips, training=2))
