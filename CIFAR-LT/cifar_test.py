@@ -13,7 +13,7 @@ import re
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from longtail.hits import count_with_hits, pack_hits
 from longtail.losses import logit_scale
 from longtail.metrics import SHOT_SIZES, SHOTS, Batches, report
 from longtail.posthoc import STRENGTHS, LogitShift, best_of, extract, without_bf16
+from longtail.records import TestFigures
 from resnet32 import ResNet32
 
 HERE = Path(__file__).resolve().parent
@@ -175,21 +176,21 @@ def released(args: Namespace, weights: dict[str, Any]) -> Trained:
     return Trained(dataset, counts, head="linear", normalization="train", state_dict=weights)
 
 
-def print_report(figures: dict[str, Any]) -> None:
-    """Print the report; the accuracy in its fixed form comes last."""
-    if "logit_adjustment" in figures:
-        print(f"logit adjustment of strength {figures['logit_adjustment']:g}, chosen on validation")
-    if shots := figures.get("shots"):
-        shares = [f"{name} {shots[name]:.4f}" for name in SHOTS[1:] if shots[name] is not None]
+def print_report(figures: TestFigures, strength: float | None) -> None:
+    """Print the report; the accuracy in its fixed form comes last. `strength` is that of a logit adjustment."""
+    if strength is not None:
+        print(f"logit adjustment of strength {strength:g}, chosen on validation")
+    if figures.shots:
+        shares = [f"{name} {figures.shots[name]:.4f}" for name in SHOTS[1:] if figures.shots[name] is not None]
         print(f"accuracy ({SHOT_SIZES}):  " + "  ".join(shares))
     else:
         print("the checkpoint does not say what it was trained on: --imbalance gives accuracy by many / medium / few")
     print("hardest classes:")
-    tested = [entry for entry in figures["classes"] if entry["images"]]
-    for entry in sorted(tested, key=itemgetter("accuracy"))[:HARDEST]:
-        seen = "" if entry["training_images"] is None else f"{entry['training_images']:6d} training images"
-        print(f"  {entry['name']:<16}{entry['accuracy']:.3f}{seen}")
-    print(f"Test Accuracy is {figures['accuracy']:.4f}", flush=True)
+    tested = [one for one in figures.classes if one.images]
+    for one in sorted(tested, key=attrgetter("accuracy"))[:HARDEST]:
+        seen = "" if one.training_images is None else f"{one.training_images:6d} training images"
+        print(f"  {one.name:<16}{one.accuracy:.3f}{seen}")
+    print(f"Test Accuracy is {figures.accuracy:.4f}", flush=True)
 
 
 def validation_set(args: Namespace, trained: Trained) -> ImageSet:
@@ -293,7 +294,7 @@ def write_report(args: Namespace, trained: Trained, settings: dict[str, Any], co
             "this model's epoch was chosen on the test set, and CDB's difficulties were measured on it: "
             f"--protocol {trained.protocol}"
         )
-    print_report(figures)
+    print_report(found, settings.get("logit_adjustment"))
     if args.json:
         write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
 

@@ -9,24 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clip_model import ClipDescription, load_model
 from egtea_dataset import View, frame_indices, normalize
-from longtail.checkpoints import load_weights
-from longtail.heads import scale_outputs
-from longtail.losses import logit_scale
+from longtail.devices import Runtime
 from longtail.trained import pixels_of
-from resnext3d import ResNeXt3D
 
 
 def trained_network(checkpoint: dict[str, Any], path: Path) -> nn.Module:
     """Return the network of a checkpoint, with `.transform`, for a clip, and `.class_names`. Its outputs are logits."""
     if "class_names" not in checkpoint:
         raise ValueError(f"{path} does not name its classes: EGTEA_test.py tests a released checkpoint")
-    model = ResNeXt3D(len(checkpoint["class_names"]), checkpoint["head"])
-    load_weights(model, checkpoint["state_dict"], path)
-    scale_outputs(model.fc, logit_scale(checkpoint["head"], checkpoint["arguments"].get("loss_type")))
-    frames, size = checkpoint["frames_per_clip"], checkpoint["sample_size"]
+    description = ClipDescription.read(checkpoint)
+    model = load_model(checkpoint, description, path, Runtime(torch.device("cpu")))
+    frames, size = description.frames_per_clip, description.sample_size
     model.transform = partial(to_input, frames=frames, size=size)
-    model.class_names, model.input_shape = checkpoint["class_names"], (3, frames, size, size)
+    model.class_names, model.input_shape = description.class_names, (3, frames, size, size)
     return model
 
 

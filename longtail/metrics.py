@@ -2,7 +2,7 @@
 macro F1."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -62,19 +62,32 @@ def count_confusion(model: nn.Module, batches: Batches, num_classes: int, runtim
     return add_up(predictions(model, batches, runtime), num_classes, runtime)
 
 
-def shot_accuracy(correct: Tensor, total: Tensor, class_counts: list[int]) -> dict[str, float]:
-    """Return the accuracy over the images of each group of SHOTS; nan for a group without images.
-
-    Counts have shape (C,).
-    """
-    counts = torch.tensor(class_counts, device=correct.device)
-    groups = {
+def shot_groups(class_counts: Sequence[int]) -> dict[str, Tensor]:
+    """Return for each group of SHOTS which classes belong to it, (C,), by their numbers of training images."""
+    counts = torch.tensor(class_counts)
+    return {
         "all": counts >= 0,
         "many": counts > MANY_ABOVE,
         "medium": (counts >= FEW_BELOW) & (counts <= MANY_ABOVE),
         "few": counts < FEW_BELOW,
     }
-    return {name: (correct[group].sum() / total[group].sum()).item() for name, group in groups.items()}
+
+
+def shot_sizes(class_counts: Sequence[int]) -> dict[str, int]:
+    """Return the number of classes in each group of SHOTS."""
+    return {name: int(group.sum()) for name, group in shot_groups(class_counts).items()}
+
+
+def shot_accuracy(correct: Tensor, total: Tensor, class_counts: list[int]) -> dict[str, float]:
+    """Return the accuracy over the images of each group of SHOTS; nan for a group without images.
+
+    Counts have shape (C,).
+    """
+    shares = {}
+    for name, group in shot_groups(class_counts).items():
+        group = group.to(correct.device)
+        shares[name] = (correct[group].sum() / total[group].sum()).item()
+    return shares
 
 
 def macro_f1(confusion: Tensor) -> float:

@@ -54,7 +54,10 @@ def clips(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def shallow_networks():
-    """ResNet-32 and 3D-ResNeXt-101 with one block a layer; see shallow.py, which does so in other processes."""
+    """ResNet-32 and 3D-ResNeXt-101 with one block a layer, for the rest of the test file.
+
+    shallow.py does so in other processes.
+    """
     from shallow import SHALLOW
 
     with pytest.MonkeyPatch.context() as patch:

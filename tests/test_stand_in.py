@@ -3,14 +3,17 @@ can run.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import egtea_table
 import imagenet_table
 from conftest import ROOT
+from longtail.logs import load_log
 from longtail.tables import loss_label
 
 RUNS = {
@@ -46,6 +49,87 @@ def test_the_readme_says_what_the_results_say(script, tmp_path, capsys):
     assert script.main([*map(str, TABLES[script]), "--page", str(page)]) == 0
     assert page.read_text() == published.read_text()
     assert capsys.readouterr().out in page.read_text()
+
+
+def table_rows(page: str) -> dict[str, dict[str, float]]:
+    """The columns of the table in a page, by the row's first cell; what is no number is left out."""
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")
+    ]
+    titles, rows = next(cells for cells in lines if "95 % interval" in cells), {}
+    for cells in lines:
+        if len(cells) == len(titles):
+            numbers = {title: cell for title, cell in zip(titles, cells, strict=True) if re.fullmatch(r"[0-9.]+", cell)}
+            rows.setdefault(cells[0], {title: float(cell) for title, cell in numbers.items()})
+    return rows
+
+
+def said_of(method: str, page: str) -> str:
+    """What a page says of a method, in its list of what the runs show."""
+    return " ".join(re.search(rf"\n- \*{re.escape(method)}\*(.*?)(?=\n- |\n\n)", page, re.DOTALL)[1].split())
+
+
+def test_what_egteas_page_says_of_its_runs():
+    """Weights are those with which an epoch is trained: the log has them in the row of the epoch before."""
+    page = (ROOT / "EGTEA/README.md").read_text()
+    folder = ROOT / "EGTEA/results/stand-in"
+    ce, paper, smoothed, combined = (json.loads((folder / run / "test.json").read_text()) for run in RUNS["EGTEA"])
+
+    def gain(figures: dict, group: str, measure: str) -> float:
+        """In points, over cross-entropy."""
+        return 100 * (figures[group][measure] - ce[group][measure])
+
+    logs = {run: load_log(folder / run) for run in RUNS["EGTEA"]}
+    trained = {run: log.class_weight[-7:-1] for run, log in logs.items()}
+    changes = {run: np.abs(np.diff(log.class_weight, axis=0)).mean() for run, log in logs.items()}
+    text = said_of("CDB-CE with the published difficulty", page)
+    assert f"{-gain(paper, 'all', 'top1'):.1f} points below CE" in text
+    majority, minority = (gain(paper, group, "recall") for group in ("majority", "minority"))
+    assert f"(recall {majority:.1f}; minority {minority:.1f})" in text
+    assert f"weight 0: {(trained['CDB-CE'] == 0).sum(axis=1).mean():.1f} of the 19 words" in text
+    assert f"weighed up to {trained['CDB-CE'].max():.1f}" in text
+    text = said_of("Smoothed difficulty", page)
+    weights = trained["CDB-CE_smoothed"]
+    assert f"from {weights.min():.2f} to {weights.max():.2f}" in text
+    assert f"changes by {changes['CDB-CE_smoothed']:.2f} on average ({changes['CDB-CE']:.2f} with" in text
+    assert f"{gain(smoothed, 'all', 'top1'):.1f} points above CE" in text
+    text = said_of("CDB-BS", page)
+    assert f"{gain(combined, 'all', 'top1'):.1f} points above CE" in text
+    majority, minority = (gain(combined, group, "recall") for group in ("majority", "minority"))
+    assert f"(recall of minority words {minority:+.1f}, of majority words {majority:+.1f})" in text
+    large = logs["CDB-BS"].class_counts > 40
+    weights = trained["CDB-BS"]
+    assert f"{weights[:, large].mean():.2f} for majority and {weights[:, ~large].mean():.2f} for minority" in text
+
+
+def test_what_imagenets_page_says_of_its_runs():
+    page = (ROOT / "ImageNet-LT/README.md").read_text()
+    rows = table_rows(page)
+
+    def gain(method: str, group: str) -> float:
+        return rows[method][group] - rows["CE"][group]
+
+    text = said_of("CDB-CE", page)
+    for group, name in (("many", "many-shot classes ({:.1f} points)"), ("medium", "medium-shot ({:+.1f})")):
+        assert name.format(gain("CDB-CE, tau 1.5", group)) in text
+    few = gain("CDB-CE, tau 1.5", "few")
+    smoothed = ", ".join(f"{gain('CDB-CE, tau dynamic, smoothed', group):+.1f}" for group in ("many", "medium", "few"))
+    assert f"few-shot ones ({few:+.1f})" in text and f"({smoothed})" in text
+    text = said_of("Balanced Softmax", page)
+    assert f"gains {gain('Balanced_Softmax', 'all'):.1f} points over CE" in text
+    assert f"few-shot {gain('Balanced_Softmax', 'few'):+.1f}, many-shot {gain('Balanced_Softmax', 'many'):.1f}" in text
+    text = said_of("Logit adjustment", page)
+    assert f"gains {gain('CE, logit adjustment (strength 0.8)', 'all'):.1f} points" in text
+    others = (
+        "CE, nearest class mean",
+        "CE, tau-normalised (exponent 0.5)",
+        "cRT on resnet10_uniform",
+        "LWS on resnet10_uniform",
+    )
+    accuracies = [rows[name]["all"] for name in others]
+    assert f"get {min(accuracies):.1f} to {max(accuracies):.1f};" in text
+    lost = -gain("CE, difficulty-driven sampling, tau 1.5", "all")
+    assert f"loses {lost:.1f} points" in said_of("Difficulty-driven sampling", page)
 
 
 @pytest.mark.parametrize("script", TABLES, ids=lambda script: script.__name__)

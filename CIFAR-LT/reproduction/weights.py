@@ -7,7 +7,7 @@ from cifar_dataset import DIGITS_HELD_OUT, HELD_OUT_PER_CLASS, VALIDATED_ON_TEST
 from longtail.checkpoints import load_checkpoint
 from longtail.files import write_atomically
 from longtail.logs import load_log
-from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOT_SIZES, SHOTS
+from longtail.metrics import SHOT_SIZES, SHOTS, shot_sizes
 from longtail.tables import markdown
 from reproduction import plan
 from reproduction.jobs import WEIGHTS, Job, finished
@@ -77,13 +77,7 @@ def validation_images(job: Job, num_classes: int) -> str:
 
 def accuracy_table(job: Job) -> str:
     """Return the test accuracy by group of classes: of this network, of its row's seeds, and the paper's."""
-    counts = [entry["training_images"] for entry in job.figures["classes"]]
-    sizes = {
-        "all": len(counts),
-        "many": sum(count > MANY_ABOVE for count in counts),
-        "medium": sum(FEW_BELOW <= count <= MANY_ABOVE for count in counts),
-        "few": sum(count < FEW_BELOW for count in counts),
-    }
+    sizes = shot_sizes([entry["training_images"] for entry in job.figures["classes"]])
     seeds = finished(job.entry)
     rows = []
     for group in SHOTS:
@@ -106,7 +100,7 @@ def limits(job: Job) -> str:
     text = f"It knows {len(classes)} classes in images of 32 x 32 pixels, and no others."
     never = sum(entry["correct"] == 0 for entry in classes)
     if never:
-        text += f"\nOf {never} classes it recognises no test image."
+        text += f"\nOf {never} of them it classifies every test image wrongly."
     return text
 
 

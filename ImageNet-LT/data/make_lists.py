@@ -40,7 +40,7 @@ from imagenet_recipe import TEST_RESIZE, config_text, recipe
 from imagenet_transforms import resized_sides
 from longtail.cli import ArgumentParser, exit_code, file_path, first_few, positive_int, seed_number
 from longtail.files import write_atomically
-from longtail.metrics import FEW_BELOW, MANY_ABOVE, SHOT_SIZES
+from longtail.metrics import SHOT_SIZES, shot_sizes
 from longtail.pictures import new_figure, save_figure
 from longtail.signals import raise_if_stopped, stop_signals
 
@@ -252,19 +252,18 @@ def write_lists(out: Path, root: Path, lists: Lists, unusable: dict[str, str], s
 def tail(counts: dict[str, int]) -> str:
     """Return how long the tail is, in one line."""
     largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-    sizes = list(counts.values())
-    many, few = sum(size > MANY_ABOVE for size in sizes), sum(size < FEW_BELOW for size in sizes)
+    groups = shot_sizes(list(counts.values()))
     return (
         f"largest class {counts[largest]:,} ({largest}), smallest {counts[smallest]:,} ({smallest}); "
-        f"classes: {many} many, {len(sizes) - many - few} medium, {few} few ({SHOT_SIZES})"
+        f"classes: {groups['many']} many, {groups['medium']} medium, {groups['few']} few ({SHOT_SIZES})"
     )
 
 
 def draw_tail(counts: dict[str, int], path: Path) -> None:
     """Draw the number of training images of each class, the largest first."""
     sizes = sorted(counts.values(), reverse=True)
-    many, few = sum(size > MANY_ABOVE for size in sizes), sum(size < FEW_BELOW for size in sizes)
-    edges = [0, many, len(sizes) - few, len(sizes)]
+    groups = shot_sizes(sizes)
+    edges = [0, groups["many"], len(sizes) - groups["few"], len(sizes)]
     figure = new_figure(7, 3.5)
     axes = figure.subplots()
     axes.stairs(sizes, fill=True, baseline=0.5, color="tab:blue")
