@@ -35,7 +35,7 @@ from cifar_dataset import (
     long_tailed,
     read_split,
 )
-from longtail.checkpoints import find_weights, load_checkpoint, load_weights
+from longtail.checkpoints import Checkpoint, find_weights, load_checkpoint, load_weights
 from longtail.cli import ArgumentParser, add_device_arguments, exit_code, file_path, number_in, positive_int
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
@@ -127,7 +127,7 @@ def read_trained(args: Namespace) -> Trained:
     return trained
 
 
-def ours(args: Namespace, checkpoint: dict[str, Any]) -> Trained:
+def ours(args: Namespace, checkpoint: Checkpoint) -> Trained:
     """Return what a checkpoint of this repository says."""
     path = args.saved_model_path
     wrong = []

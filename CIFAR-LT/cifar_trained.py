@@ -2,13 +2,12 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_dataset import DIGITS_SIDE, to_input
-from longtail.checkpoints import load_weights
+from longtail.checkpoints import Checkpoint, load_weights
 from longtail.heads import scale_outputs
 from longtail.losses import logit_scale
 from longtail.trained import pixels_of
@@ -17,7 +16,7 @@ from resnet32 import ResNet32
 SIDE = 32  # pixels of CIFAR's images
 
 
-def trained_network(checkpoint: dict[str, Any], path: Path) -> nn.Module:
+def trained_network(checkpoint: Checkpoint, path: Path) -> nn.Module:
     """Return the network of a checkpoint, with `.transform` and `.class_names`. Its outputs are logits, not cosines."""
     arguments = checkpoint.get("arguments", {})
     model = ResNet32(len(checkpoint["class_names"]), checkpoint["head"])

@@ -17,7 +17,6 @@ from argparse import Namespace
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from clip_model import ClipDescription, describe, load_model
 from egtea_clips import Clip, check_labels, is_own, read_clips
 from egtea_dataset import ClipSet, evaluation_batches
 from egtea_predict import find_inputs, predict
-from longtail.checkpoints import load_checkpoint
+from longtail.checkpoints import Checkpoint, load_checkpoint
 from longtail.cli import ArgumentParser, add_device_arguments, exit_code, file_path, positive_int, seed_number
 from longtail.confusion_picture import draw_confusion
 from longtail.devices import Runtime
@@ -177,7 +176,7 @@ def print_report(figures: TestFigures, groups: dict[str, GroupMeans], majority_a
     print(f"Test Accuracy is {figures.accuracy:.4f}", flush=True)
 
 
-def describe_for(args: Namespace, checkpoint: dict[str, Any]) -> ClipDescription:
+def describe_for(args: Namespace, checkpoint: Checkpoint) -> ClipDescription:
     """Return what the checkpoint says of its model; the flags --frames_per_clip and --sample_size come first."""
     described = describe(checkpoint, args.trained_model, args.train_file)
     return replace(

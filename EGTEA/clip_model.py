@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from egtea_clips import MOST_CLASSES, check_labels, count_labels, names_file, read_class_names, read_clips
 from egtea_dataset import memory_format
-from longtail.checkpoints import find_weights, is_count, load_weights
+from longtail.checkpoints import Checkpoint, find_weights, is_count, load_weights
 from longtail.devices import Runtime
 from longtail.heads import HEADS, scale_outputs
 from longtail.losses import logit_scale
@@ -32,12 +31,12 @@ class ClipDescription(Description):
     normalization: str = NORMALIZATION
 
 
-def weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the weights in a checkpoint, which may be a bare dictionary of them."""
     return find_weights(checkpoint)
 
 
-def describe(checkpoint: dict[str, Any], path: Path, train_file: Path) -> ClipDescription:
+def describe(checkpoint: Checkpoint, path: Path, train_file: Path) -> ClipDescription:
     """Return what a checkpoint says of its model. One of the released code says nothing: `train_file` gives the counts.
 
     Raise ValueError if it does not describe a model of this experiment.
@@ -66,7 +65,7 @@ def count_classes(weights: object, path: Path) -> int:
     return len(head)
 
 
-def describe_released(checkpoint: dict[str, Any], train_file: Path, num_classes: int) -> ClipDescription:
+def describe_released(checkpoint: Checkpoint, train_file: Path, num_classes: int) -> ClipDescription:
     """Return the paper's recipe, and the counts of `train_file`, for a checkpoint that does not describe itself."""
     clips = read_clips(train_file)
     check_labels(train_file, clips, num_classes)
@@ -80,7 +79,7 @@ def describe_released(checkpoint: dict[str, Any], train_file: Path, num_classes:
     )
 
 
-def load_model(checkpoint: dict[str, Any], description: ClipDescription, path: Path, runtime: Runtime) -> ResNeXt3D:
+def load_model(checkpoint: Checkpoint, description: ClipDescription, path: Path, runtime: Runtime) -> ResNeXt3D:
     """Return the trained network on its device, whose outputs are logits, not cosines.
 
     Raise ValueError that names every weight that does not fit.

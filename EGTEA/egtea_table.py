@@ -5,12 +5,12 @@ python egtea_table.py results/stand-in/*/test.json [--out FILE] [--page README.m
 
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ is beside this folder
 
 from longtail.cli import exit_code
 from longtail.metrics import class_figures
+from longtail.records import TestJson
 from longtail.tables import INTERVAL, interval, loss_label, percent, write_table
 
 GROUPS = ("all", "majority", "minority")
@@ -18,7 +18,7 @@ MEASURES = ("recall", "precision")
 MARKS = ("<!-- egtea stand-in: written by EGTEA/egtea_table.py -->", "<!-- end of egtea stand-in -->")
 
 
-def row(figures: dict[str, Any]) -> dict[str, str]:
+def row(figures: TestJson) -> dict[str, str]:
     """Return a row in %: top-1 over clips, recall and precision averaged over the classes of a group."""
     arguments = figures["arguments"]
     means = {
@@ -35,7 +35,7 @@ def row(figures: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def note(figures: dict[str, Any]) -> str:
+def note(figures: TestJson) -> str:
     """Return what a result was measured on."""
     clips = [entry["images"] for entry in class_figures(figures)]
     majority = figures.get("majority", {}).get("classes", 0)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +10,12 @@ from torch import Tensor, nn
 
 from clip_model import ClipDescription, load_model
 from egtea_dataset import View, frame_indices, normalize
+from longtail.checkpoints import Checkpoint
 from longtail.devices import Runtime
 from longtail.trained import pixels_of
 
 
-def trained_network(checkpoint: dict[str, Any], path: Path) -> nn.Module:
+def trained_network(checkpoint: Checkpoint, path: Path) -> nn.Module:
     """Return the network of a checkpoint, with `.transform`, for a clip, and `.class_names`. Its outputs are logits."""
     if "class_names" not in checkpoint:
         raise ValueError(f"{path} does not name its classes: EGTEA_test.py tests a released checkpoint")

@@ -1,13 +1,12 @@
 """Backbones in place of ResNet-10, from torchvision and timm, and pretrained weights for all of them."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from imagenet_transforms import MEAN, STD
-from longtail.checkpoints import load_checkpoint, load_weights
+from longtail.checkpoints import Checkpoint, load_checkpoint, load_weights
 from longtail.devices import Runtime
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
@@ -168,7 +167,7 @@ def check_batches(images: int, batch_size: int, image_size: int, runtime: Runtim
         )
 
 
-def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+def backbone_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the weights by name in a file of torchvision, of this project or of the released code.
 
     They may be nested under a key, and their names may start with DataParallel's `module.`.

@@ -1,14 +1,13 @@
 """What training, testing and predicting share of a run: the names of its files, its lists, its best network."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from imagenet_config import Config
 from imagenet_lists import ImageList, read_list
 from imagenet_loader import ImageLoader
-from longtail.checkpoints import load_checkpoint
+from longtail.checkpoints import Checkpoint, load_checkpoint
 from longtail.devices import Runtime
 from resnet10 import ImageNetModel, load_model
 
@@ -44,7 +43,7 @@ def image_loader(config: Config, images: ImageList, runtime: Runtime, **settings
     )
 
 
-def check_use(checkpoint: dict[str, Any], path: Path, config: Config) -> None:
+def check_use(checkpoint: Checkpoint, path: Path, config: Config) -> None:
     """Raise ValueError if a checkpoint was trained with other classes or views than `config` tests it with."""
     counts = checkpoint.get("class_counts")
     if counts and len(counts) != config.num_classes:
@@ -57,7 +56,7 @@ def check_use(checkpoint: dict[str, Any], path: Path, config: Config) -> None:
             )
 
 
-def load_best(config: Config, model_dir: Path, runtime: Runtime) -> tuple[dict[str, Any], ImageNetModel]:
+def load_best(config: Config, model_dir: Path, runtime: Runtime) -> tuple[Checkpoint, ImageNetModel]:
     """Return the best checkpoint in `model_dir` and its model on the device.
 
     Raise ValueError if it does not fit the configuration.

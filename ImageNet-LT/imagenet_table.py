@@ -5,13 +5,13 @@ python imagenet_table.py logs/TinyImageNet_LT/models/*/test*.json [--out FILE] [
 
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ is beside this folder
 
 from longtail.cli import exit_code
 from longtail.losses import DIFFICULTY, TAU
 from longtail.metrics import SHOT_SIZES, SHOTS
+from longtail.records import TestJson
 from longtail.tables import INTERVAL, interval, loss_label, percent, settings_labels, write_table
 
 STAGES = {"crt": "cRT", "lws": "LWS"}
@@ -19,7 +19,7 @@ METHODS = {"tau_norm": "tau-normalised", "ncm": "nearest class mean", "logit_adj
 MARKS = ("<!-- imagenet stand-in: written by ImageNet-LT/imagenet_table.py -->", "<!-- end of imagenet stand-in -->")
 
 
-def name_of(figures: dict[str, Any]) -> str:
+def name_of(figures: TestJson) -> str:
     """Return what was trained and how it was tested."""
     arguments = figures["arguments"]
     sampling, stage = arguments.get("sampling", ""), arguments.get("stage", "")
@@ -44,7 +44,7 @@ def name_of(figures: dict[str, Any]) -> str:
     )
 
 
-def row(figures: dict[str, Any]) -> dict[str, str]:
+def row(figures: TestJson) -> dict[str, str]:
     """Return a row: top-1 in % over the images of each group of classes, F1 averaged over classes."""
     arguments = figures["arguments"]
     return {
@@ -60,7 +60,7 @@ def row(figures: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def note(figures: dict[str, Any]) -> str:
+def note(figures: TestJson) -> str:
     """Return what a result was measured on."""
     return f"Top-1 in % on {figures['test_list'].split()[0]}, {figures['images']} images; {SHOT_SIZES}. {INTERVAL}"
 

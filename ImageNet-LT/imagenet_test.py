@@ -9,7 +9,6 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +32,7 @@ from longtail.files import write_atomically
 from longtail.hits import count_with_hits, pack_hits
 from longtail.metrics import SHOT_SIZES, SHOTS, report
 from longtail.posthoc import STRENGTHS, LogitShift, Outputs, best_of, extract, without_bf16
+from longtail.records import ClassJson, TestJson
 from resnet10 import ImageNetModel, ScaledClassifier, tau_normalized
 
 EXPONENTS = [step / 10 for step in range(11)]  # of tau-normalisation, tried on the validation list
@@ -164,7 +164,7 @@ def evaluate(config: Config, model_dir: Path, method: str, runtime: Runtime, dra
             print_report(figures, [figures["classes"][c] for c in hardest(confusion, HARDEST)])
 
 
-def print_report(figures: dict[str, Any], hard: list[dict[str, Any]]) -> None:
+def print_report(figures: TestJson, hard: list[ClassJson]) -> None:
     """Print the hardest classes, and the report as a table."""
     width = max(len(entry["name"]) for entry in hard)
     print("hardest classes, with their training images and the class that they are most often mistaken for:")
@@ -185,7 +185,7 @@ def print_report(figures: dict[str, Any], hard: list[dict[str, Any]]) -> None:
     print("".join(f"{'-':>9}" if value is None else f"{value:9.4f}" for value in values), flush=True)
 
 
-def write_results(figures: dict[str, Any], confusion: Tensor, folder: Path, draw: bool) -> None:
+def write_results(figures: TestJson, confusion: Tensor, folder: Path, draw: bool) -> None:
     """Write the figures, and with `draw` the table of classes and the picture, into the run's folder."""
     method = figures["method"]
     write_atomically(folder / RESULTS[method], (json.dumps(figures, indent=1) + "\n").encode())
@@ -196,7 +196,7 @@ def write_results(figures: dict[str, Any], confusion: Tensor, folder: Path, draw
         print(f"{table} has each class, {picture} what the hardest ones are mistaken for")
 
 
-def class_table(classes: list[dict[str, Any]]) -> str:
+def class_table(classes: list[ClassJson]) -> str:
     """Return a CSV table with a row for each class, the largest training set first."""
     text = io.StringIO()
     table = csv.DictWriter(text, CLASS_COLUMNS, extrasaction="ignore", lineterminator="\n")

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -10,11 +9,12 @@ from torch import Tensor, nn
 
 from imagenet_decoding import WHITE, read_image, to_rgb
 from imagenet_transforms import middle, normalize
+from longtail.checkpoints import Checkpoint
 from longtail.trained import pixels_of
 from resnet10 import join_state, load_model
 
 
-def trained_network(checkpoint: dict[str, Any], path: Path) -> nn.Module:
+def trained_network(checkpoint: Checkpoint, path: Path) -> nn.Module:
     """Return the network of a checkpoint, ours or a released one, with `.transform` and `.class_names`."""
     num_classes = len(join_state(checkpoint, path)["classifier.fc.weight"])
     arguments = checkpoint.get("arguments", {})

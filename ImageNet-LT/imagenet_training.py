@@ -24,7 +24,7 @@ from imagenet_lists import ImageList, check_classes, check_folders, check_leaks,
 from imagenet_run import BEST, image_loader, read_configured_list
 from imagenet_sampling import class_probabilities
 from imagenet_transforms import MEAN, STD
-from longtail.checkpoints import load_checkpoint
+from longtail.checkpoints import Checkpoint, load_checkpoint
 from longtail.devices import Runtime
 from longtail.loss_flags import absent_classes_line, build_loss
 from longtail.records import Description
@@ -42,7 +42,7 @@ class TwoPartTraining(Training):
     def pack_weights(self, weights: dict[str, Tensor]) -> dict[str, Any]:
         return split_state(weights)
 
-    def unpack_weights(self, checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    def unpack_weights(self, checkpoint: Checkpoint, path: Path) -> dict[str, Tensor]:
         return join_state(checkpoint, path)
 
 

@@ -4,14 +4,12 @@ He et al., CVPR 2016, with one basic block in each stage, as Liu et al., CVPR 20
 classes. Attribute names are the checkpoint's keys, those of torchvision's ResNet.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones import TIMM, timm_backbone, torchvision_backbone
-from longtail.checkpoints import load_weights, plain_names
+from longtail.checkpoints import Checkpoint, load_weights, plain_names
 
 FEATURES = 512
 PARTS = ("feat_model", "classifier")  # of a model, and of a checkpoint
@@ -126,7 +124,7 @@ def split_state(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def join_state(checkpoint: dict[str, Any], path: object) -> dict[str, Tensor]:
+def join_state(checkpoint: Checkpoint, path: object) -> dict[str, Tensor]:
     """Return a model's state dict from a checkpoint: ours, or the released {state_dict_best: PARTS}."""
     parts = checkpoint.get("state_dict_best", checkpoint)
     if not isinstance(parts, dict) or not all(isinstance(parts.get(part), dict) for part in PARTS):
@@ -136,7 +134,7 @@ def join_state(checkpoint: dict[str, Any], path: object) -> dict[str, Tensor]:
     return {f"{part}.{key}": value for part in PARTS for key, value in plain_names(parts[part]).items()}
 
 
-def load_model(checkpoint: dict[str, Any], path: object, num_classes: int, backbone: str = "resnet10") -> ImageNetModel:
+def load_model(checkpoint: Checkpoint, path: object, num_classes: int, backbone: str = "resnet10") -> ImageNetModel:
     """Return the model of a checkpoint. Raise ValueError that names what does not fit."""
     state = join_state(checkpoint, path)
     trained = checkpoint.get("arguments", {}).get("backbone", backbone)  # a released one does not say

@@ -41,6 +41,7 @@ import torch
 from longtail.cli import first_few
 from longtail.files import write_atomically
 
+Checkpoint = dict[str, Any]  # the table above lists its keys; other programs' files hold other ones
 DESCRIBED = {"arguments": dict, "epoch": int, "accuracy": int | float, "class_counts": list, "class_names": list}
 WEIGHTS = ("state_dict", "model_state_dict", "net", "model")  # keys under which programs save them
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel and AveragedModel, torch.compile, Lightning
@@ -54,7 +55,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, buffer.getbuffer())
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Return the tensors and plain values of a checkpoint, on the CPU.
 
     Raise ValueError if it is damaged or holds anything else.
@@ -112,7 +113,7 @@ def is_count(value: object) -> bool:
     return type(value) is int and 0 < value < 2**31
 
 
-def find_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def find_weights(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the weights by name in a checkpoint: those under one of WEIGHTS, else all of it."""
     for key in WEIGHTS:
         if isinstance(checkpoint.get(key), dict):

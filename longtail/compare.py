@@ -34,6 +34,7 @@ from longtail.logs import Log, find_log, load_log
 from longtail.losses import LOSSES, loss_settings
 from longtail.metrics import SHOTS, class_figures, shot_accuracy
 from longtail.pictures import COLORS, new_figure, save_figure
+from longtail.records import Arguments, TestJson
 from longtail.run import MAY_CHANGE_ON_RESUME
 from longtail.tables import markdown
 
@@ -59,7 +60,7 @@ class ComparedSetting:
     label: str
     seeds: tuple[int, ...]
     accuracy: np.ndarray
-    single: dict[str, Any] | None = None
+    single: TestJson | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def is_tested(path: Path) -> bool:
     return path.is_file() and not read_object(path).keys().isdisjoint(("classes", "verbs"))
 
 
-def by_group(figures: dict[str, Any]) -> list[float]:
+def by_group(figures: TestJson) -> list[float]:
     """Return the accuracies in % by group of GROUPS of what a test script wrote.
 
     Raise KeyError, TypeError or ValueError if it lacks the classes' counts.
@@ -119,7 +120,7 @@ def by_group(figures: dict[str, Any]) -> list[float]:
     return [100 * share for share in (*shots.values(), (correct / total).nanmean().item())]
 
 
-def tested(path: Path, name: str) -> dict[str, Any]:
+def tested(path: Path, name: str) -> TestJson:
     """Return a test script's figures. Raise ValueError if they are not of run `name`."""
     figures = read_object(path)
     if figures.get("checkpoint", f"best_{name}.pth") != f"best_{name}.pth":
@@ -149,7 +150,7 @@ class FinishedRun:
     folder: Path
     log: Log
     seed: Any
-    arguments: dict[str, Any]
+    arguments: Arguments
 
 
 def read_run(run: Path) -> FinishedRun:
@@ -164,7 +165,7 @@ def read_run(run: Path) -> FinishedRun:
     return FinishedRun(path.parent, log, arguments.get("seed"), setting_arguments(arguments))
 
 
-def setting_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+def setting_arguments(arguments: Arguments) -> Arguments:
     """Return the arguments that make a setting, without seeds and paths, and without what the loss's label says.
 
     What is None, False or empty is left out: it says as little as a key that a run of an older version lacks.
@@ -172,7 +173,7 @@ def setting_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     loss = arguments.get("loss_type")
     read = {setting.name for entry in LOSSES if entry.name == loss for setting in entry.settings}
     defaults = {setting.name: setting.default for setting in loss_settings()}
-    kept = {}
+    kept: Arguments = {}
     for key, value in arguments.items():
         if key in NO_SETTING or key in read or key == "loss_type":
             continue
@@ -195,7 +196,7 @@ def by_setting(runs: Iterable[FinishedRun]) -> list[list[FinishedRun]]:
     return list(settings.values())
 
 
-def differing_keys(arguments: Sequence[dict[str, Any]]) -> list[str]:
+def differing_keys(arguments: Sequence[Arguments]) -> list[str]:
     """Return the arguments in which settings differ. Of different recipes, what follows from the recipe is left out."""
 
     def values(key: str) -> list[Any]:
@@ -356,7 +357,7 @@ def mcnemar_line(a: ComparedSetting, b: ComparedSetting) -> str:
     )
 
 
-def test_images(figures: dict[str, Any]) -> tuple[Any, ...]:
+def test_images(figures: TestJson) -> tuple[Any, ...]:
     """Return what tells one test set from another: its name where there is one, and the images of each class."""
     names = [figures.get(key) for key in ("dataset", "test_list", "test_file")]
     return *names, *(entry["images"] for entry in class_figures(figures))

@@ -3,14 +3,13 @@ macro F1."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from longtail.cli import printable
 from longtail.devices import Runtime
-from longtail.records import ClassFigures, TestFigures
+from longtail.records import ClassFigures, ClassJson, TestFigures, TestJson
 from longtail.signals import raise_if_stopped
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # inputs and labels
@@ -143,13 +142,13 @@ def report(confusion: Tensor, class_counts: list[int] | None, names: list[str] |
     )
 
 
-def class_figures(figures: dict[str, Any]) -> list[dict[str, Any]]:
+def class_figures(figures: TestJson) -> list[ClassJson]:
     """Return the figures of each class from a test's JSON. EGTEA's older files list them as verbs, and count clips.
 
     Raise KeyError where the file has neither.
     """
     if "classes" in figures:
-        classes: list[dict[str, Any]] = figures["classes"]
+        classes: list[ClassJson] = figures["classes"]
         return classes
     return [
         {

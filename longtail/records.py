@@ -15,6 +15,11 @@ from typing import Any
 from typing_extensions import Self
 
 Plain = str | int | float | bool | None
+Arguments = dict[str, Plain]  # the flags, or the YAML's keys, that decide a run's result
+# What a test's JSON holds: the keys of TestFigures, the run's arguments, and what an experiment adds. Files of older
+# versions lack some of them.
+TestJson = dict[str, Any]
+ClassJson = dict[str, Any]  # an entry of its `classes`: the keys of ClassFigures
 # Settings that say how a run is computed, not what. --resume may change them, and processes of a job may differ in
 # them. Of the precision, what `auto` means is compared; of a teacher, which network it is (teacher_sha256); of a run
 # to refit, its log (refit_sha256).
@@ -30,7 +35,7 @@ class Description:
     What an older or a released checkpoint does not hold is None.
     """
 
-    arguments: dict[str, Plain] = field(default_factory=dict)
+    arguments: Arguments = field(default_factory=dict)
     class_names: list[str] | None = None
     class_counts: list[int] | None = None
     epoch: int | None = None
@@ -78,7 +83,7 @@ class EpochRow:
 class RunSettings:
     """What readers of a log need of X.json. Its other keys are those of the run's description."""
 
-    arguments: dict[str, Plain]
+    arguments: Arguments
     class_counts: list[int]
     keep_by_class: bool = False
     precision: str | None = None

@@ -18,12 +18,12 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import torch
 
-from longtail.checkpoints import load_checkpoint, save_checkpoint
+from longtail.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from longtail.cli import first_few
 from longtail.devices import device_name
 from longtail.files import HeldLock, hold_lock, write_atomically
 from longtail.logs import cells, csv_text, read_log, read_rows
-from longtail.records import EXECUTION, Description, EpochRow
+from longtail.records import EXECUTION, Description, EpochRow, TestJson
 from longtail.tensorboard import Board
 
 Mode = Literal["new", "resume", "overwrite"]  # what to do with a run that is there; "new" touches none
@@ -145,7 +145,7 @@ class Run:
             self._board.start(cells(row) for row in (read_rows(self.log) if self.log.exists() else []))
         return checkpoint
 
-    def _check_same(self, checkpoint: dict[str, Any], description: Description) -> None:
+    def _check_same(self, checkpoint: Checkpoint, description: Description) -> None:
         """Raise ValueError unless the checkpoint is a run's and was trained with the same settings and class counts."""
         saved = Description.read(checkpoint)
         if not isinstance(saved.arguments, dict) or not saved.epoch:
@@ -227,7 +227,7 @@ class Run:
         shutil.rmtree(self._events, ignore_errors=True)
         self._replaces = False
 
-    def finish_epoch(self, row: EpochRow, checkpoint: dict[str, Any], keep: bool) -> None:
+    def finish_epoch(self, row: EpochRow, checkpoint: Checkpoint, keep: bool) -> None:
         """Append a row to the log, then write the best checkpoint if this is the epoch to `keep`, and the last one.
 
         The epoch counts once the last checkpoint is in place.
@@ -292,7 +292,7 @@ class Run:
             if self._is_test_of_best(json.loads(path.read_text(encoding="utf-8"))):
                 path.unlink()
 
-    def _is_test_of_best(self, figures: dict[str, Any]) -> bool:
+    def _is_test_of_best(self, figures: TestJson) -> bool:
         """Return whether the figures in a test.json are a test's, and of this run's best checkpoint."""
         names = {figures.get("checkpoint"), figures.get("run")} - {None}
         is_a_test = bool(names) or "classes" in figures

@@ -9,8 +9,8 @@ from typing import Any
 from longtail.cli import ArgumentParser, file_path
 from longtail.files import write_atomically, write_between
 from longtail.losses import LOSSES, TAU, Setting
+from longtail.records import Arguments, TestJson
 
-Result = dict[str, Any]
 INTERVAL = "The interval is over the test set alone; another seed may move a row further."
 Z_95 = 1.96  # standard deviations of a normal distribution on either side that hold 95 %
 
@@ -28,17 +28,17 @@ def markdown(rows: list[dict[str, str]], left: Collection[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def loss_label(arguments: dict[str, Any]) -> str:
+def loss_label(arguments: Arguments) -> str:
     """Return the loss of a run and those of its settings that are not the defaults; tau is always said.
 
     A loss that is not in the table of losses has its name alone.
     """
-    name = arguments["loss_type"]
+    name = str(arguments["loss_type"])
     settings = [setting for loss in LOSSES if loss.name == name for setting in loss.settings]
     return ", ".join([name, *settings_labels(arguments, settings)])
 
 
-def settings_labels(arguments: dict[str, Any], settings: Iterable[Setting]) -> list[str]:
+def settings_labels(arguments: Arguments, settings: Iterable[Setting]) -> list[str]:
     """Return a label of each setting that differs from its default, and of tau."""
     labels = []
     for setting in settings:
@@ -48,7 +48,7 @@ def settings_labels(arguments: dict[str, Any], settings: Iterable[Setting]) -> l
         if value == setting.default and setting != TAU:
             continue
         if setting.low is None:
-            labels.append(value.replace("_", " "))
+            labels.append(str(value).replace("_", " "))
         elif value in setting.words:
             labels.append(f"{setting.name} {value}")
         else:
@@ -69,7 +69,7 @@ def interval(share: float, images: int) -> str:
     return f"{100 * (centre - half):.1f} to {100 * (centre + half):.1f}"
 
 
-def read_result(path: Path, origin: str, use: Callable[[Result], Any]) -> Any:
+def read_result(path: Path, origin: str, use: Callable[[TestJson], Any]) -> Any:
     """Return use(figures) of a JSON file. Raise ValueError if the file lacks what that needs; `origin` wrote it."""
     try:
         return use(json.loads(path.read_text(encoding="utf-8")))
@@ -83,8 +83,8 @@ def write_table(
     manual: str | None,
     argv: list[str] | None,
     origin: str,
-    row: Callable[[Result], dict[str, str]],
-    note: Callable[[Result], str],
+    row: Callable[[TestJson], dict[str, str]],
+    note: Callable[[TestJson], str],
     left: Collection[str],
     marks: tuple[str, str],
 ) -> None:

@@ -10,13 +10,12 @@ EGTEA's transform takes a clip: an array (T, H, W, 3), a tensor (T, 3, H, W) or 
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from longtail.checkpoints import load_checkpoint
+from longtail.checkpoints import Checkpoint, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 BESTS = ("final_model_checkpoint.pth", "best_*.pth")  # what the experiments call a run's best network
@@ -53,7 +52,7 @@ def find_best(path: Path) -> Path:
     raise FileNotFoundError(f"{path} holds no {' or '.join(BESTS)}: name the folder of a run, or a checkpoint")
 
 
-def experiment_of(checkpoint: dict[str, Any], path: Path) -> str:
+def experiment_of(checkpoint: Checkpoint, path: Path) -> str:
     """Return the folder of the experiment that a checkpoint is of."""
     if "feat_model" in checkpoint or "state_dict_best" in checkpoint:
         return "ImageNet-LT"

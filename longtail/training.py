@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from longtail.batch_losses import LossMeter
-from longtail.checkpoints import load_weights, shape_of
+from longtail.checkpoints import Checkpoint, load_weights, shape_of
 from longtail.devices import Runtime
 from longtail.logs import validation_score
 from longtail.metrics import Batches, count_correct
@@ -129,7 +129,7 @@ class Training:
         """Return the keys under which a checkpoint holds the selected model's weights."""
         return {"state_dict": weights}
 
-    def unpack_weights(self, checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    def unpack_weights(self, checkpoint: Checkpoint, path: Path) -> dict[str, Tensor]:
         """Return the weights that `pack_weights` packed; `path` names the file in an error."""
         weights: dict[str, Tensor] = checkpoint.get("state_dict", {})
         return weights
@@ -148,7 +148,7 @@ class Training:
         state["best_accuracy"] = self.best_accuracy
         return state
 
-    def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
+    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Continue after the epoch of a checkpoint at `path`. Raise ValueError if it is not of this training."""
         load_weights(self.selected, self.unpack_weights(checkpoint, path), path)
         if self.ema:

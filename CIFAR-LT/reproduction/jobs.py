@@ -7,7 +7,6 @@ import gzip
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ import cifar_test
 import cifar_train
 from longtail.files import write_atomically
 from longtail.logs import read_log
+from longtail.records import TestJson
 
 HERE = Path(__file__).resolve().parents[1]  # CIFAR-LT/
 RESULTS = HERE / "results"
@@ -154,12 +154,12 @@ class Job:
         return self.result / f"{self.log.name}.gz"
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> TestJson:
         """What cifar_test.py --json wrote of the finished job."""
         return json.loads((self.result / "test.json").read_text())
 
     @property
-    def adjusted_figures(self) -> dict[str, Any] | None:
+    def adjusted_figures(self) -> TestJson | None:
         """The same with --logit_adjustment; None for a run that was not tested so."""
         path = self.result / ADJUSTED
         return json.loads(path.read_text()) if path.exists() else None

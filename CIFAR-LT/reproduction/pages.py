@@ -5,7 +5,6 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from longtail import compare
 from longtail.files import hold_lock, write_atomically, write_between
 from longtail.logs import csv_text, load_log
 from longtail.metrics import SHOTS, none_if_nan
+from longtail.records import TestJson
 from longtail.tables import markdown
 from reproduction import jobs, plan
 from reproduction.figures import Contrast, Line, draw_differences, draw_overview, draw_steadiness, draw_tau
@@ -353,7 +353,7 @@ def write_adjustment_table() -> None:
         put("adjustment", markdown(without_empty_columns(rows), left=("recipe",)))
 
 
-def adjustment_row(entry: Entry, tests: dict[int, dict[str, Any]]) -> dict[str, str]:
+def adjustment_row(entry: Entry, tests: dict[int, TestJson]) -> dict[str, str]:
     """Return the row of an entry whose seeds have these figures after adjustment."""
     seeds, adjusted = tuple(tests), list(tests.values())
     before = setting(entry, seeds)
