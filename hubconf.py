@@ -56,8 +56,8 @@ def resnet32_cifar100_lt(imbalance: int = 200, recipe: str | None = None) -> nn.
 
 def resnet10(num_classes: int = 1000, weights: str | None = None) -> nn.Module:
     """Return the ResNet-10 of ImageNet-LT: untrained, or from a checkpoint file, ours or a released one."""
+    from imagenet_model import ImageNetModel, load_model
     from longtail.checkpoints import load_checkpoint
-    from resnet10 import ImageNetModel, load_model
 
     model = load_model(load_checkpoint(_Path(weights)), weights, num_classes) if weights else ImageNetModel(num_classes)
     return model.eval()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # longtail/ is beside this folder
 
-from clip_model import ClipDescription, describe, load_model
+from clip_model import ClipDescription, load_model, read_description
 from egtea_clips import Clip, check_labels, is_own, read_clips
 from egtea_dataset import ClipSet, evaluation_batches
 from egtea_predict import find_inputs, predict
@@ -178,7 +178,7 @@ def print_report(figures: TestFigures, groups: dict[str, GroupMeans], majority_a
 
 def describe_for(args: Namespace, checkpoint: Checkpoint) -> ClipDescription:
     """Return what the checkpoint says of its model; the flags --frames_per_clip and --sample_size come first."""
-    described = describe(checkpoint, args.trained_model, args.train_file)
+    described = read_description(checkpoint, args.trained_model, args.train_file)
     return replace(
         described,
         frames_per_clip=args.frames_per_clip or described.frames_per_clip,

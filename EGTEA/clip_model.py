@@ -36,7 +36,7 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return find_weights(checkpoint)
 
 
-def describe(checkpoint: Checkpoint, path: Path, train_file: Path) -> ClipDescription:
+def read_description(checkpoint: Checkpoint, path: Path, train_file: Path) -> ClipDescription:
     """Return what a checkpoint says of its model. One of the released code says nothing: `train_file` gives the counts.
 
     Raise ValueError if it does not describe a model of this experiment.

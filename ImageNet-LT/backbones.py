@@ -1,4 +1,4 @@
-"""Backbones in place of ResNet-10, from torchvision and timm, and pretrained weights for all of them."""
+"""Backbones: ResNet-10, those of torchvision and timm, and pretrained weights for all of them."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import Checkpoint, load_checkpoint, load_weights
 from longtail.devices import Runtime
+from resnet10 import FEATURES, ResNet10
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
 BACKBONES = ("resnet10", *TORCHVISION)
@@ -17,6 +18,15 @@ LAYERS = ("state_dict_best", "state_dict", "model", "feat_model")
 HEADS = ("fc.", "classifier.", "head.")
 STRIDE_BEFORE_LAYER4 = 16  # of each backbone here
 COUNTER = "num_batches_tracked"  # of BatchNorm; files from before PyTorch 0.4.1 lack it
+
+
+def build_backbone(name: str) -> tuple[nn.Module, int]:
+    """Return a backbone with random weights, from images (N, 3, H, W) to features (N, F), and F."""
+    if name == "resnet10":
+        return ResNet10(), FEATURES
+    if name.startswith(TIMM):
+        return timm_backbone(name)
+    return torchvision_backbone(name)
 
 
 def torchvision_backbone(name: str) -> tuple[nn.Module, int]:

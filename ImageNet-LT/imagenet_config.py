@@ -207,16 +207,21 @@ def validated(file: Path, lines: dict[str, int], values: dict[str, Any], typed: 
     try:
         return Config(**{**values, **typed})
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-    key = str(problem["loc"][0])
-    if problem["type"] == "missing":
+        key, reason = first_problem(error)
+    if key not in typed and key not in lines:
         description = Config.model_fields[key].description
         raise ValueError(f"{file}: no {key}; add the line `{key}: ` with {description}")
-    reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     where = f"--{key}" if key in typed else f"{file}, line {lines[key]}: {key}"
+    raise ValueError(f"{where} {reason}")
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """Return the key of the first value that cannot be, and why not."""
+    problem = error.errors(include_url=False)[0]
+    reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     if ", not " not in reason:
         reason += f", not {problem['input']!r}"
-    raise ValueError(f"{where} {reason}")
+    return str(problem["loc"][0]), reason
 
 
 def check_combination(file: Path, config: Config) -> None:

@@ -16,6 +16,7 @@ from imagenet_config import Config
 from imagenet_folders import walk_images
 from imagenet_lists import LINE, ImageList, encode_paths, meaningful_lines
 from imagenet_loader import ImageLoader
+from imagenet_model import ImageNetModel
 from imagenet_run import image_loader, load_best
 from longtail.cli import first_few
 from longtail.devices import Runtime
@@ -23,7 +24,6 @@ from longtail.distributed import start_runtime
 from longtail.files import check_place
 from longtail.predictions import PredictionTable
 from longtail.signals import raise_if_stopped, stop_signals
-from resnet10 import ImageNetModel
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")
 TOP = 5  # classes of an image

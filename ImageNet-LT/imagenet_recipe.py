@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from backbones import is_transformer
+from backbones import build_backbone, is_transformer
 from imagenet_decoding import read_image
-from resnet10 import build_backbone
 
 SAMPLE = 200  # images whose size decides that of the views
 IMAGE_SIZE, TEST_RESIZE = 224, 256  # pixels; of the paper's recipe

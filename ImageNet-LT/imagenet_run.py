@@ -7,9 +7,9 @@ import torch
 from imagenet_config import Config
 from imagenet_lists import ImageList, read_list
 from imagenet_loader import ImageLoader
+from imagenet_model import ImageNetModel, load_model
 from longtail.checkpoints import Checkpoint, load_checkpoint
 from longtail.devices import Runtime
-from resnet10 import ImageNetModel, load_model
 
 BEST = "final_model_checkpoint.pth"
 CONFIG = "config.yaml"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from imagenet_config import Config
 from imagenet_lists import ImageList, check_classes, locate
+from imagenet_model import ImageNetModel, ScaledClassifier, tau_normalized
 from imagenet_run import (
     BEST,
     CLASS_TABLES,
@@ -33,7 +34,6 @@ from longtail.hits import count_with_hits, pack_hits
 from longtail.metrics import SHOT_SIZES, SHOTS, report
 from longtail.posthoc import STRENGTHS, LogitShift, Outputs, best_of, extract, without_bf16
 from longtail.records import ClassJson, TestJson
-from resnet10 import ImageNetModel, ScaledClassifier, tau_normalized
 
 EXPONENTS = [step / 10 for step in range(11)]  # of tau-normalisation, tried on the validation list
 CHOSEN_ON_VALIDATION = ("tau_norm", "logit_adjustment")

@@ -8,10 +8,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imagenet_decoding import WHITE, read_image, to_rgb
+from imagenet_model import join_state, load_model
 from imagenet_transforms import middle, normalize
 from longtail.checkpoints import Checkpoint
 from longtail.trained import pixels_of
-from resnet10 import join_state, load_model
 
 
 def trained_network(checkpoint: Checkpoint, path: Path) -> nn.Module:

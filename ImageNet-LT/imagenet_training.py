@@ -21,6 +21,7 @@ from cdb_loss import CDBLoss
 from imagenet_config import PUBLISHED, Config
 from imagenet_decoding import grey_line
 from imagenet_lists import ImageList, check_classes, check_folders, check_leaks, locate, read_class_names
+from imagenet_model import ImageNetModel, join_state, load_model, split_state, start_second_stage
 from imagenet_run import BEST, image_loader, read_configured_list
 from imagenet_sampling import class_probabilities
 from imagenet_transforms import MEAN, STD
@@ -31,7 +32,6 @@ from longtail.records import Description
 from longtail.seeds import epoch_seed
 from longtail.signals import call_interruptibly
 from longtail.training import Training
-from resnet10 import ImageNetModel, join_state, load_model, split_state, start_second_stage
 
 WARMUP_START = 0.01  # epochs; so that the first batch teaches something
 
@@ -167,7 +167,7 @@ def sampling_of_epochs(config: Config, counts: list[int], criterion: nn.Module) 
     return probabilities
 
 
-def describe(config: Config, lists: tuple[ImageList, ...]) -> ImageDescription:
+def run_description(config: Config, lists: tuple[ImageList, ...]) -> ImageDescription:
     """Return what a checkpoint says of the settings and the data."""
     train_set = lists[0]
     arguments = config.settings()
@@ -235,4 +235,4 @@ def prepare(config: Config, resuming: bool, runtime: Runtime) -> tuple[Training,
         f"{min(counts)} a class), {len(val_set)} for validation; {config.stage}, {config.loss_type}, "
         f"sampling {config.sampling}; {runtime}"
     )
-    return training, describe(config, lists)
+    return training, run_description(config, lists)

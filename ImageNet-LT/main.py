@@ -63,7 +63,7 @@ OVERRIDES = {
     "backbone": "the network",
     "pretrained": "its weights: imagenet, a file, or none",
 }
-METHODS = tuple(RESULTS)[1:]
+METHODS = ("tau_norm", "ncm", "logit_adjustment")  # of --test, instead of the trained classifier
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:

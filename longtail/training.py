@@ -208,7 +208,7 @@ def start_or_resume(training: Training, run: Run, description: Description, mode
 
     Raise ValueError if the processes of the job were started with different settings, or as Run.open does.
     """
-    description = describe(training, description, runtime)
+    description = completed(training, description, runtime)
     runtime.check_settings({**description.arguments, "class_counts": description.class_counts})
     found = runtime.broadcast(run.open(description, mode, versions(runtime.device)) if runtime.is_main else None)
     for note in run.notes:
@@ -229,14 +229,14 @@ def start_or_resume(training: Training, run: Run, description: Description, mode
     return not found
 
 
-def describe(training: Training, description: Description, runtime: Runtime) -> Description:
+def completed(training: Training, description: Description, runtime: Runtime) -> Description:
     """Return the description with what training knows of itself; --precision may say `auto`."""
     return dataclasses.replace(description, precision=runtime.precision, keep_by_class=training.keep_by_class)
 
 
 def fit(training: Training, run: Run, description: Description, runtime: Runtime) -> None:
     """Train from training.first_epoch to the last epoch and record each; `description` goes into every checkpoint."""
-    description = describe(training, description, runtime)
+    description = completed(training, description, runtime)
     start = time.perf_counter()
     for epoch in range(training.first_epoch, training.epochs + 1):
         row = run_epoch(training, epoch, runtime)

@@ -33,6 +33,7 @@ from builders import (
     write_config,
 )
 from imagenet_config import read_config
+from imagenet_model import ImageNetModel, split_state
 from imagenet_run import BEST
 from imagenet_table import name_of
 from imagenet_training import build_optimizer, cosine_schedule
@@ -40,7 +41,7 @@ from longtail.checkpoints import load_checkpoint
 from longtail.devices import Runtime
 from longtail.training import train_epoch
 from main import main
-from resnet10 import ImageNetModel, ResNet10, split_state
+from resnet10 import ResNet10
 
 # of 1000 classes, from torchvision's table of its weights
 PARAMETERS = {

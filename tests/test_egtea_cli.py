@@ -20,7 +20,7 @@ import extract_frames
 import longtail
 import make_splits
 from builders import SIGNAL_AFTER_AN_EPOCH, egtea_flags, random_state, write_video
-from clip_model import describe, load_model
+from clip_model import load_model, read_description
 from conftest import ROOT
 from egtea_clips import Clip
 from egtea_dataset import ClipSet, evaluation_batches
@@ -208,7 +208,7 @@ def test_the_checkpoint_says_how_test_clips_are_loaded_unless_a_flag_does(failin
 def test_a_released_checkpoint_follows_the_paper(tmp_path):
     (tmp_path / "train_split.txt").write_text("P01-R01-Tea-1 1 2 1\nP01-R01-Tea-2 1 2 1\nP01-R01-Tea-3 1 1 1\n")
     checkpoint = {"state_dict": {"module.fc.bias": torch.zeros(2)}}
-    description = describe(checkpoint, tmp_path / "x.pth", tmp_path / "train_split.txt")
+    description = read_description(checkpoint, tmp_path / "x.pth", tmp_path / "train_split.txt")
     assert (description.frames_per_clip, description.sample_size, description.head) == (10, 224, "linear")
     assert (description.class_counts, description.class_names) == ([1, 2], ["class 1", "class 2"])
 
@@ -601,7 +601,7 @@ def test_predictions_are_those_of_the_test(own, tmp_path, capsys):
     assert broken["error"] == "cannot be opened as a video" and broken["class_1"] == ""
     best = own / "run/best_model.pth"
     checkpoint = load_checkpoint(best)
-    trained = describe(checkpoint, best, own / "splits/train_split.txt")
+    trained = read_description(checkpoint, best, own / "splits/train_split.txt")
     network = load_model(checkpoint, trained, best, Runtime(torch.device("cpu"))).eval()
     clips = [Clip(Path(path).relative_to(folder).with_suffix("").as_posix(), 0) for path in rows]
     batches = evaluation_batches(ClipSet(own / "frames", clips, 3, 40), 10, 0, Runtime(torch.device("cpu")))
@@ -624,7 +624,7 @@ def test_probabilities_of_a_cosine_head(own, tmp_path, loss_type, scale):
     checkpoint["arguments"] = checkpoint["arguments"] | {"loss_type": loss_type}
     best = tmp_path / "best_model.pth"
     save_checkpoint(best, checkpoint)
-    trained = describe(checkpoint, best, own / "splits/train_split.txt")
+    trained = read_description(checkpoint, best, own / "splits/train_split.txt")
     clip = torch.rand(1, 3, 3, 40, 40, generator=torch.Generator().manual_seed(1))
     for model in (load_model(checkpoint, trained, best, Runtime(torch.device("cpu"))), longtail.load_run(best)):
         with torch.no_grad():

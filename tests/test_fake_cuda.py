@@ -11,9 +11,9 @@ import cifar_dataset
 import egtea_dataset
 import imagenet_transforms
 from cdb_loss import CDBLoss
+from imagenet_model import ImageNetModel
 from longtail.loss_flags import build_loss
 from longtail.losses import LOSSES, REDUCTION, LossType, build_rival, find_loss
-from resnet10 import ImageNetModel
 from resnet32 import ResNet32
 from resnext3d import ResNeXt3D
 

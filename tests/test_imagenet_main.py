@@ -30,6 +30,7 @@ from cdb_loss import CDBLoss
 from conftest import ROOT
 from imagenet_config import read_config
 from imagenet_loader import ImageLoader
+from imagenet_model import PARTS, ImageNetModel, split_state
 from imagenet_run import BEST, CLASS_TABLES, RESULTS
 from imagenet_table import main as table
 from imagenet_table import name_of
@@ -44,7 +45,6 @@ from longtail.posthoc import extract
 from longtail.signals import Stopped, raise_if_stopped
 from longtail.training import backward
 from main import main
-from resnet10 import PARTS, ImageNetModel, split_state
 
 CPU = Runtime(torch.device("cpu"))
 

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from builders import IMAGE_COUNTS, jpeg, make_folder, train_imagenet
+from imagenet_model import load_model
 from imagenet_run import BEST
 from imagenet_transforms import MEAN, STD
 from longtail.checkpoints import load_checkpoint
 from main import main
-from resnet10 import load_model
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from resnet10 import (
+from imagenet_model import (
     ImageNetModel,
     LinearClassifier,
-    ResNet10,
     ScaledClassifier,
     join_state,
     load_model,
@@ -15,6 +14,7 @@ from resnet10 import (
     start_second_stage,
     tau_normalized,
 )
+from resnet10 import ResNet10
 
 
 def test_backbone_is_torchvisions():

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ImageNet-LT"))
 
 from cdb_loss import CDBLoss
+from imagenet_model import ImageNetModel
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.training import Training, train_epoch
-from resnet10 import ImageNetModel
 
 
 def step(memory_format: torch.memory_format, runtime: Runtime, batch: int, size: int) -> Callable[[], float]:

@@ -18,10 +18,10 @@ import EGTEA_train
 import main as imagenet_main
 from gpu import small_data
 from gpu.check import Checks, Outcome, Setup
+from imagenet_model import ImageNetModel
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.training import Training, train_epoch
-from resnet10 import ImageNetModel
 from resnet32 import ResNet32
 from resnext3d import Bottleneck, ResNeXt3D
 

@@ -20,11 +20,11 @@ from gpu import small_data
 from gpu.check import Checks, Outcome, Setup, can_compile
 from imagenet_lists import ImageList, encode_paths
 from imagenet_loader import ImageLoader
+from imagenet_model import ImageNetModel
 from longtail.devices import Runtime
 from longtail.distributed import start_runtime
 from longtail.metrics import Batches
 from longtail.training import Training, train_epoch
-from resnet10 import ImageNetModel
 from resnext3d import ResNeXt3D
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}  # of clips
