@@ -39,9 +39,10 @@ from longtail.run import MAY_CHANGE_ON_RESUME
 from longtail.tables import markdown
 
 CONFIDENCE = 0.95
-# Runs of a setting from which a picture shows its interval: that of two is twelve times as wide as their spread.
+# Runs of a setting from which a difference has an interval: that of two is twelve times as wide as their spread.
 FEWEST = 3
 GROUPS = (*SHOTS, "balanced")  # of classes; balanced: the mean of the class accuracies
+TOO_FEW = "too few seeds for an interval"
 TITLE_WIDTH = 72  # characters that fit above the picture
 EPOCH_FLAGS = ("max_epochs", "num_epochs")  # what the experiments call the length of a run
 NO_SETTING = {"seed", "data", "teacher_sha256", *MAY_CHANGE_ON_RESUME} - {"precision", "teacher"}
@@ -67,7 +68,7 @@ class ComparedSetting:
 class Difference:
     """Mean differences of two settings and the ends of their intervals, each in points and of shape (groups,).
 
-    paired: whether runs of equal seeds were compared. Without several runs of both settings low and high are None.
+    paired: whether runs of equal seeds were compared. With fewer than FEWEST runs of a setting low and high are None.
     """
 
     mean: np.ndarray
@@ -278,7 +279,7 @@ def difference(a: ComparedSetting, b: ComparedSetting) -> Difference:
         mean = (a.accuracy - partners).mean(axis=0)
     else:
         mean = a.accuracy.mean(axis=0) - partners.mean(axis=0)
-    if min(len(a.seeds), len(b.seeds)) < 2:
+    if min(len(a.seeds), len(b.seeds)) < FEWEST:
         return Difference(mean, None, None, paired)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Precision loss occurred")  # where all seeds reached the same accuracy
@@ -328,16 +329,16 @@ def rows(settings: Sequence[ComparedSetting]) -> list[dict[str, str]]:
 def remarks(settings: Sequence[ComparedSetting]) -> list[str]:
     """Return lines on what the intervals of the differences rest on."""
     baseline, *others = settings
-    lines, single = [], []
+    lines, few = [], []
     for setting in others:
-        if min(len(setting.seeds), len(baseline.seeds)) < 2:
-            single.append(setting.label)
+        if min(len(setting.seeds), len(baseline.seeds)) < FEWEST:
+            few.append(setting.label)
         elif set(setting.seeds) == set(baseline.seeds):
             lines.append(f"{setting.label}: pairs of seeds {', '.join(map(str, sorted(setting.seeds)))}")
         else:
             lines.append(f"{setting.label}: other seeds than {baseline.label}, not paired")
-    if single:
-        lines.append(f"No interval for {'; '.join(single)}: it needs at least two runs of both settings.")
+    if few:
+        lines.append(f"No interval for {'; '.join(few)}: it needs at least {FEWEST} runs of both settings.")
     lines += [mcnemar_line(setting, baseline) for setting in others]
     return [line for line in lines if line]
 
@@ -378,7 +379,7 @@ def draw(settings: Sequence[ComparedSetting], path: Path) -> None:
         color = COLORS[number % len(COLORS)]
         draw_accuracy(above, x, setting.accuracy[:, groups], width, color, setting_title(setting))
         if number:
-            draw_difference(below, x, difference(setting, baseline), groups, enough(setting, baseline), color)
+            draw_difference(below, x, difference(setting, baseline), groups, color)
     names = [GROUPS[g] if GROUPS[g] in ("all", "balanced") else f"{GROUPS[g]} shot" for g in groups]
     below.set_xticks(range(len(groups)), names)
     below.axhline(0, color=COLORS[0], linewidth=0.8)
@@ -390,11 +391,6 @@ def draw(settings: Sequence[ComparedSetting], path: Path) -> None:
     save_figure(figure, path)
 
 
-def enough(a: ComparedSetting, b: ComparedSetting) -> bool:
-    """Return whether there are runs enough to draw an interval."""
-    return min(len(a.seeds), len(b.seeds)) >= FEWEST
-
-
 def setting_title(setting: ComparedSetting) -> str:
     """Return a setting's line in the legend."""
     return f"{setting.label}, 1 run" if len(setting.seeds) == 1 else f"{setting.label}, {len(setting.seeds)} seeds"
@@ -403,15 +399,14 @@ def setting_title(setting: ComparedSetting) -> str:
 def title(settings: Sequence[ComparedSetting]) -> str:
     """Return the picture's title: the difference of two settings, and a remark if seeds are too few for an interval."""
     baseline, *others = settings
-    few = not all(enough(setting, baseline) for setting in others)
-    remark = "too few seeds for an interval" if few else "95 %"
-    if len(others) != 1:
-        return "accuracy" + (f" ({remark})" if few else "")
-    apart = difference(others[0], baseline)
-    interval = ""
-    if not few and apart.low is not None and apart.high is not None:
-        interval = f", {apart.low[0]:+.2f} to {apart.high[0]:+.2f}"
-    return f"{others[0].label} - {baseline.label}: {apart.mean[0]:+.2f} points{interval} ({remark})"
+    differences = [difference(setting, baseline) for setting in others]
+    few = any(apart.low is None for apart in differences)
+    if len(others) > 1:
+        return f"accuracy ({TOO_FEW})" if few else "accuracy"
+    text = f"{others[0].label} - {baseline.label}: {differences[0].mean[0]:+.2f} points"
+    if few:
+        return f"{text} ({TOO_FEW})"
+    return f"{text}, {differences[0].cells(0)['95 % interval']} (95 %)"
 
 
 def draw_accuracy(axes: Any, x: np.ndarray, accuracy: np.ndarray, width: float, color: str, label: str) -> None:
@@ -423,13 +418,12 @@ def draw_accuracy(axes: Any, x: np.ndarray, accuracy: np.ndarray, width: float, 
         axes.annotate(f"{mean:.1f}", (position, 0), (0, 3), textcoords="offset points", ha="center", fontsize="small")
 
 
-def draw_difference(
-    axes: Any, x: np.ndarray, apart: Difference, groups: list[int], has_interval: bool, color: str
-) -> None:
-    """Draw a mark at each group's difference, with its number, and a line over the interval."""
+def draw_difference(axes: Any, x: np.ndarray, apart: Difference, groups: list[int], color: str) -> None:
+    """Draw a mark at each group's difference, hollow without an interval, its number, and a line over the interval."""
     mean, top = apart.mean[groups], apart.mean[groups]
-    axes.plot(x, mean, "D", color=color, markersize=5, markerfacecolor=color if has_interval else "none")
-    if has_interval and apart.low is not None and apart.high is not None:
+    fill_color = "none" if apart.low is None else color
+    axes.plot(x, mean, "D", color=color, markersize=5, markerfacecolor=fill_color)
+    if apart.low is not None and apart.high is not None:
         axes.vlines(x, apart.low[groups], apart.high[groups], color=color, linewidth=2)
         top = apart.high[groups]
     for position, height, value in zip(x, top, mean, strict=True):

@@ -199,7 +199,7 @@ def common_seeds(a: Entry, b: Entry) -> set[int]:
 def against(entry: Entry, baseline: Entry) -> dict[str, str]:
     """Return the cells for the difference of two entries in accuracy over all classes, from the seeds that both have.
 
-    One pair gives no interval.
+    Too few pairs give no interval.
     """
     seeds = common_seeds(entry, baseline)
     return paired(setting(entry, seeds), setting(baseline, seeds))
@@ -209,8 +209,6 @@ def paired(a: compare.ComparedSetting, b: compare.ComparedSetting) -> dict[str, 
     """Return the cells for a - b, two settings with the same seeds."""
     if not a.seeds:
         return {"difference": "-", "95 % interval": "-"}
-    if len(a.seeds) == 1:
-        return {"difference": f"{(a.accuracy - b.accuracy)[0, 0]:+.2f}", "95 % interval": "-"}
     return compare.difference(a, b).cells(0)
 
 
