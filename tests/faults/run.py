@@ -55,6 +55,8 @@ KILLS_A_RUN = 8  # then it may finish: kills in the first epoch would go on for 
 MOST_STARTS = 10  # for one run that a signal stops
 LONGEST_SECONDS = 600  # of a process; then it hangs, and is killed
 HUNG = -999  # no process's exit code
+JOB_EPOCHS = 4  # of torchrun's job
+JOB_EPOCH_SECONDS = 0.2  # less than one of them takes on any machine
 PARTNER_SECONDS = 60  # for a job to notice that one of its processes died
 MEMORY_GROWTH = 0.02
 
@@ -484,7 +486,7 @@ def read_only(experiment: Experiment, count: int, work: Path, rng: random.Random
 
 
 def job_flags(folder: Path) -> list[str]:
-    return [*DIGITS, "--max_epochs", "2", "--save_model", str(folder), "--resume"]
+    return [*DIGITS, "--max_epochs", str(JOB_EPOCHS), "--save_model", str(folder), "--resume"]
 
 
 def torchrun(folder: Path, *options: str) -> subprocess.Popen:
@@ -527,13 +529,15 @@ def worker(agent: int, rank: int) -> int | None:
     return None
 
 
-def kill_a_worker(job: subprocess.Popen, folder: Path, rank: int) -> float:
-    """After the first epoch; the instant."""
-    while not (folder / "last_digits_imbalance100.pth").exists():
+def kill_a_worker(job: subprocess.Popen, folder: Path, rng: random.Random) -> float:
+    """Kill one of the two at a random instant of any epoch but the first; the instant."""
+    log, epochs = folder / "digits_imbalance100.csv", rng.randint(1, JOB_EPOCHS - 1)
+    while not log.exists() or len(log.read_text().splitlines()) <= epochs:
         if job.poll() is not None:
             raise SystemExit(f"torchrun ended before it began: {finish(job)}")
         time.sleep(0.005)
-    os.kill(worker(job.pid, rank), signal.SIGKILL)
+    time.sleep(rng.uniform(0, JOB_EPOCH_SECONDS))
+    os.kill(worker(job.pid, rng.randint(0, 1)), signal.SIGKILL)
     return time.monotonic()
 
 
@@ -550,9 +554,9 @@ def partner_killed(count: int, work: Path, rng: random.Random) -> Row:
     reference = undisturbed_job(work)
     row = Row("torchrun, one process of two killed", 0, [])
     for _ in tqdm(range(count), row.kind, leave=False, disable=None):
-        folder, rank = fresh(work), rng.randint(0, 1)
+        folder = fresh(work)
         job = torchrun(folder)
-        instant = kill_a_worker(job, folder, rank)
+        instant = kill_a_worker(job, folder, rng)
         error = finish(job)
         seconds = time.monotonic() - instant
         row.tried += 1
@@ -573,7 +577,7 @@ def restarted(count: int, work: Path, rng: random.Random) -> Row:
     for _ in tqdm(range(count), row.kind, leave=False, disable=None):
         folder = fresh(work)
         job = torchrun(folder, "--max-restarts", "1")
-        kill_a_worker(job, folder, rng.randint(0, 1))
+        kill_a_worker(job, folder, rng)
         error = finish(job)
         row.tried += 1
         row.losses += [f"did not recover: {error}"] if job.returncode else differences(folder, reference)
