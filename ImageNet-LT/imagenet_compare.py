@@ -3,12 +3,14 @@
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from imagenet_config import LOSS_KEYS, Config
 from imagenet_run import RESULTS
 from longtail.cli import several_processes
 from longtail.compare import Group, compare_runs
-from longtail.losses import find_loss
+from longtail.losses import TAU, find_loss
+from longtail.tables import loss_label
 
 ADJUSTABLE = "CE"  # logit adjustment after training is for a network that knows nothing of the class sizes
 
@@ -50,8 +52,9 @@ def configurations(
     """Return the configuration of each loss and seed.
 
     A key of the file that a loss does not read is left out for it, and told once. So is a flag, unless no loss reads
-    it, which is an error.
+    it, which is an error. The file's tau belongs to the file's loss; another one that reads tau has the default.
     """
+    chosen_for = resolve(args, say=lambda line: None, **dict.fromkeys(LOSS_KEYS)).loss_type
     told: set[str] = set()
 
     def say(line: str) -> None:
@@ -61,7 +64,10 @@ def configurations(
 
     configs = {}
     for loss in losses:
-        others = dict.fromkeys(keys_of(losses) - keys_of([loss]))
+        others: dict[str, Any] = dict.fromkeys(keys_of(losses) - keys_of([loss]))
+        if loss != chosen_for and args.tau is None and "tau" in keys_of([loss]):
+            others["tau"] = TAU.default
+            say(f"{loss} has tau {TAU.default}: the tau of {args.cfg} is for {chosen_for}; --tau sets it for all")
         for seed in range(args.seeds or 1):
             run = str(folder / f"{loss}_seed{seed}")
             configs[loss, seed] = resolve(args, loss_type=loss, seed=seed, model_dir=run, say=say, **others)
@@ -78,7 +84,8 @@ def groups(losses: list[str], configs: dict[tuple[str, int], Config]) -> list[Gr
     result = []
     for loss in losses:
         runs = [config.path("model_dir") for (name, _), config in configs.items() if name == loss]
-        result.append(Group(loss, runs))
+        label = loss_label(configs[loss, 0].settings())
+        result.append(Group(label, runs))
         if loss == ADJUSTABLE:
-            result.append(Group(f"{loss}, logit adjustment", runs, RESULTS["logit_adjustment"]))
+            result.append(Group(f"{label}, logit adjustment", runs, RESULTS["logit_adjustment"]))
     return result

@@ -40,14 +40,14 @@ class UpdateDifficulty(TrainerCallback):
 def build_trainer(folder: str, **settings) -> Trainer:
     torch.manual_seed(0)
     config = BertConfig(vocab_size=WORDS, num_labels=CLASSES, **SIZE)
-    criterion = CDBLoss(CLASSES, reduction="sum", difficulty="smoothed")
+    settings |= {"eval_strategy": "epoch", "save_strategy": "epoch", "learning_rate": 3e-3, "report_to": []}
+    arguments = TrainingArguments(folder, use_cpu=True, disable_tqdm=True, **settings)
+    criterion = CDBLoss(CLASSES, reduction="sum", difficulty="smoothed").to(arguments.device)
 
     def count(logits: Tensor, labels: Tensor) -> Tensor:
         criterion.count(logits, labels)
         return logits.argmax(1)  # what the Trainer gathers for compute_metrics
 
-    settings |= {"eval_strategy": "epoch", "save_strategy": "epoch", "learning_rate": 3e-3, "report_to": []}
-    arguments = TrainingArguments(folder, use_cpu=True, disable_tqdm=True, **settings)
     loss = lambda outputs, labels, num_items_in_batch: criterion(outputs.logits, labels) / num_items_in_batch  # noqa: E731
     data = [make_texts([int(200 * 20 ** (-c / 9)) for c in range(CLASSES)]), make_texts([10] * CLASSES)]
     return Trainer(BertForSequenceClassification(config), arguments, train_dataset=data[0], eval_dataset=data[1],

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+import imagenet_compare
 import imagenet_test
 import imagenet_training
+import main as main_module
 from builders import (
     IMAGE_COUNTS,
     assert_same_state,
@@ -835,6 +837,19 @@ def test_losses_are_compared(compared, capsys):
     assert [f"{mean:.2f} ±" in line for mean, line in zip(means, rows, strict=True)] == [True] * 3
     assert "logit adjustment" in rows[1] and f"{means[2] - means[0]:+.2f}" in rows[2]
     assert (compared / "compare.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("flags", "taus"),
+    [([], ["dynamic", "dynamic", 0.5]), (["--tau", "2"], ["dynamic", 2.0, 2.0])],
+)
+def test_the_files_tau_belongs_to_the_files_loss(flags, taus, data, tmp_path, capsys):
+    file = write_config(tmp_path, data, "runs", loss_type="CDB-BS", difficulty="smoothed", tau=0.5)
+    args = main_module.parse_arguments(["--cfg", str(file), "--compare", "CE", "CDB-CE", "CDB-BS", *flags])
+    configs = imagenet_compare.configurations(args, args.compare, tmp_path, main_module.resolve)
+    assert [config.tau for config in configs.values()] == taus
+    assert [config.difficulty for config in configs.values()] == ["paper", "smoothed", "smoothed"]
+    assert ("CDB-CE has tau dynamic" in capsys.readouterr().out) == (not flags)
 
 
 @pytest.mark.parametrize(
