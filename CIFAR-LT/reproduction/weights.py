@@ -16,7 +16,7 @@ from reproduction.pages import show
 INTRODUCTION = """# Trained networks
 
 Each file holds the network of one run, as it was in the epoch with the best validation accuracy, with its class names,
-its normalisation and its settings. In the clone, after `pip install ".[training]"`:
+its normalisation and its settings. In the clone, after `pip install -e ".[training]"`:
 
     import longtail
     model = longtail.load_run("pretrained_weights/NAME.pth")       # in evaluation mode
